@@ -1,0 +1,33 @@
+// The digest of a payload: chunks of 4 KiB are hashed apart, so threads, instruction sets and GPUs all reach the
+// same value and whole chunks prove a sub-range. Source: proto/FORMAT.md, "Payload digest".
+// Pure functions, any thread, no allocation. The fastest instruction set of the machine is chosen once, at load.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "proto/block_key.h"
+
+namespace stem {
+
+inline constexpr size_t kChunkBytes = 4096;
+
+// Chunk hashes of a payload of `bytes`: the last chunk may be short; an empty payload has none.
+constexpr size_t ChunkCount(uint64_t bytes) { return bytes / kChunkBytes + (bytes % kChunkBytes != 0 ? 1 : 0); }
+
+// XXH3-64 of one chunk (or of any run of bytes).
+uint64_t ChunkHash(std::span<const std::byte> chunk);
+
+// Digest of a payload of `length` bytes whose chunk hashes are `chunk_hashes` (ChunkCount(length) entries).
+uint64_t DigestOfChunks(const BlockName& name, uint64_t length, std::span<const uint64_t> chunk_hashes);
+
+// Hashes every chunk of `payload` into `chunk_hashes` (ChunkCount(payload.size()) entries) and returns the digest.
+uint64_t Digest(const BlockName& name, std::span<const std::byte> payload, std::span<uint64_t> chunk_hashes);
+
+// Copies `src` to `dst` (same size, no overlap) and takes the digest in the same pass over what was written: another
+// process may change `src` meanwhile, and digest and chunk hashes are still those of the bytes in `dst`.
+uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src, const BlockName& name,
+                       std::span<uint64_t> chunk_hashes);
+
+}  // namespace stem
