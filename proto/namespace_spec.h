@@ -1,0 +1,68 @@
+// A namespace: everything about the model's side that must be equal for KV to be reusable, who owns it, and
+// the two values derived from that: its fingerprint and its root.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "proto/block_key.h"
+
+namespace stem {
+
+enum class HashScheme : uint32_t { kXxh3 = 1, kSha256 = 2, kExternal = 3 };
+enum class GroupKind : uint32_t { kFull = 1, kWindow = 2, kState = 3 };
+
+// One piece of a block that is published and read apart. Meaning and units of each field: types.proto.
+struct Part {
+  uint32_t id = 0;
+  GroupKind group = GroupKind::kFull;
+  uint32_t window_tokens = 0;
+  uint32_t layer_first = 0;
+  uint32_t layer_count = 1;
+  uint32_t head_first = 0;
+  uint32_t head_count = 1;
+  uint64_t block_bytes = 0;
+
+  friend bool operator==(const Part&, const Part&) = default;
+};
+
+// Meaning and limits of each field: types.proto; proto/validate.h enforces them.
+struct NamespaceSpec {
+  std::string model;
+  std::string revision;
+  std::string weights_digest;
+  std::string kv_dtype;
+  std::string scale_scheme;
+  std::string layout;
+  std::string instruction_set;
+  uint32_t block_tokens = 0;
+  HashScheme hash_scheme = HashScheme::kXxh3;
+  std::vector<Part> parts;
+  std::string tokenizer_digest;
+  std::string chat_template_digest;
+
+  // Bytes of the largest part: what a slot must hold.
+  uint64_t block_bytes_max() const;
+  // The part with this id, or null.
+  const Part* part(uint32_t id) const;
+
+  friend bool operator==(const NamespaceSpec&, const NamespaceSpec&) = default;
+};
+
+using Root = std::array<uint8_t, 32>;
+
+// Names `spec` as owned by `trust_group` (a tenant or a declared shared group). Source: proto/FORMAT.md, "Namespaces".
+NamespaceFingerprint FingerprintOf(const NamespaceSpec& spec, absl::string_view trust_group);
+
+// The namespace's hashing root. `cluster_secret`: 32 bytes or more, the same on every node.
+Root RootOf(std::span<const uint8_t> cluster_secret, absl::string_view trust_group,
+            const NamespaceFingerprint& fingerprint);
+
+// Names of the fields in which two specs differ, e.g. "kv_dtype (bf16, fp8_e4m3)"; empty when equal. For law 11.
+std::vector<std::string> DifferingFields(const NamespaceSpec& a, const NamespaceSpec& b);
+
+}  // namespace stem

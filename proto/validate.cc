@@ -1,0 +1,387 @@
+#include "proto/validate.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kDeadlineMaxMicros = 3600ULL * 1000 * 1000;
+constexpr size_t kChunkBytes = 4096;  // of the payload digest, proto/FORMAT.md
+constexpr uint64_t kArenaBytesMax = 1ULL << 44;
+
+absl::Status Bad(absl::string_view field, const auto& value, absl::string_view right) {
+  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; ", right));
+}
+
+absl::Status TextWithin(absl::string_view field, absl::string_view text, size_t bytes_min, size_t bytes_max) {
+  if (text.size() >= bytes_min && text.size() <= bytes_max) return absl::OkStatus();
+  return Bad(absl::StrCat("the length of ", field), text.size(),
+             absl::StrCat("it must be ", bytes_min, " to ", bytes_max, " bytes"));
+}
+
+absl::StatusOr<std::vector<uint32_t>> AscendingParts(const google::protobuf::RepeatedField<uint32_t>& ids) {
+  std::vector<uint32_t> parts(ids.begin(), ids.end());
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i] >= kPartsMax) return Bad("part id", parts[i], absl::StrCat("it must be below ", kPartsMax));
+    if (i > 0 && parts[i] <= parts[i - 1]) return Bad("part id", parts[i], "part ids must ascend");
+  }
+  return parts;
+}
+
+absl::StatusOr<std::optional<BlockKey>> OptionalKey(absl::string_view field, absl::string_view bytes) {
+  if (bytes.empty()) return std::nullopt;
+  if (bytes.size() != sizeof(BlockKey)) {
+    return Bad(absl::StrCat("the length of ", field), bytes.size(), "it must be 16 bytes, or empty");
+  }
+  return (*UnpackNames<BlockKey>(bytes))[0];
+}
+
+absl::StatusOr<Part> ValidatePart(const v1::Part& message, uint32_t block_tokens) {
+  if (message.id() >= kPartsMax) return Bad("part id", message.id(), absl::StrCat("it must be below ", kPartsMax));
+  if (message.group() < v1::GROUP_KIND_FULL || message.group() > v1::GROUP_KIND_STATE) {
+    return Bad("part group", static_cast<int>(message.group()), "it must be FULL (1), WINDOW (2) or STATE (3)");
+  }
+  const bool window = message.group() == v1::GROUP_KIND_WINDOW;
+  if (window != (message.window_tokens() > 0)) {
+    return Bad("part window_tokens", message.window_tokens(), "it must be above 0 exactly when the group is WINDOW");
+  }
+  if (message.layer_count() == 0) return Bad("part layer_count", 0, "it must be at least 1");
+  if (message.head_count() == 0) return Bad("part head_count", 0, "it must be at least 1");
+  if (message.block_bytes() == 0 || message.block_bytes() > kBlockBytesMax) {
+    return Bad("part block_bytes", message.block_bytes(),
+               absl::StrCat("it must be 1 to ", kBlockBytesMax, " (all layers of the part, ", block_tokens, " tokens)"));
+  }
+  return Part{.id = message.id(),
+              .group = static_cast<GroupKind>(message.group()),
+              .window_tokens = message.window_tokens(),
+              .layer_first = message.layer_first(),
+              .layer_count = message.layer_count(),
+              .head_first = message.head_first(),
+              .head_count = message.head_count(),
+              .block_bytes = message.block_bytes()};
+}
+
+template <typename Message>
+absl::StatusOr<MatchCall> ValidateLookup(const Message& message) {
+  MatchCall call;
+  STEM_ASSIGN(call.space, ValidateFingerprint(message.namespace_fingerprint()));
+  STEM_ASSIGN(call.keys, ValidateKeys(message.keys()));
+  STEM_ASSIGN(call.parts, AscendingParts(message.parts()));
+  if (call.parts.empty()) call.parts = {0};
+  if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
+    return Bad("keys times parts", call.keys.size() * call.parts.size(),
+               absl::StrCat("it must be at most ", kChainBlocksMax));
+  }
+  return call;
+}
+
+absl::StatusOr<ChainCall> ValidateChain(absl::string_view keys, const google::protobuf::RepeatedField<uint32_t>& parts,
+                                        const NamespaceSpec& spec) {
+  ChainCall call;
+  STEM_ASSIGN(call.keys, ValidateKeys(keys));
+  STEM_ASSIGN(call.parts, ValidateParts(parts, spec));
+  if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
+    return Bad("keys times parts", call.keys.size() * call.parts.size(),
+               absl::StrCat("it must be at most ", kChainBlocksMax));
+  }
+  return call;
+}
+
+}  // namespace
+
+absl::StatusOr<NamespaceFingerprint> ValidateFingerprint(absl::string_view bytes) {
+  if (bytes.size() != sizeof(NamespaceFingerprint)) {
+    return Bad("the length of namespace_fingerprint", bytes.size(), "it must be 16 bytes");
+  }
+  return (*UnpackNames<NamespaceFingerprint>(bytes))[0];
+}
+
+absl::StatusOr<std::vector<BlockKey>> ValidateKeys(absl::string_view bytes) {
+  if (bytes.empty() || bytes.size() % sizeof(BlockKey) != 0 || bytes.size() / sizeof(BlockKey) > kChainBlocksMax) {
+    return Bad("the length of keys", bytes.size(),
+               absl::StrCat("it must be a multiple of 16 bytes, 1 to ", kChainBlocksMax, " keys"));
+  }
+  return *UnpackNames<BlockKey>(bytes);
+}
+
+absl::StatusOr<NamespaceSpec> ValidateSpec(const v1::NamespaceSpec& message) {
+  STEM_TRY(TextWithin("model", message.model(), 1, 256));
+  STEM_TRY(TextWithin("revision", message.revision(), 0, 256));
+  STEM_TRY(TextWithin("weights_digest", message.weights_digest(), 0, 128));
+  STEM_TRY(TextWithin("kv_dtype", message.kv_dtype(), 1, 32));
+  STEM_TRY(TextWithin("scale_scheme", message.scale_scheme(), 0, 64));
+  STEM_TRY(TextWithin("layout", message.layout(), 1, 64));
+  STEM_TRY(TextWithin("instruction_set", message.instruction_set(), 0, 32));
+  STEM_TRY(TextWithin("tokenizer_digest", message.tokenizer_digest(), 0, 128));
+  STEM_TRY(TextWithin("chat_template_digest", message.chat_template_digest(), 0, 128));
+  if (message.block_tokens() == 0 || message.block_tokens() > kBlockTokensMax) {
+    return Bad("block_tokens", message.block_tokens(), absl::StrCat("it must be 1 to ", kBlockTokensMax));
+  }
+  if (message.hash_scheme() < v1::HASH_SCHEME_XXH3 || message.hash_scheme() > v1::HASH_SCHEME_EXTERNAL) {
+    return Bad("hash_scheme", static_cast<int>(message.hash_scheme()), "it must be XXH3 (1), SHA256 (2) or EXTERNAL (3)");
+  }
+  if (message.parts().empty() || message.parts_size() > static_cast<int>(kPartsMax)) {
+    return Bad("the number of parts", message.parts_size(), absl::StrCat("it must be 1 to ", kPartsMax));
+  }
+  NamespaceSpec spec{.model = message.model(),
+                     .revision = message.revision(),
+                     .weights_digest = message.weights_digest(),
+                     .kv_dtype = message.kv_dtype(),
+                     .scale_scheme = message.scale_scheme(),
+                     .layout = message.layout(),
+                     .instruction_set = message.instruction_set(),
+                     .block_tokens = message.block_tokens(),
+                     .hash_scheme = static_cast<HashScheme>(message.hash_scheme()),
+                     .parts = {},
+                     .tokenizer_digest = message.tokenizer_digest(),
+                     .chat_template_digest = message.chat_template_digest()};
+  for (const v1::Part& each : message.parts()) {
+    STEM_ASSIGN(Part part, ValidatePart(each, spec.block_tokens));
+    if (!spec.parts.empty() && part.id <= spec.parts.back().id) {
+      return Bad("part id", part.id, "part ids must ascend");
+    }
+    spec.parts.push_back(part);
+  }
+  return spec;
+}
+
+v1::NamespaceSpec ToMessage(const NamespaceSpec& spec) {
+  v1::NamespaceSpec message;
+  message.set_model(spec.model);
+  message.set_revision(spec.revision);
+  message.set_weights_digest(spec.weights_digest);
+  message.set_kv_dtype(spec.kv_dtype);
+  message.set_scale_scheme(spec.scale_scheme);
+  message.set_layout(spec.layout);
+  message.set_instruction_set(spec.instruction_set);
+  message.set_block_tokens(spec.block_tokens);
+  message.set_hash_scheme(static_cast<v1::HashScheme>(spec.hash_scheme));
+  for (const Part& part : spec.parts) {
+    v1::Part* out = message.add_parts();
+    out->set_id(part.id);
+    out->set_group(static_cast<v1::GroupKind>(part.group));
+    out->set_window_tokens(part.window_tokens);
+    out->set_layer_first(part.layer_first);
+    out->set_layer_count(part.layer_count);
+    out->set_head_first(part.head_first);
+    out->set_head_count(part.head_count);
+    out->set_block_bytes(part.block_bytes);
+  }
+  message.set_tokenizer_digest(spec.tokenizer_digest);
+  message.set_chat_template_digest(spec.chat_template_digest);
+  return message;
+}
+
+absl::StatusOr<std::vector<uint32_t>> ValidateParts(const google::protobuf::RepeatedField<uint32_t>& ids,
+                                                    const NamespaceSpec& spec) {
+  STEM_ASSIGN(std::vector<uint32_t> parts, AscendingParts(ids));
+  if (parts.empty()) {
+    for (const Part& part : spec.parts) parts.push_back(part.id);
+  }
+  for (uint32_t id : parts) {
+    if (spec.part(id) == nullptr) return Bad("part id", id, "the namespace has no such part");
+  }
+  return parts;
+}
+
+absl::StatusOr<AttachCall> ValidateAttach(const v1::AttachRequest& message) {
+  if (message.protocol() != kAttachProtocol) {
+    return Bad("protocol", message.protocol(), absl::StrCat("this node speaks ", kAttachProtocol));
+  }
+  AttachCall call;
+  STEM_ASSIGN(call.spec, ValidateSpec(message.namespace_()));
+  call.staging_bytes = message.staging_bytes();
+  if (call.staging_bytes > kArenaBytesMax) {
+    return Bad("staging_bytes", call.staging_bytes, absl::StrCat("it must be at most ", kArenaBytesMax));
+  }
+  STEM_TRY(TextWithin("client_name", message.client_name(), 0, 128));
+  STEM_TRY(TextWithin("shared_group", message.shared_group(), 0, 128));
+  call.client_name = message.client_name();
+  call.shared_group = message.shared_group();
+  return call;
+}
+
+absl::Status ValidateEnvelope(const v1::ClientMessage& message) {
+  if (message.request_id() == 0) return Bad("request_id", 0, "it must be above 0");
+  STEM_TRY(TextWithin("traceparent", message.traceparent(), 0, 256));
+  switch (message.message_case()) {
+    case v1::ClientMessage::kOpen:
+      return TextWithin("session_token", message.open().session_token(), 16, 16);
+    case v1::ClientMessage::kRelease:
+    case v1::ClientMessage::kAbandon:
+      return absl::OkStatus();
+    case v1::ClientMessage::kAcquire:
+    case v1::ClientMessage::kReserve:
+    case v1::ClientMessage::kCommit:
+      if (message.deadline_us() == 0 || message.deadline_us() > kDeadlineMaxMicros) {
+        return Bad("deadline_us", message.deadline_us(), absl::StrCat("it must be 1 to ", kDeadlineMaxMicros));
+      }
+      return absl::OkStatus();
+    case v1::ClientMessage::MESSAGE_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("the message is not set, or of a kind that this node does not know");
+}
+
+absl::StatusOr<ChainCall> ValidateAcquire(const v1::Acquire& message, const NamespaceSpec& spec) {
+  STEM_TRY(TextWithin("request", message.request(), 0, 128));
+  return ValidateChain(message.keys(), message.parts(), spec);
+}
+
+absl::StatusOr<ReserveCall> ValidateReserve(const v1::Reserve& message, const NamespaceSpec& spec) {
+  ReserveCall call;
+  STEM_ASSIGN(call.parent, OptionalKey("parent", message.parent()));
+  STEM_ASSIGN(call.chain, ValidateChain(message.keys(), message.parts(), spec));
+  return call;
+}
+
+absl::Status ValidateCommit(const v1::Commit& message) {
+  if (message.positions().empty()) return absl::InvalidArgumentError("positions is empty; name at least one block");
+  if (message.positions_size() != message.staging_offsets_size()) {
+    return Bad("the number of staging_offsets", message.staging_offsets_size(),
+               absl::StrCat("it must be one per position, ", message.positions_size()));
+  }
+  for (int i = 0; i < message.positions_size(); ++i) {
+    if (i > 0 && message.positions(i) <= message.positions(i - 1)) {
+      return Bad("position", message.positions(i), "positions must ascend");
+    }
+    if (message.staging_offsets(i) % kStagingAlignment != 0) {
+      return Bad("staging_offset", message.staging_offsets(i), absl::StrCat("it must be a multiple of ", kStagingAlignment));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MatchCall> ValidateMatch(const v1::MatchRequest& message) {
+  STEM_TRY(TextWithin("requester", message.requester(), 0, 128));
+  STEM_ASSIGN(MatchCall call, ValidateLookup(message));
+  call.requester = message.requester();
+  return call;
+}
+
+absl::StatusOr<MatchCall> ValidateScore(const v1::ScoreRequest& message) { return ValidateLookup(message); }
+
+absl::Status ValidateMatchReply(const v1::MatchReply& message, size_t blocks) {
+  if (message.matched_blocks() > blocks) {
+    return Bad("matched_blocks", message.matched_blocks(), absl::StrCat("the request had ", blocks));
+  }
+  uint64_t next = 0;
+  for (const v1::HolderRun& run : message.runs()) {
+    if (run.first() != next || run.count() == 0) return Bad("run.first", run.first(), absl::StrCat("runs must go on at ", next));
+    if (run.holder() >= static_cast<uint32_t>(message.holders_size())) {
+      return Bad("run.holder", run.holder(), absl::StrCat("there are ", message.holders_size(), " holders"));
+    }
+    next += run.count();
+  }
+  if (next != message.matched_blocks()) return Bad("the end of runs", next, absl::StrCat("matched_blocks is ", message.matched_blocks()));
+  for (const v1::Miss& miss : message.misses()) {
+    if (miss.first() != next || miss.count() == 0) return Bad("miss.first", miss.first(), absl::StrCat("misses must go on at ", next));
+    next += miss.count();
+  }
+  if (next != blocks) return Bad("the end of misses", next, absl::StrCat("the request had ", blocks, " blocks"));
+  for (const v1::NodeAddress& holder : message.holders()) STEM_TRY(ValidateAddress(holder));
+  return absl::OkStatus();
+}
+
+absl::Status ValidateAddress(const v1::NodeAddress& message) {
+  STEM_TRY(TextWithin("node", message.node(), 1, 128));
+  if (message.incarnation() == 0) return Bad("incarnation", 0, "it must be a random number above 0");
+  STEM_TRY(TextWithin("peer_address", message.peer_address(), 1, 256));
+  STEM_TRY(TextWithin("host_id", message.host_id(), 0, 128));
+  return TextWithin("attach_path", message.attach_path(), 0, 256);
+}
+
+absl::StatusOr<ValidChangeRun> ValidateChangeRun(const v1::ChangeRun& message) {
+  if (message.namespace_() == 0) return Bad("namespace", 0, "it must be a number interned on this stream");
+  if (message.remove()) {
+    if (message.reason() < v1::REMOVE_REASON_EVICTED || message.reason() > v1::REMOVE_REASON_WITHDRAWN) {
+      return Bad("reason", static_cast<int>(message.reason()), "a remove must say why (1 to 4)");
+    }
+  } else if (message.tier() < v1::TIER_GPU || message.tier() > v1::TIER_SSD) {
+    return Bad("tier", static_cast<int>(message.tier()), "an add must name GPU (1), DRAM (2) or SSD (3)");
+  }
+  ValidChangeRun run{.namespace_number = message.namespace_(),
+                     .remove = message.remove(),
+                     .tier = message.tier(),
+                     .reason = message.reason(),
+                     .parent = std::nullopt,
+                     .keys = {}};
+  STEM_ASSIGN(run.parent, OptionalKey("parent", message.parent()));
+  STEM_ASSIGN(run.keys, ValidateKeys(message.keys()));
+  return run;
+}
+
+absl::StatusOr<LeaseCall> ValidateLease(const v1::LeaseRequest& message) {
+  LeaseCall call;
+  STEM_ASSIGN(call.space, ValidateFingerprint(message.namespace_fingerprint()));
+  STEM_ASSIGN(call.keys, ValidateKeys(message.keys()));
+  STEM_TRY(TextWithin("requester", message.requester(), 1, 128));
+  return call;
+}
+
+absl::Status ValidateLeaseReply(const v1::LeaseReply& message, size_t keys_asked, uint64_t block_bytes_max) {
+  const size_t leased = message.slots_size();
+  if (leased > keys_asked) return Bad("the number of slots", leased, absl::StrCat("the request had ", keys_asked, " keys"));
+  if (static_cast<size_t>(message.generations_size()) != leased || static_cast<size_t>(message.lengths_size()) != leased ||
+      static_cast<size_t>(message.digests_size()) != leased || static_cast<size_t>(message.from_ssd_size()) != leased) {
+    return Bad("the number of slots", leased, "generations, lengths, digests and from_ssd must have one entry per slot");
+  }
+  if (leased > 0 && (message.lease_id() == 0 || message.incarnation() == 0)) {
+    return Bad("lease_id or incarnation", 0, "both must be above 0 when slots are leased");
+  }
+  size_t chunks = 0;
+  for (uint32_t length : message.lengths()) {
+    if (length == 0 || length > block_bytes_max) return Bad("length", length, absl::StrCat("it must be 1 to ", block_bytes_max));
+    chunks += (length + kChunkBytes - 1) / kChunkBytes;
+  }
+  if (message.chunk_hashes().size() != chunks * sizeof(uint64_t)) {
+    return Bad("the length of chunk_hashes", message.chunk_hashes().size(), absl::StrCat("it must be ", chunks * sizeof(uint64_t)));
+  }
+  if (leased > 0 && (message.slot_bytes() == 0 || message.slot_bytes() > kArenaBytesMax ||
+                     message.payload_offset() >= message.slot_bytes())) {
+    return Bad("slot_bytes", message.slot_bytes(), "it must be above payload_offset and below 16 TiB");
+  }
+  if (!message.has_memory()) return absl::OkStatus();
+  const auto region = std::find_if(message.memory().regions().begin(), message.memory().regions().end(),
+                                   [&](const auto& each) { return each.arena() == message.arena(); });
+  if (leased > 0 && region == message.memory().regions().end()) {
+    return Bad("arena", message.arena(), "no region of memory has that id");
+  }
+  for (uint32_t slot : message.slots()) {
+    if ((uint64_t{slot} + 1) * message.slot_bytes() > region->bytes()) {
+      return Bad("slot", slot, absl::StrCat("the arena has ", region->bytes() / message.slot_bytes(), " slots"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateArenaMap(const v1::ArenaMap& arena) {
+  if (arena.bytes() == 0 || arena.bytes() > kArenaBytesMax) {
+    return Bad("arena.bytes", arena.bytes(), absl::StrCat("it must be 1 to ", kArenaBytesMax));
+  }
+  if (arena.slot_bytes() == 0 || arena.slot_bytes() > arena.bytes() || arena.payload_offset() >= arena.slot_bytes()) {
+    return Bad("arena.slot_bytes", arena.slot_bytes(), "it must be above payload_offset and within the arena");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSlotRun(const v1::SlotRun& run, size_t positions, const std::vector<v1::ArenaMap>& arenas) {
+  if (run.slots().empty() || run.slots_size() != run.generations_size()) {
+    return Bad("the number of slots", run.slots_size(), "it must be at least 1, with one generation each");
+  }
+  if (uint64_t{run.first()} + run.slots_size() > positions) {
+    return Bad("first", run.first(), absl::StrCat("the request had ", positions, " positions"));
+  }
+  const auto arena = std::find_if(arenas.begin(), arenas.end(), [&](const auto& each) { return each.arena() == run.arena(); });
+  if (arena == arenas.end()) return Bad("arena", run.arena(), "it was not mapped at attach");
+  for (uint32_t slot : run.slots()) {
+    if ((uint64_t{slot} + 1) * arena->slot_bytes() > arena->bytes()) {
+      return Bad("slot", slot, absl::StrCat("the arena has ", arena->bytes() / arena->slot_bytes(), " slots"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace stem

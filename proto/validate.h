@@ -1,0 +1,111 @@
+// Wire message -> trusted value. The only place where bytes from outside become values that the rest of the
+// code believes, hence a fuzz target. Every error is InvalidArgument and names the field, the offending value
+// and what would be right. Pure functions, any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "proto/block_key.h"
+#include "proto/namespace_spec.h"
+#include "proto/status.h"
+#include "stemcache/v1/directory.pb.h"
+#include "stemcache/v1/node.pb.h"
+#include "stemcache/v1/types.pb.h"
+
+namespace stem {
+
+namespace v1 = ::stemcache::v1;
+
+inline constexpr size_t kChainBlocksMax = 65536;          // blocks in one request: 1 M tokens at 16 a block
+inline constexpr uint32_t kPartsMax = 64;
+inline constexpr uint64_t kBlockBytesMax = 1ULL << 30;
+inline constexpr uint32_t kBlockTokensMax = 65536;
+inline constexpr uint64_t kStagingAlignment = 64;         // of a payload in staging, bytes
+inline constexpr int kMessageBytesMax = 64 << 20;         // of one gRPC message, any service
+inline constexpr uint32_t kAttachProtocol = 1;
+
+absl::StatusOr<NamespaceFingerprint> ValidateFingerprint(absl::string_view bytes);
+
+// 1..kChainBlocksMax keys.
+absl::StatusOr<std::vector<BlockKey>> ValidateKeys(absl::string_view bytes);
+
+absl::StatusOr<NamespaceSpec> ValidateSpec(const v1::NamespaceSpec& message);
+v1::NamespaceSpec ToMessage(const NamespaceSpec& spec);
+
+// The part ids of a request in `spec`: ascending and known; empty = every part of it.
+absl::StatusOr<std::vector<uint32_t>> ValidateParts(const google::protobuf::RepeatedField<uint32_t>& ids,
+                                                    const NamespaceSpec& spec);
+
+struct AttachCall {
+  NamespaceSpec spec;
+  uint64_t staging_bytes = 0;
+  std::string client_name;
+  std::string shared_group;
+};
+absl::StatusOr<AttachCall> ValidateAttach(const v1::AttachRequest& message);
+
+// A request id above 0, a deadline inside its limits where the message needs one, and a message that is set.
+absl::Status ValidateEnvelope(const v1::ClientMessage& message);
+
+// Chain keys asked for, and the part ids that make each a set of payloads.
+struct ChainCall {
+  std::vector<BlockKey> keys;
+  std::vector<uint32_t> parts;
+};
+absl::StatusOr<ChainCall> ValidateAcquire(const v1::Acquire& message, const NamespaceSpec& spec);
+
+struct ReserveCall {
+  std::optional<BlockKey> parent;  // absent = the keys start the chain
+  ChainCall chain;
+};
+absl::StatusOr<ReserveCall> ValidateReserve(const v1::Reserve& message, const NamespaceSpec& spec);
+
+// Positions ascend and have one aligned offset each; that they were reserved is the session's to check.
+absl::Status ValidateCommit(const v1::Commit& message);
+
+struct MatchCall {
+  NamespaceFingerprint space;
+  std::vector<BlockKey> keys;
+  std::vector<uint32_t> parts;  // never empty
+  std::string requester;
+};
+absl::StatusOr<MatchCall> ValidateMatch(const v1::MatchRequest& message);
+// Same fields; `candidates` stay in the message.
+absl::StatusOr<MatchCall> ValidateScore(const v1::ScoreRequest& message);
+
+// Runs and misses cover the request's `blocks` without gaps and name holders that are listed.
+absl::Status ValidateMatchReply(const v1::MatchReply& message, size_t blocks);
+
+absl::Status ValidateAddress(const v1::NodeAddress& message);
+
+// One run of changes in the directory's own terms.
+struct ValidChangeRun {
+  uint32_t namespace_number = 0;
+  bool remove = false;
+  v1::Tier tier = v1::TIER_UNSPECIFIED;
+  v1::RemoveReason reason = v1::REMOVE_REASON_UNSPECIFIED;
+  std::optional<BlockKey> parent;
+  std::vector<BlockKey> keys;
+};
+absl::StatusOr<ValidChangeRun> ValidateChangeRun(const v1::ChangeRun& message);
+
+struct LeaseCall {
+  NamespaceFingerprint space;
+  std::vector<BlockKey> keys;  // part keys
+};
+absl::StatusOr<LeaseCall> ValidateLease(const v1::LeaseRequest& message);
+
+// Arrays of equal length, at most `keys_asked` of them; chunk hashes of the right size; lengths within
+// `block_bytes_max`; every slot inside a region of `memory` when that is set.
+absl::Status ValidateLeaseReply(const v1::LeaseReply& message, size_t keys_asked, uint64_t block_bytes_max);
+
+// Runs of slots with one generation each, positions below `positions`, every arena among `arenas`.
+absl::Status ValidateSlotRun(const v1::SlotRun& run, size_t positions, const std::vector<v1::ArenaMap>& arenas);
+
+absl::Status ValidateArenaMap(const v1::ArenaMap& arena);
+
+}  // namespace stem
