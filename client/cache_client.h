@@ -1,0 +1,149 @@
+// What an inference engine links: asks the node of its host for the longest stem of a prompt, copies it out of shared
+// memory with proof, and publishes what it computed. Payload bytes never cross a socket, and no call outlives its deadline.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "client/chain.h"
+#include "client/reservation.h"
+#include "client/stem.h"
+#include "proto/block_key.h"
+#include "proto/namespace_spec.h"
+#include "proto/status.h"
+
+namespace stem {
+
+// How a block is proved that another process may have written.
+enum class LocalProof {
+  kFull,    // header and digest, in the same pass as the copy
+  kHeader,  // header only: trusts the node's own proof while the pin holds; the digest is taken when the session is gone
+};
+
+struct AcquireOptions {
+  std::vector<uint32_t> parts;  // ids, ascending; empty = every part of the namespace
+  std::string request;          // the engine's request id, for logs; 0..128 bytes
+  std::string traceparent;      // W3C trace context; empty = none
+};
+
+struct ReserveOptions {
+  std::optional<BlockKey> parent;  // chain key before the first; absent = the keys start their chain
+  std::vector<uint32_t> parts;     // as in AcquireOptions
+  std::string traceparent;
+};
+
+struct LoadResult {
+  uint32_t blocks_loaded = 0;  // leading run of the blocks asked for that is proved and complete in the caller's memory
+  absl::Status status;         // of the first block that is not; OK when all are
+};
+
+// Counts since Connect, over all sessions of the client.
+struct ClientStats {
+  std::array<uint64_t, 5> payloads_loaded = {};  // by v1::Source
+  std::array<uint64_t, 5> bytes_loaded = {};     // by v1::Source
+  uint64_t proofs_failed = 0;
+  uint64_t payloads_committed = 0;
+  uint64_t bytes_committed = 0;
+  uint64_t stems_broken = 0;      // stems that lost a promised block
+  uint64_t reattaches = 0;
+  uint64_t messages_refused = 0;  // of the node's, that validation refused
+};
+
+// Threads: any, all methods. Callbacks run on a thread of the client (the session's reader, or one of two executor
+// threads), must not block, must not call the synchronous forms and must not destroy the client; each runs exactly
+// once, never inside the call that was given it, and before the destructor returns.
+// Errors, of every call: DeadlineExceeded (its deadline), Unavailable (no node, at once; a gone node is asked for again at
+// most every 50 ms, growing to 2 s), ResourceExhausted (4096 calls, stems and reservations at a time), InvalidArgument
+// (names the value), Internal (the node sent nonsense), FailedPrecondition (the node refuses this namespace, or its
+// root changed since Connect). All of them mean: recompute.
+class CacheClient {
+ public:
+  struct Options {
+    std::string node;                      // "unix:///path/node.sock"; its attach socket is that path + ".attach"
+    NamespaceSpec space;
+    uint64_t staging_bytes = 64ULL << 20;  // 0 = a reader that never publishes
+    std::string client_name;               // for the node's logs; 0..128 bytes
+    std::string shared_group;              // declared shared group to join; empty = the caller's own tenant
+    LocalProof local_proof = LocalProof::kFull;
+  };
+
+  // Attaches to the node and opens the session.
+  static absl::StatusOr<std::unique_ptr<CacheClient>> Connect(Options options, absl::Time deadline);
+
+  // Ends every outstanding call with Unavailable. Stems and views may outlive the client.
+  ~CacheClient();
+  CacheClient(const CacheClient&) = delete;
+  CacheClient& operator=(const CacheClient&) = delete;
+
+  // False once the node is known to be gone; the next call attaches to its successor.
+  bool connected() const;
+  // Of the present session, or of the last one.
+  uint64_t incarnation() const;
+  std::string node() const;
+  NamespaceFingerprint fingerprint() const;
+  // What the node warned about at attach: like-named namespaces that differ, and in which field.
+  std::vector<std::string> warnings() const;
+  const NamespaceSpec& space() const;
+  ClientStats stats() const;
+
+  // A hasher under the namespace's root, for one thread. Errors: as of ChainHasher::Create.
+  absl::StatusOr<ChainHasher> NewHasher(absl::string_view salt = {}) const;
+
+  // Pins the longest stem of the chain `keys` (from its first block; 1..65536 keys times parts). A miss is a value: a
+  // Stem with no matched blocks.
+  absl::StatusOr<Stem> Acquire(std::span<const BlockKey> keys, const AcquireOptions& options, absl::Time deadline);
+
+  // Copies blocks first_block.. into `destinations`: one span per position, each of its part's block_bytes; an empty
+  // span skips its position. Waits for each to land, proves it, stops at the first failure: DataLoss (proof failed;
+  // reported to the node by Release), Unavailable or DataLoss or DeadlineExceeded (lost; by cause), OutOfRange (beyond
+  // what was matched). Bytes of destinations behind blocks_loaded are undefined.
+  LoadResult Load(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
+                  absl::Time deadline);
+
+  // The payload of one position in place, its header checked; waits for it to land. Errors: as of Load.
+  absl::StatusOr<View> Read(const Stem& stem, uint32_t position, absl::Time deadline);
+
+  // Gives the stem back; never waits. Same as destroying it.
+  void Release(Stem stem);
+
+  // Asks which blocks the node wants and gives memory to write them to. When staging cannot hold all, a leading prefix is
+  // covered and the rest refused (staging_bytes_missing). Errors: FailedPrecondition (staging_bytes is 0).
+  absl::StatusOr<Reservation> Reserve(std::span<const BlockKey> keys, const ReserveOptions& options,
+                                      absl::Time deadline);
+
+  // Publishes every wanted payload of the reservation and ends it. Its staging stays out of use until the node is done
+  // with it, however early the deadline ends.
+  absl::StatusOr<CommitResult> Commit(Reservation reservation, absl::Time deadline);
+
+  // The same with callbacks. `keys` are copied; `destinations` and the memory they name must stay until the callback.
+  using OnAcquired = std::function<void(absl::StatusOr<Stem>)>;
+  using OnLoaded = std::function<void(LoadResult)>;
+  using OnReserved = std::function<void(absl::StatusOr<Reservation>)>;
+  using OnCommitted = std::function<void(absl::StatusOr<CommitResult>)>;
+  void AcquireAsync(std::span<const BlockKey> keys, const AcquireOptions& options, absl::Time deadline,
+                    OnAcquired done);
+  // Copies run on the executor (two threads); a load that waits for a block to land holds none of them. The stem may
+  // be destroyed at once: it is released after the callback.
+  void LoadAsync(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
+                 absl::Time deadline, OnLoaded done);
+  void ReserveAsync(std::span<const BlockKey> keys, const ReserveOptions& options, absl::Time deadline,
+                    OnReserved done);
+  void CommitAsync(Reservation reservation, absl::Time deadline, OnCommitted done);
+
+ private:
+  class Core;
+  explicit CacheClient(std::unique_ptr<Core> core);
+
+  std::unique_ptr<Core> core_;
+};
+
+}  // namespace stem

@@ -1,0 +1,80 @@
+// Stem: the right to read the leading run of a chain, from Acquire to Release.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "proto/status.h"
+#include "stemcache/v1/node.pb.h"
+
+namespace stem {
+
+class StemState;
+
+// `count` consecutive blocks from block `first` of the chain that were missed for one cause.
+struct MissRun {
+  uint32_t first = 0;
+  uint32_t count = 0;
+  stemcache::v1::MissCause cause = stemcache::v1::MISS_CAUSE_UNSPECIFIED;
+
+  friend bool operator==(const MissRun&, const MissRun&) = default;
+};
+
+// A pinned, leading run of blocks. Released when it is destroyed, once the loads and views that use it have ended.
+// A position is block * parts_asked() + index of the part in the request; with one part it is the block.
+// A promise can break (the peer that held a block died): matched_blocks() then shrinks, and misses() says why.
+// Threads: any, except that moving, assigning and destroying it are the owner's. May outlive the client: its memory stays
+// mapped, and blocks that had landed can still be proved and read.
+class Stem {
+ public:
+  Stem() = default;
+  explicit Stem(std::shared_ptr<StemState> state) : state_(std::move(state)) {}
+  Stem(Stem&&) noexcept = default;
+  Stem& operator=(Stem&&) noexcept = default;
+
+  // False for a default-constructed or moved-from Stem, on which nothing else may be called.
+  bool valid() const { return state_ != nullptr; }
+
+  // Blocks promised and not lost, of chain_blocks() asked for.
+  uint32_t matched_blocks() const;
+  uint32_t chain_blocks() const;
+  uint32_t parts_asked() const;
+  // Blocks that have landed from the first on: Load() of them does not wait.
+  uint32_t landed_blocks() const;
+
+  // Where a block came from for this acquire (the slowest of its parts); UNSPECIFIED until it lands.
+  // `block` < chain_blocks().
+  stemcache::v1::Source source(uint32_t block) const;
+
+  // Covers matched_blocks()..chain_blocks() without gaps.
+  std::vector<MissRun> misses() const;
+
+  // How sure the match was.
+  stemcache::v1::Truth truth() const;
+
+ private:
+  friend class CacheClient;
+
+  std::shared_ptr<StemState> state_;
+};
+
+// A payload read in place. Keeps its stem pinned. Threads: any.
+class View {
+ public:
+  View() = default;
+  View(std::shared_ptr<StemState> state, std::span<const std::byte> payload)
+      : state_(std::move(state)), payload_(payload) {}
+
+  std::span<const std::byte> payload() const { return payload_; }
+  // True while the session that pins the payload lives. Read first, then ask: after false, what was read is a miss.
+  bool intact() const;
+
+ private:
+  std::shared_ptr<StemState> state_;
+  std::span<const std::byte> payload_;
+};
+
+}  // namespace stem
