@@ -3,7 +3,7 @@
 add_library(stem_strict INTERFACE)
 add_library(stem::strict ALIAS stem_strict)
 target_compile_options(stem_strict INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers -Wnon-virtual-dtor
     -Woverloaded-virtual -Werror>
   $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wthread-safety>
   $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)

@@ -1,0 +1,550 @@
+#include "storage/pool/block_pool.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "proto/check.h"
+
+namespace stem {
+namespace {
+constexpr size_t kSnapshotBlocksPerLock = 4096;
+}  // namespace
+
+// ---- Handles ------------------------------------------------------------------------------------------------------------
+
+BlockPin::BlockPin(BlockPin&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_), slot_(other.slot_), meta_(other.meta_) {}
+
+BlockPin& BlockPin::operator=(BlockPin&& other) noexcept {
+  std::swap(pool_, other.pool_);
+  std::swap(id_, other.id_);
+  std::swap(slot_, other.slot_);
+  std::swap(meta_, other.meta_);
+  return *this;
+}
+
+BlockPin::~BlockPin() {
+  if (pool_ != nullptr) pool_->Unpin(id_);
+}
+
+SlotView<const std::byte> BlockPin::view() const { return {pool_->slot_bytes(slot_), pool_->geometry_}; }
+
+Filling::Filling(Filling&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)),
+      id_(other.id_),
+      slot_(other.slot_),
+      promoted_(std::move(other.promoted_)) {}
+
+Filling& Filling::operator=(Filling&& other) noexcept {
+  std::swap(pool_, other.pool_);
+  std::swap(id_, other.id_);
+  std::swap(slot_, other.slot_);
+  std::swap(promoted_, other.promoted_);
+  return *this;
+}
+
+Filling::~Filling() {
+  if (pool_ != nullptr) pool_->AbandonFill(id_);
+}
+
+SlotView<std::byte> Filling::view() const { return {pool_->slot_bytes(slot_), pool_->geometry_}; }
+
+absl::StatusOr<BlockPin> Filling::Commit(uint64_t length, uint64_t digest, uint64_t publisher, bool copy) && {
+  return std::exchange(pool_, nullptr)->CommitFill(id_, length, digest, publisher, copy);
+}
+
+// ---- Construction and looking -------------------------------------------------------------------------------------------
+
+BlockPool::BlockPool(std::span<std::byte> arena, SlotGeometry geometry, Options options)
+    : arena_(arena),
+      geometry_(geometry),
+      options_(std::move(options)),
+      slots_(static_cast<uint32_t>(arena.size() / geometry.slot_bytes)),
+      dram_policy_(std::make_unique<LruPolicy>()),
+      ssd_policy_(std::make_unique<LruPolicy>()) {
+  free_slots_.reserve(slots_);
+  for (uint32_t slot = slots_; slot > 0; --slot) free_slots_.push_back(slot - 1);
+}
+
+BlockPool::~BlockPool() {
+  MutexLock lock(mutex_);
+  STEM_CHECK(pins_ == 0 && filling_ == 0);  // a handle would point into freed memory
+}
+
+std::span<std::byte> BlockPool::slot_bytes(uint32_t slot) const {
+  return arena_.subspan(slot * geometry_.slot_bytes, geometry_.slot_bytes);
+}
+
+BlockPool::Presence BlockPool::Find(const BlockName& name) const {
+  MutexLock lock(mutex_);
+  const auto it = table_.find(name);
+  if (it == table_.end()) return Presence::kAbsent;
+  const Block& block = blocks_[it->second];
+  if (block.filling) return Presence::kFilling;
+  return block.in_slot ? Presence::kDram : Presence::kSsd;
+}
+
+BlockPin BlockPool::PinLocked(BlockId id) {
+  Block& block = blocks_[id];
+  if (block.pins++ == 0) ++slots_pinned_;
+  ++pins_;
+  return BlockPin(this, id, block.slot, block.meta);
+}
+
+BlockPin BlockPool::Pin(const BlockName& name) {
+  MutexLock lock(mutex_);
+  const auto it = table_.find(name);
+  if (it == table_.end()) return {};
+  const Block& block = blocks_[it->second];
+  if (!block.in_slot || block.filling) return {};
+  return PinLocked(it->second);
+}
+
+BlockPin BlockPool::PinWhenFilled(const BlockName& name, absl::Time deadline) {
+  MutexLock lock(mutex_);
+  while (true) {
+    const auto it = table_.find(name);
+    if (it == table_.end()) return {};
+    const Block& block = blocks_[it->second];
+    if (!block.filling) return block.in_slot ? PinLocked(it->second) : BlockPin();
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration()) return {};
+    filled_.WaitFor(mutex_, left);
+  }
+}
+
+void BlockPool::Touch(std::span<const BlockName> names) {
+  const absl::Time now = absl::Now();
+  MutexLock lock(mutex_);
+  // Last first: a parent must never be less recent than its child, as law 7 keeps it longer.
+  for (size_t i = names.size(); i-- > 0;) {
+    const auto it = table_.find(names[i]);
+    if (it == table_.end()) continue;
+    const Block& block = blocks_[it->second];
+    if (block.in_slot && !block.filling) dram_policy_->Touch(it->second, now);
+    if (block.on_ssd) ssd_policy_->Touch(it->second, now);
+  }
+}
+
+// ---- Filling ------------------------------------------------------------------------------------------------------------
+
+absl::Status BlockPool::MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const {
+  if (const auto it = table_.find(name); it != table_.end()) {
+    const Block& block = blocks_[it->second];
+    if (block.filling) return absl::AlreadyExistsError("the block is being filled");
+    if (block.in_slot) return absl::AlreadyExistsError("the block is held");
+  }
+  if (parent.has_value() && !table_.contains(BlockName{name.space, *parent})) {
+    return absl::FailedPreconditionError(absl::StrCat("the parent ", parent->ToHex(), " is not held here"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Filling> BlockPool::BeginFill(const BlockName& name, const std::optional<BlockKey>& parent,
+                                             absl::Time deadline) {
+  MutexLock lock(mutex_);
+  STEM_TRY(MayFill(name, parent));
+  STEM_ASSIGN(const uint32_t slot, TakeSlot(deadline));
+  // TakeSlot may have waited without the lock, or evicted the very parent.
+  if (absl::Status status = MayFill(name, parent); !status.ok()) {
+    free_slots_.push_back(slot);
+    slot_freed_.NotifyAll();
+    return status;
+  }
+  const auto it = table_.find(name);
+  const BlockId id = it != table_.end() ? it->second : NewBlock(name, parent);
+  Block& block = blocks_[id];
+  std::optional<BlockMeta> promoted;
+  if (block.on_ssd) {
+    promoted = block.meta;
+    promoted->generation = block.spill_generation;
+  }
+  block.fill_generation = ++generation_;
+  block.slot = slot;
+  block.in_slot = true;
+  block.filling = true;
+  ++filling_;
+  return Filling(this, id, slot, std::move(promoted));
+}
+
+absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint64_t digest, uint64_t publisher,
+                                               bool copy) {
+  SlotHeader header{.length = length, .digest = digest, .publisher = publisher};
+  uint32_t slot = 0;
+  {
+    MutexLock lock(mutex_);
+    header.name = blocks_[id].meta.name;
+    header.generation = blocks_[id].fill_generation;
+    slot = blocks_[id].slot;
+  }
+  SlotView<std::byte>(slot_bytes(slot), geometry_).set_header(header);  // bytes first, name second
+
+  MutexLock lock(mutex_);
+  Block& block = blocks_[id];
+  const bool parent_held = !block.meta.parent.has_value() ||
+                           (block.parent != kNoBlock && !blocks_[block.parent].withdrawn &&
+                            (!blocks_[block.parent].filling || blocks_[block.parent].on_ssd));
+  block.filling = false;
+  --filling_;
+  filled_.NotifyAll();
+  if (block.withdrawn || !parent_held) {
+    FreeSlot(block);
+    if (!block.withdrawn) Withdraw(id, GoneReason::kNone);
+    FreeEntryIfUnused(id);
+    return absl::FailedPreconditionError("the parent left this node meanwhile");
+  }
+  block.meta.generation = header.generation;
+  block.meta.length = length;
+  block.meta.digest = digest;
+  block.meta.publisher = publisher;
+  ++blocks_dram_;
+  dram_policy_->Admit(id, {.bytes = length, .copy = copy}, absl::Now());
+  Announce(block, Residence::kDram, GoneReason::kNone);
+  return PinLocked(id);
+}
+
+void BlockPool::AbandonFill(BlockId id) {
+  MutexLock lock(mutex_);
+  Block& block = blocks_[id];
+  block.filling = false;
+  --filling_;
+  FreeSlot(block);
+  filled_.NotifyAll();
+  if (!block.withdrawn && !block.on_ssd) Withdraw(id, GoneReason::kNone);
+  FreeEntryIfUnused(id);
+}
+
+absl::StatusOr<uint32_t> BlockPool::TakeSlot(absl::Time deadline) {
+  while (free_slots_.empty() && !EvictOne()) {
+    const absl::Duration left = deadline - absl::Now();
+    if (options_.ssd_bytes_max == 0 || spill_failing_ || left <= absl::ZeroDuration()) {
+      return absl::ResourceExhaustedError(absl::StrCat("no free slot: ", slots_, " slots, ", slots_pinned_, " pinned, ",
+                                                       filling_, " being filled, the rest parents of those or waiting for the SSD"));
+    }
+    ++slot_waiters_;
+    spill_demand_.NotifyOne();
+    slot_freed_.WaitFor(mutex_, left);
+    --slot_waiters_;
+  }
+  const uint32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  if (SpillWanted()) spill_demand_.NotifyOne();
+  return slot;
+}
+
+// ---- Leaving ------------------------------------------------------------------------------------------------------------
+
+bool BlockPool::MayLeaveDram(const Block& block) const {
+  if (block.pins > 0 || block.spilling) return false;
+  if (block.on_ssd) return true;
+  return (options_.ssd_bytes_max == 0 || spill_failing_) && block.first_child == kNoBlock;
+}
+
+bool BlockPool::EvictOne() {
+  const absl::Time now = absl::Now();
+  for (uint64_t tries = blocks_dram_; tries > 0; --tries) {
+    const std::optional<BlockId> victim = dram_policy_->Victim(now);
+    if (!victim.has_value()) return false;
+    const Block& block = blocks_[*victim];
+    if (MayLeaveDram(block)) {
+      LeaveDram(*victim);
+      return true;
+    }
+    // What only waits for the spiller keeps its rank: it is next on the way out.
+    if (block.pins == 0 && !block.spilling && options_.ssd_bytes_max > 0 && !spill_failing_) return false;
+    dram_policy_->Defer(*victim, now);
+  }
+  return false;
+}
+
+void BlockPool::LeaveDram(BlockId id) {
+  Block& block = blocks_[id];
+  if (!block.on_ssd) {
+    ++evicted_;
+    Withdraw(id, options_.ssd_bytes_max > 0 ? GoneReason::kSpillRejected : GoneReason::kEvicted);
+    return;
+  }
+  dram_policy_->Remove(id);
+  --blocks_dram_;
+  Announce(block, Residence::kSsd, GoneReason::kNone);
+  FreeSlot(block);
+}
+
+void BlockPool::Withdraw(BlockId id, GoneReason reason) {
+  Block& block = blocks_[id];
+  STEM_CHECK(block.used && !block.withdrawn);
+  while (block.first_child != kNoBlock) Withdraw(block.first_child, reason);
+  const bool ready = block.in_slot && !block.filling;
+  if (ready) {
+    dram_policy_->Remove(id);
+    --blocks_dram_;
+  }
+  if (block.on_ssd) {
+    ssd_policy_->Remove(id);
+    --blocks_ssd_;
+    ssd_bytes_ -= RecordBytes(block);
+  }
+  const bool named = ready || block.on_ssd;
+  block.on_ssd = false;
+  block.withdrawn = true;
+  table_.erase(block.meta.name);
+  if (block.parent != kNoBlock) {
+    BlockId& from_left = block.previous_sibling != kNoBlock ? blocks_[block.previous_sibling].next_sibling
+                                                            : blocks_[block.parent].first_child;
+    from_left = block.next_sibling;
+    if (block.next_sibling != kNoBlock) blocks_[block.next_sibling].previous_sibling = block.previous_sibling;
+    block.parent = kNoBlock;
+  }
+  if (named) Announce(block, Residence::kGone, reason);
+  if (ready && block.pins == 0) FreeSlot(block);
+  FreeEntryIfUnused(id);
+}
+
+void BlockPool::FreeSlot(Block& block) {
+  STEM_CHECK(block.in_slot);
+  block.in_slot = false;
+  free_slots_.push_back(block.slot);
+  slot_freed_.NotifyAll();
+}
+
+void BlockPool::FreeEntryIfUnused(BlockId id) {
+  Block& block = blocks_[id];
+  if (!block.used || !block.withdrawn || block.pins > 0 || block.filling) return;
+  block = Block();
+  free_ids_.push_back(id);
+}
+
+void BlockPool::Unpin(BlockId id) {
+  MutexLock lock(mutex_);
+  Block& block = blocks_[id];
+  STEM_CHECK(block.pins > 0);
+  --pins_;
+  if (--block.pins > 0) return;
+  --slots_pinned_;
+  if (block.withdrawn) {
+    FreeSlot(block);
+    FreeEntryIfUnused(id);
+  } else if (slot_waiters_ > 0) {
+    slot_freed_.NotifyAll();  // it may be evicted now
+  }
+}
+
+std::vector<BlockName> BlockPool::Quarantine(const BlockName& name) {
+  MutexLock lock(mutex_);
+  std::vector<BlockName> gone;
+  const auto it = table_.find(name);
+  if (it == table_.end()) return gone;
+  std::vector<BlockId> subtree = {it->second};
+  for (size_t i = 0; i < subtree.size(); ++i) {
+    gone.push_back(blocks_[subtree[i]].meta.name);
+    for (BlockId child = blocks_[subtree[i]].first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
+      subtree.push_back(child);
+    }
+  }
+  for (size_t i = subtree.size(); i-- > 0;) Withdraw(subtree[i], GoneReason::kIntegrity);
+  return gone;
+}
+
+// ---- Spilling -----------------------------------------------------------------------------------------------------------
+
+uint64_t BlockPool::RecordBytes(const Block& block) const {
+  // Payload, chunk hashes and header, as storage/spill keeps them.
+  return SlotGeometry::For(block.meta.length).payload_offset + block.meta.length;
+}
+
+bool BlockPool::SpillWanted() const {
+  return options_.ssd_bytes_max > 0 && (slot_waiters_ > 0 || free_slots_.size() < options_.spill_ahead_slots);
+}
+
+std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
+  const absl::Time now = absl::Now();
+  std::vector<BlockPin> batch;
+  MutexLock lock(mutex_);
+  uint64_t bytes = 0;
+  for (uint64_t tries = blocks_dram_; tries > 0 && bytes < bytes_max; --tries) {
+    if (!SpillWanted() || free_slots_.size() + batch.size() >= 2 * uint64_t{options_.spill_ahead_slots} + slot_waiters_) {
+      break;
+    }
+    const std::optional<BlockId> victim = dram_policy_->Victim(now);
+    if (!victim.has_value()) break;
+    Block& block = blocks_[*victim];
+    if (block.pins == 0 && block.on_ssd) {
+      LeaveDram(*victim);
+      continue;
+    }
+    dram_policy_->Defer(*victim, now);
+    if (block.pins > 0 || block.spilling) continue;
+    block.spilling = true;
+    bytes += block.meta.length;
+    batch.push_back(PinLocked(*victim));
+  }
+  return batch;
+}
+
+void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
+  MutexLock lock(mutex_);
+  spill_failing_ = !stored;
+  for (BlockPin& pin : batch) {
+    const BlockId id = std::exchange(pin.id_, kNoBlock);
+    pin.pool_ = nullptr;  // unpinned here, under the lock that is held
+    Block& block = blocks_[id];
+    block.spilling = false;
+    --pins_;
+    if (--block.pins == 0) --slots_pinned_;
+    if (block.withdrawn) {
+      if (block.pins == 0) FreeSlot(block);
+      FreeEntryIfUnused(id);
+      continue;
+    }
+    if (!stored) continue;
+    if (!block.on_ssd) {
+      block.on_ssd = true;
+      block.spill_generation = block.meta.generation;
+      ++blocks_ssd_;
+      ssd_bytes_ += RecordBytes(block);
+      ssd_policy_->Admit(id, {.bytes = block.meta.length}, absl::Now());
+    }
+    if (block.pins == 0) LeaveDram(id);
+  }
+  slot_freed_.NotifyAll();
+}
+
+std::vector<BlockName> BlockPool::MakeSsdRoom(uint64_t bytes) {
+  const absl::Time now = absl::Now();
+  std::vector<BlockName> gone;
+  MutexLock lock(mutex_);
+  for (uint64_t tries = 2 * blocks_ssd_; tries > 0 && ssd_bytes_ + bytes > options_.ssd_bytes_max; --tries) {
+    const std::optional<BlockId> victim = ssd_policy_->Victim(now);
+    if (!victim.has_value()) break;
+    const Block& block = blocks_[*victim];
+    if (block.filling || (!block.in_slot && block.first_child != kNoBlock)) {
+      ssd_policy_->Defer(*victim, now);
+      continue;
+    }
+    gone.push_back(block.meta.name);
+    LeaveSsd(*victim);
+  }
+  return gone;
+}
+
+void BlockPool::LeaveSsd(BlockId id) {
+  Block& block = blocks_[id];
+  if (!block.in_slot) {
+    ++evicted_;
+    Withdraw(id, GoneReason::kEvicted);
+    return;
+  }
+  ssd_policy_->Remove(id);
+  --blocks_ssd_;
+  ssd_bytes_ -= RecordBytes(block);
+  block.on_ssd = false;  // its best place is DRAM still: nothing to announce
+}
+
+void BlockPool::WaitForSpillDemand(absl::Duration timeout) {
+  MutexLock lock(mutex_);
+  if (!SpillWanted()) spill_demand_.WaitFor(mutex_, timeout);
+}
+
+// ---- Restart, snapshot, figures -----------------------------------------------------------------------------------------
+
+BlockId BlockPool::NewBlock(const BlockName& name, const std::optional<BlockKey>& parent) {
+  BlockId id = static_cast<BlockId>(blocks_.size());
+  if (free_ids_.empty()) {
+    blocks_.emplace_back();
+  } else {
+    id = free_ids_.back();
+    free_ids_.pop_back();
+  }
+  Block& block = blocks_[id];
+  block.used = true;
+  block.meta.name = name;
+  block.meta.parent = parent;
+  table_[name] = id;
+  if (parent.has_value()) {
+    if (const auto it = table_.find(BlockName{name.space, *parent}); it != table_.end()) Link(id, it->second);
+  }
+  return id;
+}
+
+void BlockPool::Link(BlockId id, BlockId parent) {
+  Block& block = blocks_[id];
+  block.parent = parent;
+  block.next_sibling = blocks_[parent].first_child;
+  if (block.next_sibling != kNoBlock) blocks_[block.next_sibling].previous_sibling = id;
+  blocks_[parent].first_child = id;
+}
+
+void BlockPool::Restore(const BlockMeta& meta) {
+  MutexLock lock(mutex_);
+  if (table_.contains(meta.name)) return;
+  const BlockId id = NewBlock(meta.name, meta.parent);
+  Block& block = blocks_[id];
+  block.meta = meta;
+  block.spill_generation = meta.generation;
+  block.on_ssd = true;
+  ++blocks_ssd_;
+  ssd_bytes_ += RecordBytes(block);
+  ssd_policy_->Admit(id, {.bytes = meta.length}, absl::Now());
+}
+
+std::vector<BlockName> BlockPool::FinishRestore() {
+  MutexLock lock(mutex_);
+  std::vector<BlockName> gone;
+  std::vector<BlockId> orphans;
+  for (BlockId id = 0; id < blocks_.size(); ++id) {
+    const Block& block = blocks_[id];
+    if (!block.used || !block.meta.parent.has_value() || block.parent != kNoBlock) continue;
+    const auto it = table_.find(BlockName{block.meta.name.space, *block.meta.parent});
+    if (it != table_.end()) {
+      Link(id, it->second);
+    } else {
+      orphans.push_back(id);
+    }
+  }
+  for (size_t i = 0; i < orphans.size(); ++i) {
+    gone.push_back(blocks_[orphans[i]].meta.name);
+    for (BlockId child = blocks_[orphans[i]].first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
+      orphans.push_back(child);
+    }
+  }
+  for (size_t i = orphans.size(); i-- > 0;) Withdraw(orphans[i], GoneReason::kEvicted);
+  return gone;
+}
+
+void BlockPool::Snapshot(const std::function<void(const BlockChange&)>& visit) const {
+  for (size_t first = 0;; first += kSnapshotBlocksPerLock) {
+    MutexLock lock(mutex_);
+    if (first >= blocks_.size()) return;
+    const size_t end = std::min(first + kSnapshotBlocksPerLock, blocks_.size());
+    for (size_t id = first; id < end; ++id) {
+      const Block& block = blocks_[id];
+      if (!block.used || block.withdrawn || (block.filling && !block.on_ssd)) continue;
+      visit({.name = block.meta.name,
+             .parent = block.meta.parent,
+             .residence = block.in_slot && !block.filling ? Residence::kDram : Residence::kSsd,
+             .reason = GoneReason::kNone});
+    }
+  }
+}
+
+void BlockPool::Announce(const Block& block, Residence residence, GoneReason reason) {
+  if (!options_.on_change) return;
+  options_.on_change(
+      {.name = block.meta.name, .parent = block.meta.parent, .residence = residence, .reason = reason});
+}
+
+BlockPool::Stats BlockPool::stats() const {
+  MutexLock lock(mutex_);
+  return {.slots_free = free_slots_.size(),
+          .slots_pinned = slots_pinned_,
+          .pins = pins_,
+          .filling = filling_,
+          .blocks_dram = blocks_dram_,
+          .blocks_ssd = blocks_ssd_,
+          .ssd_bytes = ssd_bytes_,
+          .evicted = evicted_};
+}
+
+}  // namespace stem

@@ -1,0 +1,248 @@
+// What one trust group's memory on this node holds: the slots of its arena, the table of blocks in every tier of the node,
+// and how chains hang together. Keeps law 6 (a slot is reused only when nobody can read or write it) and law 7 (chains are
+// closed: a block comes only onto a held parent, and leaves its last tier only without held children).
+//
+// Life of a block: BeginFill -> Filling ticket -> Commit -> Ready in DRAM -> [TakeSpillBatch -> FinishSpill -> on SSD]
+// -> [BeginFill again -> promoted] -> evicted. Policies rank; this class does. All methods: any thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/time/time.h"
+#include "proto/block_key.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+#include "storage/policy/eviction.h"
+#include "storage/pool/slot.h"
+
+namespace stem {
+
+class BlockPool;
+
+// What the table keeps of a payload besides its bytes.
+struct BlockMeta {
+  BlockName name;
+  std::optional<BlockKey> parent;  // part key before it; absent = starts its chain
+  uint64_t generation = 0;         // of its slot in DRAM; in Filling::promoted(), of its record on SSD
+  uint64_t length = 0;             // payload bytes
+  uint64_t digest = 0;
+  uint64_t publisher = 0;
+};
+
+enum class Residence : uint8_t { kGone, kSsd, kDram };
+enum class GoneReason : uint8_t { kNone, kEvicted, kSpillRejected, kIntegrity, kWithdrawn };
+
+// A block's best place changed. Bytes came before its name, and its name goes before its bytes (law 6).
+struct BlockChange {
+  BlockName name;
+  std::optional<BlockKey> parent;
+  Residence residence = Residence::kGone;
+  GoneReason reason = GoneReason::kNone;
+};
+
+// The permission to read a slot: it is not reused while a pin of it lives. Move-only; outlives no pool.
+class BlockPin {
+ public:
+  BlockPin() = default;
+  BlockPin(BlockPin&& other) noexcept;
+  BlockPin& operator=(BlockPin&& other) noexcept;
+  ~BlockPin();
+
+  bool valid() const { return pool_ != nullptr; }
+  const BlockMeta& meta() const { return meta_; }
+  uint32_t slot() const { return slot_; }
+  SlotView<const std::byte> view() const;
+
+ private:
+  friend class BlockPool;
+  BlockPin(BlockPool* pool, BlockId id, uint32_t slot, const BlockMeta& meta)
+      : pool_(pool), id_(id), slot_(slot), meta_(meta) {}
+
+  BlockPool* pool_ = nullptr;
+  BlockId id_ = kNoBlock;
+  uint32_t slot_ = 0;
+  BlockMeta meta_;
+};
+
+// The permission to write a slot that no reader can see yet. Destroying it uncommitted frees the slot and the name.
+class Filling {
+ public:
+  Filling() = default;
+  Filling(Filling&& other) noexcept;
+  Filling& operator=(Filling&& other) noexcept;
+  ~Filling();
+
+  bool valid() const { return pool_ != nullptr; }
+  uint32_t slot() const { return slot_; }
+  SlotView<std::byte> view() const;
+  // Set when the block is on this node's SSD: what the bytes read from there must be.
+  const std::optional<BlockMeta>& promoted() const { return promoted_; }
+
+  // Makes the block Ready: writes the slot's header, then names it. The payload and its chunk hashes are in the slot.
+  // `copy`: a peer holds it too. Consumes the ticket. Errors: FailedPrecondition when the parent is no longer held.
+  absl::StatusOr<BlockPin> Commit(uint64_t length, uint64_t digest, uint64_t publisher, bool copy) &&;
+
+ private:
+  friend class BlockPool;
+  Filling(BlockPool* pool, BlockId id, uint32_t slot, std::optional<BlockMeta> promoted)
+      : pool_(pool), id_(id), slot_(slot), promoted_(std::move(promoted)) {}
+
+  BlockPool* pool_ = nullptr;
+  BlockId id_ = kNoBlock;
+  uint32_t slot_ = 0;
+  std::optional<BlockMeta> promoted_;
+};
+
+class BlockPool {
+ public:
+  struct Options {
+    uint64_t ssd_bytes_max = 0;  // quota of this pool on the SSD tier; 0 = none: evicted blocks are gone
+    // The spiller keeps this many slots free ahead of demand.
+    uint32_t spill_ahead_slots = 0;
+    // Told of every change in order, under the pool's lock: must be short and call nothing of the pool. May be empty.
+    std::function<void(const BlockChange&)> on_change;
+  };
+
+  // `arena` (borrowed, outlives the pool) is cut into slots of `geometry`.
+  BlockPool(std::span<std::byte> arena, SlotGeometry geometry, Options options);
+  ~BlockPool();
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
+
+  const SlotGeometry& geometry() const { return geometry_; }
+  uint32_t slots() const { return slots_; }
+
+  // Where a block is now. kFilling: someone is bringing it.
+  enum class Presence : uint8_t { kAbsent, kFilling, kSsd, kDram };
+  Presence Find(const BlockName& name) const;
+
+  // Pins a block that is Ready in DRAM; an invalid pin otherwise. Does not touch: see Touch.
+  BlockPin Pin(const BlockName& name);
+  // Waits for a block that someone else is filling. Invalid when it was given up or `deadline` passed.
+  BlockPin PinWhenFilled(const BlockName& name, absl::Time deadline);
+  // Tells the policies that a request used these blocks, in chain order.
+  void Touch(std::span<const BlockName> names);
+
+  // A slot for a block that is to come from a client, a peer or the SSD. Evicts as needed; with an SSD tier, waits for
+  // the spiller until `deadline`.
+  // Errors: AlreadyExists (Ready, or being filled), FailedPrecondition (parent not held: law 7), ResourceExhausted.
+  absl::StatusOr<Filling> BeginFill(const BlockName& name, const std::optional<BlockKey>& parent, absl::Time deadline);
+
+  // Withdraws a block whose proof failed, with everything that hangs on it. Slots are freed with their last pin.
+  // Returns the names that are gone, for the spill store to remove.
+  std::vector<BlockName> Quarantine(const BlockName& name);
+
+  // ---- For the spiller (one thread) ----
+  // Up to `bytes_max` of least valuable blocks that are not on SSD, pinned. Empty when enough slots are free.
+  std::vector<BlockPin> TakeSpillBatch(uint64_t bytes_max);
+  // The batch is safely on SSD (or, when not `stored`, is not): its slots are freed unless in use.
+  void FinishSpill(std::vector<BlockPin> batch, bool stored);
+  // Makes room for `bytes` under the SSD quota; returns the names that are gone, for the store to remove.
+  std::vector<BlockName> MakeSsdRoom(uint64_t bytes);
+  // Blocks until slots run low or `timeout` passes.
+  void WaitForSpillDemand(absl::Duration timeout);
+
+  // ---- Warm restart: before the first request ----
+  // Enters a block found on SSD, in any order; FinishRestore links the chains and returns blocks without a parent, which
+  // are dropped again.
+  void Restore(const BlockMeta& meta);
+  std::vector<BlockName> FinishRestore();
+
+  // Calls `visit` for every held block, a few thousand at a time under the lock, in no order. Blocks that change meanwhile
+  // may be missed or seen late: on_change tells of them anyway.
+  void Snapshot(const std::function<void(const BlockChange&)>& visit) const;
+
+  struct Stats {
+    uint64_t slots_free = 0;
+    uint64_t slots_pinned = 0;
+    uint64_t pins = 0;
+    uint64_t filling = 0;
+    uint64_t blocks_dram = 0;  // Ready in DRAM
+    uint64_t blocks_ssd = 0;   // on SSD, in DRAM too or not
+    uint64_t ssd_bytes = 0;
+    uint64_t evicted = 0;      // left their last tier for space
+  };
+  Stats stats() const;
+
+ private:
+  friend class BlockPin;
+  friend class Filling;
+
+  struct Block {
+    BlockMeta meta;
+    BlockId parent = kNoBlock;
+    BlockId first_child = kNoBlock;
+    BlockId next_sibling = kNoBlock;
+    BlockId previous_sibling = kNoBlock;
+    uint64_t fill_generation = 0;   // of the slot, once it is Ready
+    uint64_t spill_generation = 0;  // in the record on SSD
+    uint32_t slot = 0;
+    uint32_t pins = 0;
+    bool used = false;       // this entry is a block
+    bool in_slot = false;    // has a slot: filling or Ready
+    bool filling = false;
+    bool on_ssd = false;
+    bool spilling = false;   // in a batch of the spiller
+    bool withdrawn = false;  // out of the table; lives on for its last pin
+  };
+
+  void Unpin(BlockId id);
+  absl::StatusOr<BlockPin> CommitFill(BlockId id, uint64_t length, uint64_t digest, uint64_t publisher, bool copy);
+  void AbandonFill(BlockId id);
+  std::span<std::byte> slot_bytes(uint32_t slot) const;
+
+  BlockId NewBlock(const BlockName& name, const std::optional<BlockKey>& parent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Link(BlockId id, BlockId parent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes the entry out of table, chain and tiers; frees it unless pinned or filling.
+  void Withdraw(BlockId id, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FreeSlot(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FreeEntryIfUnused(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Gives up one DRAM copy that may go; false when none may.
+  bool EvictOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveDram(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveSsd(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  BlockPin PinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // OK when `name` may be filled now: absent or only on SSD, its parent held or being filled.
+  absl::Status MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MayLeaveDram(const Block& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<uint32_t> TakeSlot(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool SpillWanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Announce(const Block& block, Residence residence, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint64_t RecordBytes(const Block& block) const;
+
+  const std::span<std::byte> arena_;
+  const SlotGeometry geometry_;
+  const Options options_;
+  const uint32_t slots_;
+
+  mutable Mutex mutex_;
+  CondVar slot_freed_;
+  CondVar filled_;
+  CondVar spill_demand_;
+  std::deque<Block> blocks_ ABSL_GUARDED_BY(mutex_);  // by BlockId; a deque so that entries stay put
+  std::vector<BlockId> free_ids_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<BlockName, BlockId> table_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<EvictionPolicy> dram_policy_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<EvictionPolicy> ssd_policy_ ABSL_GUARDED_BY(mutex_);
+  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t ssd_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t blocks_dram_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t blocks_ssd_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t pins_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t slots_pinned_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t filling_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t evicted_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t slot_waiters_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool spill_failing_ ABSL_GUARDED_BY(mutex_) = false;  // the last batch could not be stored
+};
+
+}  // namespace stem
