@@ -1,0 +1,80 @@
+#include "services/runtime/cluster_secret.h"
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "proto/check.h"
+#include "proto/status.h"
+
+namespace stem {
+namespace {
+
+constexpr char kHeader[] = "authorization";
+constexpr absl::string_view kPurpose = "stemcache/v1 peer";
+
+std::string BearerOf(std::span<const uint8_t> secret) {
+  std::array<uint8_t, 32> mac = {};
+  unsigned int mac_bytes = mac.size();
+  STEM_CHECK(HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
+                  reinterpret_cast<const uint8_t*>(kPurpose.data()), kPurpose.size(), mac.data(), &mac_bytes) != nullptr);
+  const absl::string_view raw(reinterpret_cast<const char*>(mac.data()), mac.size());
+  return absl::StrCat("Bearer ", absl::BytesToHexString(raw));
+}
+
+}  // namespace
+
+ClusterSecret::ClusterSecret(std::vector<uint8_t> bytes) : bytes_(std::move(bytes)), bearer_(BearerOf(bytes_)) {}
+
+absl::StatusOr<ClusterSecret> ClusterSecret::FromBytes(std::vector<uint8_t> bytes) {
+  if (bytes.size() < kSecretBytesMin || bytes.size() > kSecretBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("the cluster secret has ", bytes.size(), " bytes; it must have ",
+                                                   kSecretBytesMin, " to ", kSecretBytesMax,
+                                                   ", e.g. from: openssl rand -hex 32"));
+  }
+  return ClusterSecret(std::move(bytes));
+}
+
+absl::StatusOr<ClusterSecret> ClusterSecret::Read(const std::string& path, Logger& log) {
+  struct stat info = {};
+  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) {
+    return absl::UnavailableError(absl::StrCat("--secret-file: '", path, "' is not a readable file"));
+  }
+  std::ifstream file(path, std::ios::binary);
+  std::vector<uint8_t> bytes(kSecretBytesMax + 1);
+  file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  if (file.bad() || !file.is_open()) {
+    return absl::UnavailableError(absl::StrCat("--secret-file: '", path, "' is not a readable file"));
+  }
+  bytes.resize(static_cast<size_t>(file.gcount()));
+  if ((info.st_mode & (S_IRGRP | S_IROTH)) != 0) {
+    log.Warn("secret_file_readable_by_others", {{"path", path}, {"mode", absl::StrCat(absl::Hex(info.st_mode & 0777))}});
+  }
+  absl::StatusOr<ClusterSecret> secret = FromBytes(std::move(bytes));
+  if (!secret.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--secret-file: '", path, "': ", secret.status().message()));
+  }
+  return secret;
+}
+
+void ClusterSecret::AddToken(grpc::ClientContext& context) const { context.AddMetadata(kHeader, bearer_); }
+
+absl::Status ClusterSecret::CheckToken(const grpc::ServerContextBase& context) const {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find(kHeader);
+  // Every token has the same length, so its comparison alone could tell anything.
+  if (found != metadata.end() && found->second.size() == bearer_.size() &&
+      CRYPTO_memcmp(found->second.data(), bearer_.data(), bearer_.size()) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::UnauthenticatedError("the caller did not show this cluster's secret; give it the same --secret-file");
+}
+
+}  // namespace stem

@@ -1,0 +1,36 @@
+// How a daemon starts, says that it is ready, and is told to stop.
+#pragma once
+
+#include <csignal>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace stem {
+
+// Built first in main, before any thread: blocks SIGTERM and SIGINT in this thread and, by inheritance, in all
+// that follow, so that they arrive only at Wait(); ignores SIGPIPE, because a peer that hangs up is an error
+// code. Threads: Wait from one.
+class StopSignal {
+ public:
+  StopSignal();
+  StopSignal(const StopSignal&) = delete;
+  StopSignal& operator=(const StopSignal&) = delete;
+
+  // Blocks until SIGTERM or SIGINT; returns its name.
+  absl::string_view Wait();
+
+  // Returns whether a signal came within `timeout`.
+  bool WaitFor(absl::Duration timeout);
+
+ private:
+  sigset_t signals_;
+};
+
+// Writes `text` under `path` at once or not at all: whoever sees the file sees all of it. Used by --ready-file,
+// from which starters learn that the ports are open and which they are. Errors: Unavailable names path and reason.
+absl::Status WriteReadyFile(const std::string& path, absl::string_view text);
+
+}  // namespace stem

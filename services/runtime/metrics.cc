@@ -1,0 +1,89 @@
+#include "services/runtime/metrics.h"
+
+#include <sys/socket.h>
+
+#include "absl/strings/str_cat.h"
+#include "httplib.h"
+#include "prometheus/gauge.h"
+#include "prometheus/text_serializer.h"
+#include "proto/status.h"
+#include "services/runtime/version.h"
+
+namespace stem {
+namespace {
+
+constexpr size_t kHttpThreads = 2;             // a scraper and someone who looks by hand
+constexpr time_t kKeepAliveSeconds = 1;        // an idle connection holds one of the threads
+constexpr size_t kRequestBytesMax = 64 << 10;  // nothing here takes a body
+
+}  // namespace
+
+prometheus::Histogram::BucketBoundaries LatencyBuckets() {
+  return {1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3,
+          5e-3, 1e-2, 2e-2, 5e-2, 0.1,  0.2,  0.5,  1.0,  2.0,  5.0,  10.0};
+}
+
+void AddBuildInfo(prometheus::Registry& registry, absl::string_view process) {
+  prometheus::BuildGauge()
+      .Name("stemcache_build_info")
+      .Help("Always 1; the labels say what runs here.")
+      .Register(registry)
+      .Add({{"process", std::string(process)}, {"version", std::string(kVersion)}})
+      .Set(1);
+}
+
+MetricsServer::MetricsServer(MetricsOptions options, const prometheus::Registry& registry)
+    : options_(std::move(options)), registry_(registry), http_(std::make_unique<httplib::Server>()) {}
+
+absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(MetricsOptions options,
+                                                                    const prometheus::Registry& registry) {
+  const HostPort& listen = options.listen;
+  if (listen.port != 0) STEM_TRY(ProbeBind(listen));
+  std::unique_ptr<MetricsServer> server(new MetricsServer(options, registry));
+  httplib::Server& http = *server->http_;
+  http.new_task_queue = [] { return new httplib::ThreadPool(kHttpThreads); };
+  http.set_keep_alive_timeout(kKeepAliveSeconds);
+  http.set_read_timeout(5);
+  http.set_write_timeout(5);
+  http.set_payload_max_length(kRequestBytesMax);
+  // Not the library's default, SO_REUSEPORT, under which a second process would share the port in silence.
+  http.set_socket_options([](int fd) {
+    const int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  });
+  server->Route();
+  int port = listen.port;
+  if (listen.port == 0) {
+    port = http.bind_to_any_port(listen.host);
+  } else if (!http.bind_to_port(listen.host, listen.port)) {
+    port = -1;
+  }
+  if (port <= 0) return absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString()));
+  server->port_ = static_cast<uint16_t>(port);
+  server->listener_ = std::thread([&http] { http.listen_after_bind(); });
+  // stop() before the loop runs would be forgotten.
+  while (!http.is_running()) std::this_thread::yield();
+  return server;
+}
+
+void MetricsServer::Route() {
+  http_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
+    if (options_.refresh) options_.refresh();
+    response.set_content(prometheus::TextSerializer().Serialize(registry_.Collect()),
+                         "text/plain; version=0.0.4; charset=utf-8");
+  });
+  http_->Get("/healthz", [this](const httplib::Request&, httplib::Response& response) {
+    const Health health = health_.load();
+    response.status = health == Health::kOk ? 200 : 503;
+    response.set_content(health == Health::kOk ? "ok\n" : health == Health::kStarting ? "starting\n" : "draining\n",
+                         "text/plain");
+  });
+}
+
+MetricsServer::~MetricsServer() {
+  if (!listener_.joinable()) return;
+  http_->stop();
+  listener_.join();
+}
+
+}  // namespace stem
