@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -40,11 +41,11 @@ void ThrowUnless(const std::string& name, const absl::StatusOr<T>& value) {
 }
 
 // What went wrong, in our words where CLI11's would not say what is right.
-std::string Explain(const CLI::ParseError& error) {
+std::string Explain(const CLI::App& app, const CLI::ParseError& error) {
   const std::string what = error.what();
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    const size_t colon = what.find(": ");
-    return absl::StrCat("unknown argument ", what.substr(colon + 2), "; see --help");
+  const std::vector<std::string> unknown = app.remaining(true);
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !unknown.empty()) {
+    return absl::StrCat("unknown argument '", unknown.front(), "'; see --help");
   }
   if (dynamic_cast<const CLI::ConfigError*>(&error) != nullptr) {
     absl::string_view key = what;
@@ -147,7 +148,7 @@ CommandLine ParseCommandLine(CLI::App& app, int argc, const char* const* argv, s
   } catch (const CLI::Success& asked) {  // help or version
     line.exit_code = app.exit(asked, out, err);
   } catch (const CLI::ParseError& error) {
-    err << OneLine(absl::StrCat(app.get_name(), ": ", Explain(error))) << std::endl;
+    err << OneLine(absl::StrCat(app.get_name(), ": ", Explain(app, error))) << std::endl;
     line.exit_code = kExitUsage;
   } catch (const std::exception& error) {
     err << OneLine(absl::StrCat(app.get_name(), ": ", error.what())) << std::endl;

@@ -1,0 +1,65 @@
+#include "services/runtime/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "httplib.h"
+#include "prometheus/counter.h"
+#include "prometheus/gauge.h"
+
+namespace stem {
+namespace {
+
+using ::testing::HasSubstr;
+
+const HostPort kAnyPort{.host = "127.0.0.1", .port = 0};
+
+TEST(MetricsServer, ServesTheRegistryRefreshedAtEachScrape) {
+  prometheus::Registry registry;
+  AddBuildInfo(registry, "stem-test");
+  prometheus::Gauge& level = prometheus::BuildGauge().Name("stemcache_test_level").Register(registry).Add({});
+  int scrapes = 0;
+  auto server = MetricsServer::Start({.listen = kAnyPort, .refresh = [&] { level.Set(++scrapes); }}, registry);
+  ASSERT_TRUE(server.ok()) << server.status();
+  httplib::Client client("127.0.0.1", (*server)->port());
+  const auto first = client.Get("/metrics");
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->status, 200);
+  EXPECT_THAT(first->body, HasSubstr("stemcache_build_info{process=\"stem-test\",version=\"0."));
+  EXPECT_THAT(first->body, HasSubstr("stemcache_test_level 1"));
+  EXPECT_THAT(client.Get("/metrics")->body, HasSubstr("stemcache_test_level 2"));
+}
+
+TEST(MetricsServer, HealthFollowsTheProcess) {
+  prometheus::Registry registry;
+  auto server = MetricsServer::Start({.listen = kAnyPort, .refresh = {}}, registry);
+  ASSERT_TRUE(server.ok()) << server.status();
+  httplib::Client client("127.0.0.1", (*server)->port());
+  EXPECT_EQ(client.Get("/healthz")->status, 503);
+  EXPECT_EQ(client.Get("/healthz")->body, "starting\n");
+  (*server)->SetHealth(Health::kOk);
+  EXPECT_EQ(client.Get("/healthz")->status, 200);
+  (*server)->SetHealth(Health::kDraining);
+  EXPECT_EQ(client.Get("/healthz")->status, 503);
+  EXPECT_EQ(client.Get("/nothing")->status, 404);
+}
+
+TEST(MetricsServer, PortInUseIsNamed) {
+  prometheus::Registry registry;
+  auto first = MetricsServer::Start({.listen = kAnyPort, .refresh = {}}, registry);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const HostPort taken{.host = "127.0.0.1", .port = (*first)->port()};
+  const auto second = MetricsServer::Start({.listen = taken, .refresh = {}}, registry);
+  EXPECT_EQ(second.status().message(), absl::StrCat("cannot listen on ", taken.ToString(), ": Address already in use"));
+}
+
+TEST(LatencyBuckets, AscendFromOneMicrosecondToTenSeconds) {
+  const auto buckets = LatencyBuckets();
+  EXPECT_TRUE(std::is_sorted(buckets.begin(), buckets.end()));
+  EXPECT_DOUBLE_EQ(buckets.front(), 1e-6);
+  EXPECT_DOUBLE_EQ(buckets.back(), 10);
+}
+
+}  // namespace
+}  // namespace stem
