@@ -350,7 +350,7 @@ absl::Status ValidateLeaseReply(const v1::LeaseReply& message, size_t keys_asked
     return Bad("arena", message.arena(), "no region of memory has that id");
   }
   for (uint32_t slot : message.slots()) {
-    if ((uint64_t{slot} + 1) * message.slot_bytes() > region->bytes()) {
+    if (slot >= region->bytes() / message.slot_bytes()) {  // no product: it could overflow
       return Bad("slot", slot, absl::StrCat("the arena has ", region->bytes() / message.slot_bytes(), " slots"));
     }
   }
@@ -377,7 +377,7 @@ absl::Status ValidateSlotRun(const v1::SlotRun& run, size_t positions, const std
   const auto arena = std::find_if(arenas.begin(), arenas.end(), [&](const auto& each) { return each.arena() == run.arena(); });
   if (arena == arenas.end()) return Bad("arena", run.arena(), "it was not mapped at attach");
   for (uint32_t slot : run.slots()) {
-    if ((uint64_t{slot} + 1) * arena->slot_bytes() > arena->bytes()) {
+    if (slot >= arena->bytes() / arena->slot_bytes()) {  // no product: it could overflow
       return Bad("slot", slot, absl::StrCat("the arena has ", arena->bytes() / arena->slot_bytes(), " slots"));
     }
   }
