@@ -1,0 +1,101 @@
+// The SSD tier of a node: blocks that left DRAM, by name, until the node removes them. The store keeps bytes and says
+// what it kept; quota, eviction and the proof of the digest are the node's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "absl/functional/function_ref.h"
+#include "proto/block_key.h"
+#include "proto/status.h"
+
+namespace stem {
+
+inline constexpr uint64_t kSpillPayloadBytesMax = 1ULL << 30;
+
+// What is known of a spilled block without reading its payload.
+struct SpillMeta {
+  BlockName name;                  // namespace and part key
+  std::optional<BlockKey> parent;  // part key of the block before it; absent = it starts its chain
+  uint64_t generation = 0;         // of the slot it was spilled from
+  uint64_t length = 0;             // payload bytes, 1..kSpillPayloadBytesMax
+  uint64_t digest = 0;             // kernels/checksum.h
+  uint64_t publisher = 0;
+
+  friend bool operator==(const SpillMeta&, const SpillMeta&) = default;
+};
+
+// One block to keep. Borrows both spans until Put returns.
+struct SpillWrite {
+  SpillMeta meta;
+  std::span<const std::byte> payload;        // meta.length bytes
+  std::span<const uint64_t> chunk_hashes;    // ChunkCount(meta.length) entries
+};
+
+// One block to read. The caller fills the first three, Get the rest; the spans may be the slot that will serve it.
+struct SpillRead {
+  BlockName name;
+  std::span<std::byte> payload;      // exactly as long as the caller's books say the payload is
+  std::span<uint64_t> chunk_hashes;  // ChunkCount(payload.size()) entries
+  SpillMeta meta;
+  // OK: spans and meta are filled; the caller still proves generation and digest. NotFound. DataLoss: torn, altered,
+  // of another format version, name or length: remove it. Unavailable: the disk did not answer, try again later.
+  // InvalidArgument: spans that do not fit each other. After an error the spans hold anything.
+  absl::Status status;
+};
+
+// What every implementation refuses before it touches anything. Errors: InvalidArgument.
+absl::Status ValidateSpillWrites(std::span<const SpillWrite> writes);
+absl::Status ValidateSpillRead(const SpillRead& read);
+
+// Counted since the store was opened, but for the three sizes.
+struct SpillStats {
+  uint64_t records = 0;     // live now
+  uint64_t live_bytes = 0;  // bytes of live records, now
+  uint64_t disk_bytes = 0;  // bytes of files, now: live records, garbage and the index
+  uint64_t writes = 0;
+  uint64_t write_bytes = 0;  // records as put: payload, chunk hashes, header
+  uint64_t reads = 0;        // answered OK
+  uint64_t read_bytes = 0;   // payload bytes of those
+  uint64_t corrupt_records = 0;
+  uint64_t disk_write_bytes = 0;  // what reached the disk for write_bytes; their ratio is the write amplification
+};
+
+// Threads: all of it from any; writes take turns, reads run beside everything.
+class SpillStore {
+ public:
+  virtual ~SpillStore() = default;
+
+  // Keeps `writes`, replacing records of the same names; names must differ within one call. When it returns OK, these
+  // and all calls before it survive kill -9 and power loss; an empty call makes earlier removals durable.
+  // After an error the store holds none of the names for good, not even an earlier record: strike them off the books.
+  // Errors: ResourceExhausted (no room: says how much is needed and free; reads go on, and a later Put works once
+  // there is room), InvalidArgument (nothing was written), Unavailable (disk failed).
+  virtual absl::Status Put(std::span<const SpillWrite> writes) = 0;
+
+  // Reads each payload into its caller's memory; every read has its own status. Blocks on the disk.
+  virtual void Get(std::span<SpillRead> reads) = 0;
+
+  // Forgets `names`; absent ones are fine. A crash before the next Put may bring back a suffix of the removals, as
+  // whole records that prove themselves. Errors: as Put.
+  virtual absl::Status Remove(std::span<const BlockName> names) = 0;
+
+  // Visits every record, in no particular order, without reading payloads; for a warm restart. What is put or removed
+  // meanwhile may be missed. Damaged entries are skipped and counted. Errors: DataLoss (part of the index could not be
+  // read; what was visited is good), Unavailable.
+  virtual absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) = 0;
+
+  // One bounded round of taking back the space of removed and replaced records; returns the bytes it freed, 0 when
+  // there is too little garbage to be worth it (or a round runs already). Call it now and then, from any thread,
+  // after removals; takes seconds at most. Errors: ResourceExhausted, Unavailable.
+  virtual absl::StatusOr<uint64_t> CollectGarbage() = 0;
+
+  // Bytes of live records, payload, chunk hashes and headers: what a quota counts.
+  virtual uint64_t bytes_used() const = 0;
+
+  virtual SpillStats stats() const = 0;
+};
+
+}  // namespace stem
