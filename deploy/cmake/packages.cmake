@@ -40,7 +40,7 @@ if(NOT STEM_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "GPU architectures")
-    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 knows no later one for CUDA
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
     set(STEM_HAVE_CUDA ON)
