@@ -7,9 +7,12 @@
 #include <cstdint>
 #include <span>
 
+#include "absl/status/status.h"
 #include "proto/block_key.h"
 
 namespace stem {
+
+class Stream;
 
 inline constexpr size_t kChunkBytes = 4096;
 
@@ -29,5 +32,19 @@ uint64_t Digest(const BlockName& name, std::span<const std::byte> payload, std::
 // process may change `src` meanwhile, and digest and chunk hashes are still those of the bytes in `dst`.
 uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src, const BlockName& name,
                        std::span<uint64_t> chunk_hashes);
+
+// Where a GPU puts a digest: GPU or pinned memory, borrowed until the work is over.
+struct DigestOutput {
+  std::span<uint64_t> message;  // DigestMessageWords() words: space, key, length, then the chunk hashes
+  uint64_t* digest = nullptr;
+};
+
+// Words that the digest covers, for a payload of `bytes`.
+constexpr size_t DigestMessageWords(uint64_t bytes) { return 5 + ChunkCount(bytes); }
+
+// Queues the same digest of a payload in GPU (or pinned) memory on `stream`; any alignment, multiples of 8 are faster.
+// Errors: InvalidArgument (size of the message, null), Internal (launch refused), Unimplemented (built without CUDA).
+absl::Status Digest(const BlockName& name, std::span<const std::byte> payload, const DigestOutput& output,
+                    const Stream& stream);
 
 }  // namespace stem

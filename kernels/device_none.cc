@@ -1,0 +1,47 @@
+// The answers of a build without CUDA: no stream and no buffer can be made, so nothing else is ever reached.
+#include "kernels/block_copy.h"
+#include "kernels/checksum.h"
+#include "kernels/device.h"
+
+namespace stem {
+namespace {
+
+absl::Status NoCuda() {
+  return absl::UnimplementedError("this build has no CUDA kernels; configure with -DSTEM_CUDA=ON");
+}
+
+}  // namespace
+
+bool cuda_available() { return false; }
+
+absl::StatusOr<Stream> Stream::Create() { return NoCuda(); }
+Stream::~Stream() = default;
+absl::Status Stream::Synchronize() const { return NoCuda(); }
+absl::Status Stream::Copy(std::span<std::byte>, std::span<const std::byte>) const { return NoCuda(); }
+
+template <MemoryKind kKind>
+absl::StatusOr<CudaBuffer<kKind>> CudaBuffer<kKind>::Allocate(size_t) {
+  return NoCuda();
+}
+
+template <MemoryKind kKind>
+CudaBuffer<kKind>::~CudaBuffer() = default;
+
+template class CudaBuffer<MemoryKind::kDevice>;
+template class CudaBuffer<MemoryKind::kPinned>;
+
+absl::Status Gather(const BlockShape&, const PagedCache&, std::span<const uint32_t>, std::span<std::byte>,
+                    const Stream&) {
+  return NoCuda();
+}
+
+absl::Status Scatter(const BlockShape&, const PagedCache&, std::span<const uint32_t>, std::span<const std::byte>,
+                     const Stream&) {
+  return NoCuda();
+}
+
+absl::Status Digest(const BlockName&, std::span<const std::byte>, const DigestOutput&, const Stream&) {
+  return NoCuda();
+}
+
+}  // namespace stem
