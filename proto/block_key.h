@@ -36,7 +36,9 @@ struct Bytes16 {
 
 // Names the prefix that ends with a token block. Uniformly distributed: its words serve as hashes.
 struct BlockKey : key_internal::Bytes16 {
-  friend auto operator<=>(const BlockKey&, const BlockKey&) = default;
+  friend std::strong_ordering operator<=>(const BlockKey& a, const BlockKey& b) {
+    return a.low != b.low ? a.low <=> b.low : a.high <=> b.high;
+  }
   friend bool operator==(const BlockKey& a, const BlockKey& b) { return a.low == b.low && a.high == b.high; }
   template <typename H>
   friend H AbslHashValue(H h, const BlockKey& key) {
@@ -46,7 +48,9 @@ struct BlockKey : key_internal::Bytes16 {
 
 // Names a namespace and the trust group it belongs to.
 struct NamespaceFingerprint : key_internal::Bytes16 {
-  friend auto operator<=>(const NamespaceFingerprint&, const NamespaceFingerprint&) = default;
+  friend std::strong_ordering operator<=>(const NamespaceFingerprint& a, const NamespaceFingerprint& b) {
+    return a.low != b.low ? a.low <=> b.low : a.high <=> b.high;
+  }
   friend bool operator==(const NamespaceFingerprint& a, const NamespaceFingerprint& b) {
     return a.low == b.low && a.high == b.high;
   }
