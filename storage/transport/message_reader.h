@@ -1,0 +1,51 @@
+// Reads by messages, the requester's side: asks the owner, and copies what comes into the destination. As nothing but
+// this class writes a destination, an op that is given up is safe at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "storage/transport/get_reader.h"
+#include "storage/transport/read_scheduler.h"
+#include "storage/transport/ucx_link.h"
+
+namespace stem {
+
+class MessageReader : public ReadWire {
+ public:
+  // `own_address` is this transport's sealed worker address. `links` and this must outlive `worker`.
+  MessageReader(ucp_worker_h worker, std::string own_address, UcxLinks& links, OpEnded ended);
+  MessageReader(const MessageReader&) = delete;
+  MessageReader& operator=(const MessageReader&) = delete;
+
+  absl::StatusOr<Issued> Issue(PeerId peer, OpId op, const ReadOp& read, SteadyTime deadline) override;
+  bool GiveUp(OpId op) override;
+
+  size_t sends_in_flight() const { return sends_in_flight_; }
+
+ private:
+  struct Transfer {
+    PeerId peer = 0;
+    uint64_t nonce = 0;
+    std::byte* destination = nullptr;
+    uint64_t bytes = 0;
+    uint64_t received = 0;
+  };
+  void OnReply(absl::string_view header, absl::string_view payload);
+  void Heard(uint64_t nonce);
+  // Ends an op that is not given up.
+  void End(OpId op, const absl::Status& status);
+
+  const std::string own_address_;
+  UcxLinks& links_;
+  const OpEnded ended_;
+  absl::flat_hash_map<OpId, Transfer> transfers_;
+  size_t sends_in_flight_ = 0;
+};
+
+}  // namespace stem

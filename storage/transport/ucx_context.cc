@@ -1,0 +1,115 @@
+#include "storage/transport/ucx_context.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "proto/status.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kSegmentBytesMin = 8 * 1024;
+constexpr uint64_t kSegmentBytesMax = 16 * 1024 * 1024;
+constexpr uint64_t kSocketBufferBytesMax = 1024 * 1024 * 1024;
+constexpr uint64_t kSegmentHeaderBytes = 1024;  // room for UCX's and our headers beside a full segment of payload
+constexpr const char* kRdmaLanes = "ib";        // UCX's name for all of rc, dc and ud
+
+absl::Status Set(const UcxConfig& config, const char* name, const std::string& value) {
+  return UcxStatus(ucp_config_modify(config.get(), name, value.c_str()), absl::StrCat("UCX setting ", name, "=", value));
+}
+
+absl::StatusOr<UcxContext> OpenContext(const UcxOptions& options, const std::string& tls, uint64_t features) {
+  ucp_config_t* read = nullptr;
+  STEM_TRY(UcxStatus(ucp_config_read(nullptr, nullptr, &read), "ucp_config_read"));
+  const UcxConfig config(read);
+  STEM_TRY(Set(config, "TLS", tls));
+  if (options.loopback_only) STEM_TRY(Set(config, "NET_DEVICES", "lo"));
+  // Names of a transport's own settings have no prefix here, unlike in the environment.
+  STEM_TRY(Set(config, "TX_SEG_SIZE", absl::StrCat(options.segment_bytes + kSegmentHeaderBytes)));
+  STEM_TRY(Set(config, "RX_SEG_SIZE", absl::StrCat(options.segment_bytes + kSegmentHeaderBytes)));
+  STEM_TRY(Set(config, "SNDBUF", absl::StrCat(options.socket_buffer_bytes)));
+  STEM_TRY(Set(config, "RCVBUF", absl::StrCat(options.socket_buffer_bytes)));
+  ucp_params_t params{};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES;
+  params.features = features;
+  ucp_context_h context = nullptr;
+  STEM_TRY(UcxStatus(ucp_init(&params, config.get(), &context), absl::StrCat("ucp_init with UCX_TLS=", tls)));
+  return UcxContext(context);
+}
+
+// "tcp/lo", "rc_mlx5/mlx5_0:1", ...: UCX has no call for it, but prints it.
+std::vector<std::string> Lanes(ucp_context_h context) {
+  char* text = nullptr;
+  size_t bytes = 0;
+  FILE* stream = open_memstream(&text, &bytes);
+  if (stream == nullptr) return {};
+  ucp_context_print_info(context, stream);
+  std::fclose(stream);
+  std::vector<std::string> lanes;
+  for (const absl::string_view line : absl::StrSplit(absl::string_view(text, bytes), '\n')) {
+    if (line.find(" resource ") == absl::string_view::npos) continue;
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipWhitespace());
+    if (!words.empty()) lanes.emplace_back(words.back());
+  }
+  std::free(text);
+  return lanes;
+}
+
+bool HasRdma(const std::vector<std::string>& lanes) {
+  for (const std::string& lane : lanes) {
+    if (lane.rfind("rc", 0) == 0 || lane.rfind("dc", 0) == 0) return true;
+  }
+  return false;
+}
+
+bool HasTcp(const std::vector<std::string>& lanes) {
+  for (const std::string& lane : lanes) {
+    if (lane.rfind("tcp", 0) == 0) return true;
+  }
+  return false;
+}
+
+std::string ChooseLanes(const UcxOptions& options) {
+  if (!options.tls.empty()) return options.tls;
+  if (options.loopback_only) return "tcp";
+  const auto probe = OpenContext(options, "^shm,self", UCP_FEATURE_AM | UCP_FEATURE_WAKEUP);
+  return probe.ok() && HasRdma(Lanes(probe->get())) ? kRdmaLanes : "tcp";
+}
+
+absl::Status CheckRange(absl::string_view name, uint64_t value, uint64_t min, uint64_t max) {
+  if (value >= min && value <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; want ", min, "..", max));
+}
+
+}  // namespace
+
+absl::StatusOr<ConfiguredUcx> ConfigureUcx(const UcxOptions& options) {
+  STEM_TRY(CheckRange("segment_bytes", options.segment_bytes, kSegmentBytesMin, kSegmentBytesMax));
+  STEM_TRY(CheckRange("socket_buffer_bytes", options.socket_buffer_bytes, kSegmentBytesMin, kSocketBufferBytesMax));
+  const std::string tls = ChooseLanes(options);
+  ConfiguredUcx ucx;
+  STEM_ASSIGN(ucx.context, OpenContext(options, tls, UCP_FEATURE_AM | UCP_FEATURE_WAKEUP));
+  std::vector<std::string> lanes = Lanes(ucx.context.get());
+  ucx.reads_by_messages = options.read_path == ReadPath::kMessages ||
+                          (options.read_path == ReadPath::kAuto && (!HasRdma(lanes) || HasTcp(lanes)));
+  if (!ucx.reads_by_messages) {
+    // RMA is asked for only here: a worker that has it serves emulated gets at any address to whoever connects.
+    STEM_ASSIGN(ucx.context, OpenContext(options, tls, UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP));
+    lanes = Lanes(ucx.context.get());
+  }
+  ucx.description = absl::StrCat(
+      "UCX ", ucp_get_version_string(), ", lanes ", absl::StrJoin(lanes, " "), " (UCX_TLS=", tls, "), reads by ",
+      ucx.reads_by_messages ? "messages" : "one-sided gets", ", segments of ", options.segment_bytes >> 10,
+      " KiB, socket buffers of ", options.socket_buffer_bytes >> 10, " KiB",
+      options.loopback_only ? ", loopback only" : ", all network devices");
+  return ucx;
+}
+
+}  // namespace stem

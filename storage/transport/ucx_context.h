@@ -1,0 +1,43 @@
+// How UCX is configured: which lanes, which listeners, which segment sizes. Set through ucp_config_modify, so that
+// the environment cannot change what the node says it does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "storage/transport/ucx_handles.h"
+
+namespace stem {
+
+// How memory is read over the chosen lanes. UCX emulates one-sided gets over TCP, but there an owner aborts when a
+// requester dies in the middle (UCX 1.13, ucp_get_req_handler), and reads any address that a request names: so over
+// TCP the reads are messages of ours, which the owner checks.
+enum class ReadPath {
+  kAuto,      // gets where every lane is RDMA, else messages
+  kMessages,
+  kGets,      // for tests: over TCP only between processes that trust each other not to die
+};
+
+struct UcxOptions {
+  // UCX_TLS expression. Empty: RDMA lanes where there are any and loopback_only is off, else "tcp". Never shared
+  // memory: peers on one host map each other's arenas instead.
+  std::string tls;
+  // Every TCP listener of UCX binds 127.0.0.1 (law 9). Off: every device, or those in UCX_NET_DEVICES.
+  bool loopback_only = true;
+  ReadPath read_path = ReadPath::kAuto;
+  // UCX's 8 KiB segments and the kernel's buffers cap TCP at a fifth of the socket (tests/bench/transport_bench.cc).
+  uint64_t segment_bytes = 256 * 1024;
+  uint64_t socket_buffer_bytes = 4 * 1024 * 1024;
+};
+
+struct ConfiguredUcx {
+  UcxContext context;
+  bool reads_by_messages = true;
+  std::string description;  // one line: lanes, devices, path, sizes
+};
+
+// InvalidArgument: an option out of range, named. Unavailable: no lane fits `tls`.
+absl::StatusOr<ConfiguredUcx> ConfigureUcx(const UcxOptions& options);
+
+}  // namespace stem

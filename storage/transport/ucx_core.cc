@@ -1,0 +1,267 @@
+#include "storage/transport/ucx_core.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "proto/check.h"
+#include "proto/status.h"
+#include "storage/transport/envelope.h"
+#include "storage/transport/get_reader.h"
+
+namespace stem {
+namespace {
+
+constexpr size_t kRequestersMax = 256;
+constexpr size_t kRepliesInFlightMax = 16;
+constexpr auto kDrainStep = std::chrono::milliseconds(1);
+constexpr auto kShutDownMax = std::chrono::seconds(2);
+constexpr unsigned kProgressPerStepMax = 64;  // then commands and deadlines have their turn
+
+uint64_t Draw(std::random_device& device) { return uint64_t{device()} << 32 | device(); }
+
+// Refuses a map whose regions overlap in name or wrap around the address space.
+absl::Status CheckRegions(const PeerMemory& memory) {
+  constexpr size_t kRegionsMax = 64;
+  if (memory.regions.size() > kRegionsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("peer names ", memory.regions.size(), " regions; at most ", kRegionsMax));
+  }
+  absl::flat_hash_set<uint32_t> seen;
+  for (const RemoteRegion& region : memory.regions) {
+    if (region.bytes == 0 || region.base == 0 || region.base > UINT64_MAX - region.bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("peer's arena ", region.arena, " of ", region.bytes, " bytes at ",
+                                                     region.base, " is no range of addresses"));
+    }
+    if (!seen.insert(region.arena).second) {
+      return absl::InvalidArgumentError(absl::StrCat("peer names arena ", region.arena, " twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<UcxCore>> UcxCore::Create(ConfiguredUcx ucx, Limits limits,
+                                                         TransportCounters& counters) {
+  STEM_ASSIGN(UcxWorker worker, CreateWorker(ucx.context.get()));
+  std::unique_ptr<UcxCore> core(new UcxCore(std::move(ucx), std::move(worker), limits, counters));
+  STEM_TRY(core->Open());
+  return core;
+}
+
+UcxCore::UcxCore(ConfiguredUcx ucx, UcxWorker worker, Limits limits, TransportCounters& counters)
+    : ucx_(std::move(ucx)), limits_(limits), counters_(counters), worker_(std::move(worker)) {}
+
+absl::Status UcxCore::Open() {
+  std::random_device device;
+  random_.seed(Draw(device));
+  STEM_ASSIGN(wake_fd_, WorkerEventFd(worker_.get()));
+  STEM_ASSIGN(const std::string address, WorkerAddress(worker_.get()));
+  if (address.size() > kEnvelopePayloadBytesMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("UCX worker address of ", address.size(), " bytes; at most ",
+                                                     kEnvelopePayloadBytesMax, ": choose fewer devices"));
+  }
+  const auto ended = [this](OpId op, const absl::Status& status) { scheduler_->Ended(op, status); };
+  if (ucx_.reads_by_messages) {
+    sealed_address_ = Seal(EnvelopeKind::kMessageAddress, address);
+    auto reader = std::make_unique<MessageReader>(worker_.get(), sealed_address_, links_, ended);
+    message_reader_ = reader.get();
+    wire_ = std::move(reader);
+    const MessageServer::Limits limits{.reply_bytes_max = limits_.reply_bytes_max,
+                                       .requesters_max = kRequestersMax,
+                                       // Room for as many again that their requester has given up.
+                                       .requests_queued_max = 2 * limits_.windows.peer_ops_max,
+                                       .replies_in_flight_max = kRepliesInFlightMax};
+    server_ = std::make_unique<MessageServer>(worker_.get(), limits, counters_, endpoint_failures_);
+  } else {
+    sealed_address_ = Seal(EnvelopeKind::kGetAddress, address);
+    wire_ = std::make_unique<GetReader>(links_, ended);
+  }
+  scheduler_ = std::make_unique<ReadScheduler>(limits_.windows, *wire_, counters_, Draw(device) >> 1);
+  return absl::OkStatus();
+}
+
+UcxCore::~UcxCore() {
+  links_.clear();
+  closing_.clear();
+  if (server_ != nullptr) server_->DetachAll();
+  worker_.reset();  // from here on nothing writes any destination
+  if (scheduler_ != nullptr) scheduler_->LoseAll(absl::CancelledError("the transport was closed"), true);
+}
+
+absl::StatusOr<std::unique_ptr<UcxCore::Region>> UcxCore::AddRegion(std::span<std::byte> memory) {
+  auto region = std::make_unique<Region>();
+  if (server_ != nullptr) {
+    std::random_device device;  // the token is what a peer must know to read the region
+    region->token = Draw(device);
+    region->rkey = Seal(EnvelopeKind::kMessageRegion,
+                        {reinterpret_cast<const char*>(&region->token), sizeof region->token});
+    server_->Offer(region->token, memory);
+    return region;
+  }
+  STEM_ASSIGN(UcxMemory mapped, UcxMemory::Map(ucx_.context.get(), memory));
+  STEM_ASSIGN(const std::string packed, mapped.PackRemoteKey());
+  region->rkey = Seal(EnvelopeKind::kGetRegion, packed);
+  region->memory.emplace(std::move(mapped));
+  return region;
+}
+
+void UcxCore::RemoveRegion(std::unique_ptr<Region> region, std::function<void()> removed) {
+  if (server_ != nullptr) {
+    server_->Withdraw(region->token, std::move(removed));
+    return;
+  }
+  region.reset();
+  removed();
+}
+
+absl::StatusOr<std::shared_ptr<UcxPeer>> UcxCore::Connect(const PeerMemory& memory) {
+  for (const auto& [id, link] : links_) {
+    if (link->peer->memory() == memory) return link->peer;
+  }
+  STEM_TRY(CheckRegions(memory));
+  const EnvelopeKind kind = server_ != nullptr ? EnvelopeKind::kMessageAddress : EnvelopeKind::kGetAddress;
+  STEM_ASSIGN(const absl::string_view address, Unseal(kind, memory.worker_address));
+  STEM_TRY(MakeRoom());
+  auto link = std::make_unique<UcxLink>();
+  link->peer = std::make_shared<UcxPeer>(next_peer_++, memory);
+  link->nonce = random_();
+  // The keys that need no endpoint are looked at first: a damaged one should not open a connection.
+  for (const RemoteRegion& region : memory.regions) {
+    STEM_TRY(Unseal(server_ != nullptr ? EnvelopeKind::kMessageRegion : EnvelopeKind::kGetRegion, region.rkey).status());
+  }
+  STEM_ASSIGN(link->endpoint, UcxEndpoint::Create(worker_.get(), address, endpoint_failures_));
+  if (absl::Status filled = FillLink(*link, memory); !filled.ok()) {
+    link->endpoint->StartClose();
+    closing_.push_back(std::move(link));
+    return filled;
+  }
+  ++counters_.endpoints_open;
+  const std::shared_ptr<UcxPeer> peer = link->peer;
+  links_.emplace(peer->id(), std::move(link));
+  return peer;
+}
+
+absl::Status UcxCore::FillLink(UcxLink& link, const PeerMemory& memory) {
+  for (const RemoteRegion& region : memory.regions) {
+    if (server_ != nullptr) {
+      STEM_ASSIGN(const absl::string_view token, Unseal(EnvelopeKind::kMessageRegion, region.rkey));
+      if (token.size() != sizeof(uint64_t)) {
+        return absl::InvalidArgumentError(absl::StrCat("region token of ", token.size(), " bytes; want 8"));
+      }
+      std::memcpy(&link.tokens[region.arena], token.data(), token.size());
+      continue;
+    }
+    STEM_ASSIGN(const absl::string_view packed, Unseal(EnvelopeKind::kGetRegion, region.rkey));
+    ucp_rkey_h key = nullptr;
+    STEM_TRY(UcxStatus(ucp_ep_rkey_unpack(link.endpoint->handle(), packed.data(), &key), "ucp_ep_rkey_unpack"));
+    link.remote_keys.emplace(region.arena, key);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UcxCore::MakeRoom() {
+  if (links_.size() < limits_.peers_max) return absl::OkStatus();
+  for (const auto& [id, link] : links_) {
+    // Held by nobody but the cache, which a node that has gone leaves behind.
+    if (link->peer.use_count() == 1 && scheduler_->on_wire(id) == 0) {
+      CloseLink(id, absl::UnavailableError("dropped for a newer peer"));
+      return absl::OkStatus();
+    }
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(limits_.peers_max, " peers are connected and in use; no more are"));
+}
+
+void UcxCore::Submit(const std::shared_ptr<UcxPeer>& peer, std::vector<ReadOp> ops, SteadyTime deadline,
+                     ReadCallbacks callbacks) {
+  const bool gone = !ops.empty() && !links_.contains(peer->id());
+  scheduler_->Submit(peer->id(), std::move(ops), deadline, std::move(callbacks));
+  if (gone) scheduler_->Lose(peer->id(), absl::UnavailableError("peer lost before the read began"));
+}
+
+void UcxCore::CloseLink(PeerId id, const absl::Status& why) {
+  auto node = links_.extract(id);
+  std::unique_ptr<UcxLink> link = std::move(node.mapped());
+  link->peer->MarkLost();
+  --counters_.endpoints_open;
+  ++counters_.endpoints_lost;
+  scheduler_->Lose(id, why);
+  link->endpoint->StartClose();
+  closing_.push_back(std::move(link));
+}
+
+void UcxCore::DropFailed() {
+  if (std::exchange(endpoint_failures_, 0) == 0) return;
+  if (server_ != nullptr) server_->DropFailed();
+  std::vector<PeerId> failed;
+  for (const auto& [id, link] : links_) {
+    if (!link->endpoint->failure().ok()) failed.push_back(id);
+  }
+  for (const PeerId id : failed) CloseLink(id, links_.at(id)->endpoint->failure());
+}
+
+void UcxCore::Expire() {
+  const SteadyTime now = std::chrono::steady_clock::now();
+  if (now < scheduler_->NextDeadline()) return;
+  for (const PeerId id : scheduler_->Expire(now)) {
+    const auto link = links_.find(id);
+    if (link == links_.end()) continue;
+    if (message_reader_ == nullptr) {
+      CloseLink(id, absl::UnavailableError("its endpoint was closed, as a one-sided read missed its deadline"));
+    } else if (const auto& since = link->second->silent_since;
+               since && now - *since >= absl::ToChronoMilliseconds(limits_.silence_max)) {
+      CloseLink(id, absl::UnavailableError(absl::StrCat("peer silent for more than ",
+                                                        absl::FormatDuration(limits_.silence_max))));
+    }
+  }
+}
+
+void UcxCore::Reap() {
+  std::erase_if(closing_, [this](const auto& link) {
+    return link->endpoint->Closed() && scheduler_->on_wire(link->peer->id()) == 0;
+  });
+  const bool requesters_closed = server_ == nullptr || server_->Reap();
+  draining_ = !closing_.empty() || !requesters_closed;
+  if (!shut_down_) return;
+  draining_ = true;
+  const bool sends_ended = message_reader_ == nullptr || message_reader_->sends_in_flight() == 0;
+  const bool drained = closing_.empty() && requesters_closed && sends_ended && scheduler_->idle();
+  if (drained || std::chrono::steady_clock::now() >= shut_down_limit_) {
+    std::exchange(shut_down_, nullptr)();
+    draining_ = false;
+  }
+}
+
+void UcxCore::ShutDown(std::function<void()> done) {
+  while (!links_.empty()) CloseLink(links_.begin()->first, absl::CancelledError("the transport is being closed"));
+  scheduler_->LoseAll(absl::CancelledError("the transport is being closed"), false);
+  if (server_ != nullptr) server_->DropAll();
+  shut_down_ = std::move(done);
+  shut_down_limit_ = std::chrono::steady_clock::now() + kShutDownMax;
+}
+
+bool UcxCore::Step() {
+  unsigned progressed = 0;
+  while (progressed < kProgressPerStepMax && ucp_worker_progress(worker_.get()) != 0) ++progressed;
+  DropFailed();
+  const bool served = server_ != nullptr && server_->Pump();
+  Expire();
+  const bool issued = scheduler_->Issue() > 0;
+  Reap();
+  return progressed > 0 || served || issued || endpoint_failures_ > 0;
+}
+
+bool UcxCore::Arm() {
+  // Any other answer than OK means that events came since the last progress, or that nothing would wake us.
+  return ucp_worker_arm(worker_.get()) == UCS_OK;
+}
+
+SteadyTime UcxCore::NextDeadline() const {
+  const SteadyTime next = scheduler_->NextDeadline();
+  return draining_ ? std::min(next, std::chrono::steady_clock::now() + kDrainStep) : next;
+}
+
+}  // namespace stem
