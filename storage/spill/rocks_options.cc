@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/filter_policy.h"
+#include "rocksdb/listener.h"
 #include "rocksdb/statistics.h"
 #include "rocksdb/table.h"
 
@@ -25,6 +26,16 @@ int OpenFilesMax() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 256;
   return static_cast<int>(std::clamp<uint64_t>(limit.rlim_cur / 2, 64, 65536));
 }
+
+// Leaves recovery from a full disk to the store, which knows when it next writes and what to take back. RocksDB's own
+// tries every few seconds, and is in the way of DB::Resume() meanwhile.
+class NoRecoveryOfItsOwn : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/, rocksdb::Status /*error*/,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
 
 rocksdb::ColumnFamilyOptions FamilyOptions(const std::shared_ptr<rocksdb::Cache>& cache) {
   rocksdb::BlockBasedTableOptions table;
@@ -68,6 +79,8 @@ rocksdb::DBOptions SpillDatabaseOptions(bool direct_io) {
   options.max_background_jobs = 2;  // RocksDB makes that one flush and one compaction
   options.max_open_files = OpenFilesMax();
   options.writable_file_max_buffer_size = 2 << 20;
+  options.listeners.push_back(std::make_shared<NoRecoveryOfItsOwn>());
+  options.max_bgerror_resume_count = 0;
   options.statistics = rocksdb::CreateDBStatistics();
   options.statistics->set_stats_level(rocksdb::StatsLevel::kExceptHistogramOrTimers);
   options.stats_dump_period_sec = 0;

@@ -159,7 +159,7 @@ absl::Status RocksSpillStore::Impl::RequireRoom(uint64_t bytes) const {
 
 absl::Status RocksSpillStore::Impl::Recover() {
   if (!failed_) return absl::OkStatus();
-  STEM_TRY(FromRocks(db_->Resume(), absl::StrCat("resume writing at ", directory_->path())));
+  if (const absl::Status resumed = FromRocks(db_->Resume(), "resume"); !resumed.ok()) return Failed(resumed);
   STEM_TRY(RemoveAll(undo_));
   undo_.clear();
   failed_ = false;
