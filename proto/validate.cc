@@ -89,6 +89,27 @@ absl::StatusOr<ChainCall> ValidateChain(absl::string_view keys, const google::pr
   return call;
 }
 
+// What a batch and a snapshot chunk have in common.
+template <typename Message>
+absl::StatusOr<ValidChanges> ValidateChanges(const Message& message) {
+  if (message.sequence() > kSequenceMax) {
+    return Bad("sequence", message.sequence(), absl::StrCat("it must be at most ", kSequenceMax));
+  }
+  ValidChanges valid;
+  for (const v1::InternedNamespace& each : message.namespaces()) {
+    if (each.number() == 0) return Bad("namespace number", 0, "numbers start at 1");
+    STEM_ASSIGN(const NamespaceFingerprint space, ValidateFingerprint(each.fingerprint()));
+    valid.namespaces.push_back({.number = each.number(), .space = space});
+  }
+  valid.runs.reserve(static_cast<size_t>(message.runs_size()));
+  for (const v1::ChangeRun& each : message.runs()) {
+    STEM_ASSIGN(ValidChangeRun run, ValidateChangeRun(each));
+    valid.changes += run.keys.size();
+    valid.runs.push_back(std::move(run));
+  }
+  return valid;
+}
+
 }  // namespace
 
 absl::StatusOr<NamespaceFingerprint> ValidateFingerprint(absl::string_view bytes) {
@@ -261,7 +282,13 @@ absl::StatusOr<MatchCall> ValidateMatch(const v1::MatchRequest& message) {
   return call;
 }
 
-absl::StatusOr<MatchCall> ValidateScore(const v1::ScoreRequest& message) { return ValidateLookup(message); }
+absl::StatusOr<MatchCall> ValidateScore(const v1::ScoreRequest& message) {
+  if (message.candidates_size() > kCandidatesMax) {
+    return Bad("the number of candidates", message.candidates_size(), absl::StrCat("it must be at most ", kCandidatesMax));
+  }
+  for (const std::string& candidate : message.candidates()) STEM_TRY(TextWithin("candidate", candidate, 1, 128));
+  return ValidateLookup(message);
+}
 
 absl::Status ValidateMatchReply(const v1::MatchReply& message, size_t blocks) {
   if (message.matched_blocks() > blocks) {
@@ -311,6 +338,21 @@ absl::StatusOr<ValidChangeRun> ValidateChangeRun(const v1::ChangeRun& message) {
   STEM_ASSIGN(run.parent, OptionalKey("parent", message.parent()));
   STEM_ASSIGN(run.keys, ValidateKeys(message.keys()));
   return run;
+}
+
+absl::Status ValidateHello(const v1::Hello& message) { return ValidateAddress(message.node()); }
+
+absl::StatusOr<ValidChanges> ValidateBatch(const v1::Batch& message) {
+  if (message.sequence() == 0) return Bad("sequence", 0, "changes are numbered from 1");
+  return ValidateChanges(message);
+}
+
+absl::StatusOr<ValidChanges> ValidateChunk(const v1::SnapshotChunk& message) {
+  STEM_ASSIGN(ValidChanges changes, ValidateChanges(message));
+  for (const ValidChangeRun& run : changes.runs) {
+    if (run.remove) return absl::InvalidArgumentError("a snapshot has a remove; it must list what the node holds, adds only");
+  }
+  return changes;
 }
 
 absl::StatusOr<LeaseCall> ValidateLease(const v1::LeaseRequest& message) {

@@ -27,6 +27,8 @@ inline constexpr uint32_t kBlockTokensMax = 65536;
 inline constexpr uint64_t kStagingAlignment = 64;         // of a payload in staging, bytes
 inline constexpr int kMessageBytesMax = 64 << 20;         // of one gRPC message, any service
 inline constexpr uint32_t kAttachProtocol = 1;
+inline constexpr uint64_t kSequenceMax = 1ULL << 62;      // of changes, so that sums cannot overflow
+inline constexpr int kCandidatesMax = 4096;               // nodes named in one Score
 
 absl::StatusOr<NamespaceFingerprint> ValidateFingerprint(absl::string_view bytes);
 
@@ -92,6 +94,22 @@ struct ValidChangeRun {
   std::vector<BlockKey> keys;
 };
 absl::StatusOr<ValidChangeRun> ValidateChangeRun(const v1::ChangeRun& message);
+
+absl::Status ValidateHello(const v1::Hello& message);
+
+struct InternedNamespace {
+  uint32_t number = 0;  // 1..
+  NamespaceFingerprint space;
+};
+// A batch or a snapshot chunk: the numbers it introduces, and changes in order.
+struct ValidChanges {
+  uint64_t changes = 0;  // keys in all runs
+  std::vector<InternedNamespace> namespaces;
+  std::vector<ValidChangeRun> runs;
+};
+absl::StatusOr<ValidChanges> ValidateBatch(const v1::Batch& message);
+// As a batch, but adds only.
+absl::StatusOr<ValidChanges> ValidateChunk(const v1::SnapshotChunk& message);
 
 struct LeaseCall {
   NamespaceFingerprint space;
