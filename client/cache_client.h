@@ -23,12 +23,6 @@
 
 namespace stem {
 
-// How a block is proved that another process may have written.
-enum class LocalProof {
-  kFull,    // header and digest, in the same pass as the copy
-  kHeader,  // header only: trusts the node's own proof while the pin holds; the digest is taken when the session is gone
-};
-
 struct AcquireOptions {
   std::vector<uint32_t> parts;  // ids, ascending; empty = every part of the namespace
   std::string request;          // the engine's request id, for logs; 0..128 bytes
@@ -39,11 +33,6 @@ struct ReserveOptions {
   std::optional<BlockKey> parent;  // chain key before the first; absent = the keys start their chain
   std::vector<uint32_t> parts;     // as in AcquireOptions
   std::string traceparent;
-};
-
-struct LoadResult {
-  uint32_t blocks_loaded = 0;  // leading run of the blocks asked for that is proved and complete in the caller's memory
-  absl::Status status;         // of the first block that is not; OK when all are
 };
 
 // Counts since Connect, over all sessions of the client.
@@ -58,9 +47,9 @@ struct ClientStats {
   uint64_t messages_refused = 0;  // of the node's, that validation refused
 };
 
-// Threads: any, all methods. Callbacks run on a thread of the client (the session's reader, or one of two executor
-// threads), must not block, must not call the synchronous forms and must not destroy the client; each runs exactly
-// once, never inside the call that was given it, and before the destructor returns.
+// Threads: any, all methods. Callbacks run on a thread of the client (the session's reader, one of two executor
+// threads, or the timer), must not block, must not call the synchronous forms and must not destroy the client. Each runs
+// exactly once, before the destructor returns; inside the call that was given it only when that call is refused at once.
 // Errors, of every call: DeadlineExceeded (its deadline), Unavailable (no node, at once; a gone node is asked for again at
 // most every 50 ms, growing to 2 s), ResourceExhausted (4096 calls, stems and reservations at a time), InvalidArgument
 // (names the value), Internal (the node sent nonsense), FailedPrecondition (the node refuses this namespace, or its

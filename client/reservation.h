@@ -35,7 +35,7 @@ class Reservation {
   std::span<const WantedPayload> wanted() const;
 
   // Positions that are not wanted: held by the node, being published by another session, refused (by the node, or
-  // because staging was full), and why. The four add up to all positions asked for.
+  // because staging was full), and why. With wanted(), they add up to what the node counted.
   uint32_t held() const;
   uint32_t being_published() const;
   uint32_t refused() const;

@@ -14,6 +14,17 @@ namespace stem {
 
 class StemState;
 
+// How a block is proved that another process may have written.
+enum class LocalProof {
+  kFull,    // header and digest, in the same pass as the copy
+  kHeader,  // header only: trusts the node's own proof while the pin holds; the digest is taken when the session is gone
+};
+
+struct LoadResult {
+  uint32_t blocks_loaded = 0;  // leading run of the blocks asked for that is proved and complete in the caller's memory
+  absl::Status status;         // of the first block that is not; OK when all are
+};
+
 // `count` consecutive blocks from block `first` of the chain that were missed for one cause.
 struct MissRun {
   uint32_t first = 0;
@@ -25,7 +36,8 @@ struct MissRun {
 
 // A pinned, leading run of blocks. Released when it is destroyed, once the loads and views that use it have ended.
 // A position is block * parts_asked() + index of the part in the request; with one part it is the block.
-// A promise can break (the peer that held a block died): matched_blocks() then shrinks, and misses() says why.
+// A promise can break (the peer that held a block died): matched_blocks() then shrinks, and misses() says why. When the
+// node itself dies, what had not landed loads as Unavailable.
 // Threads: any, except that moving, assigning and destroying it are the owner's. May outlive the client: its memory stays
 // mapped, and blocks that had landed can still be proved and read.
 class Stem {

@@ -1,0 +1,144 @@
+#include "client/load.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/checksum.h"
+#include "proto/check.h"
+
+namespace stem {
+
+Loader::Loader(std::shared_ptr<StemState> stem, uint32_t first_block,
+               std::span<const std::span<std::byte>> destinations, LocalProof proof)
+    : stem_(std::move(stem)), first_block_(first_block), destinations_(destinations), proof_(proof), status_(Check()) {}
+
+absl::Status Loader::Check() const {
+  const size_t parts = stem_->parts_asked();
+  if (destinations_.size() % parts != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("the number of destinations is ", destinations_.size(),
+                                                   "; it must be a multiple of the ", parts, " parts asked for"));
+  }
+  if (first_block_ + destinations_.size() / parts > stem_->chain_blocks()) {
+    return absl::OutOfRangeError(absl::StrCat("blocks ", first_block_, " to ", first_block_ + destinations_.size() / parts,
+                                              " were asked for; the chain has ", stem_->chain_blocks()));
+  }
+  for (size_t i = 0; i < destinations_.size(); ++i) {
+    const uint64_t bytes = stem_->payload_bytes(static_cast<uint32_t>(i));
+    if (destinations_[i].empty() || destinations_[i].size() == bytes) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("destination ", i, " has ", destinations_[i].size(), " bytes; its part has ", bytes));
+  }
+  return absl::OkStatus();
+}
+
+std::optional<uint32_t> Loader::Step(const Deadline& deadline) {
+  for (; status_.ok() && next_ < destinations_.size(); ++next_) {
+    if (destinations_[next_].empty()) continue;
+    if (deadline.passed()) {
+      Fail(absl::DeadlineExceededError(absl::StrCat("the deadline passed with ", destinations_.size() - next_, " of ",
+                                                    destinations_.size(), " payloads to load")));
+      break;
+    }
+    const uint32_t position = first_block_ * stem_->parts_asked() + static_cast<uint32_t>(next_);
+    const absl::StatusOr<std::optional<StemState::Place>> place = stem_->Look(position);
+    if (!place.ok()) {
+      Fail(place.status());
+      break;
+    }
+    if (!place->has_value()) return position;
+    if (absl::Status copied = Copy(position, **place, destinations_[next_]); !copied.ok()) {
+      Fail(std::move(copied));
+      break;
+    }
+  }
+  return std::nullopt;
+}
+
+absl::Status Loader::Copy(uint32_t position, const StemState::Place& place, std::span<std::byte> destination) {
+  const Expected expected = stem_->expected(position, place);
+  const SlotView<const std::byte> slot = stem_->slot(place);
+  absl::Status proved = absl::OkStatus();
+  bool by_header = proof_ == LocalProof::kHeader;
+  if (by_header) {
+    proved = CopyUnderHeader(slot, expected, destination);
+    // Without the session there is no pin, and only the digest can tell.
+    by_header = stem_->session_lives();
+  }
+  if (!by_header && proved.ok()) {
+    chunk_hashes_.resize(ChunkCount(expected.length));
+    proved = CopyProved(slot, expected, destination, chunk_hashes_);
+  }
+  if (!proved.ok()) {
+    stem_->MarkCorrupt(position);
+    return proved;
+  }
+  stem_->counters().payloads_loaded[place.source]++;
+  stem_->counters().bytes_loaded[place.source] += destination.size();
+  return absl::OkStatus();
+}
+
+LoadResult Loader::result() const {
+  return {.blocks_loaded = static_cast<uint32_t>(next_ / stem_->parts_asked()), .status = status_};
+}
+
+LoadResult LoadNow(Loader loader, const Deadline& deadline) {
+  while (const std::optional<uint32_t> position = loader.Step(deadline)) {
+    if (absl::Status waited = loader.stem().AwaitDecided(*position, deadline); !waited.ok()) {
+      loader.Fail(std::move(waited));
+      break;
+    }
+  }
+  return loader.result();
+}
+
+LoadTask::LoadTask(Loader loader, const Deadline& deadline, Executor& executor, Timers& timers,
+                   std::function<void(LoadResult)> done)
+    : loader_(std::move(loader)), deadline_(deadline), executor_(executor), timers_(timers), done_(std::move(done)) {}
+
+bool LoadTask::Start() {
+  MutexLock lock(mutex_);
+  phase_ = Phase::kRunning;
+  if (!executor_.Post([self = shared_from_this()] { self->Run(); })) return false;
+  timer_ = timers_.At(deadline_, [self = shared_from_this()] { self->Wake(); });
+  return true;
+}
+
+void LoadTask::Wake() {
+  MutexLock lock(mutex_);
+  if (phase_ == Phase::kRunning) phase_ = Phase::kRunAgain;
+  if (phase_ != Phase::kIdle) return;
+  phase_ = Phase::kRunning;
+  // Loads are fewer than the executor's places, and it stops only after every load has ended.
+  STEM_CHECK(executor_.Post([self = shared_from_this()] { self->Run(); }));
+}
+
+void LoadTask::Run() {
+  while (true) {
+    const bool ended = StepOnce();
+    MutexLock lock(mutex_);
+    if (ended) {
+      phase_ = Phase::kDone;
+      if (timer_.has_value()) timers_.Cancel(*timer_);
+      break;
+    }
+    if (phase_ == Phase::kRunning) {
+      phase_ = Phase::kIdle;
+      return;
+    }
+    phase_ = Phase::kRunning;
+  }
+  done_(loader_.result());
+}
+
+bool LoadTask::StepOnce() {
+  while (const std::optional<uint32_t> position = loader_.Step(deadline_)) {
+    // Weak, as the stem may outlive the load that its deadline ended, and the load keeps the stem.
+    const auto wake = [weak = weak_from_this()] {
+      if (const std::shared_ptr<LoadTask> self = weak.lock()) self->Wake();
+    };
+    if (loader_.stem().WakeWhenDecided(*position, wake)) return false;
+  }
+  return true;
+}
+
+}  // namespace stem

@@ -1,0 +1,45 @@
+#include "client/proof.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/checksum.h"
+
+namespace stem {
+namespace {
+
+absl::Status Differs(absl::string_view field, const auto& found, const auto& expected) {
+  return absl::DataLossError(absl::StrCat("proof failed: the slot's ", field, " is ", found, ", expected ", expected));
+}
+
+}  // namespace
+
+absl::Status CheckHeader(const SlotHeader& header, const Expected& expected) {
+  if (header.magic != kSlotMagic) return Differs("magic", header.magic, kSlotMagic);
+  if (header.version != kSlotVersion) return Differs("format version", header.version, kSlotVersion);
+  if (header.name.space != expected.name.space) {
+    return Differs("namespace", header.name.space.ToHex(), expected.name.space.ToHex());
+  }
+  if (header.name.key != expected.name.key) return Differs("key", header.name.key.ToHex(), expected.name.key.ToHex());
+  if (header.generation != expected.generation) return Differs("generation", header.generation, expected.generation);
+  if (header.length != expected.length) return Differs("length", header.length, expected.length);
+  return absl::OkStatus();
+}
+
+absl::Status CopyProved(const SlotView<const std::byte>& slot, const Expected& expected,
+                        std::span<std::byte> destination, std::span<uint64_t> chunk_hashes) {
+  const SlotHeader header = slot.header();
+  STEM_TRY(CheckHeader(header, expected));
+  const uint64_t digest = CopyAndDigest(destination, slot.payload(expected.length), expected.name, chunk_hashes);
+  if (digest != header.digest) return Differs("digest", header.digest, digest);
+  return absl::OkStatus();
+}
+
+absl::Status CopyUnderHeader(const SlotView<const std::byte>& slot, const Expected& expected,
+                             std::span<std::byte> destination) {
+  STEM_TRY(CheckHeader(slot.header(), expected));
+  std::memcpy(destination.data(), slot.payload(expected.length).data(), destination.size());
+  return CheckHeader(slot.header(), expected);
+}
+
+}  // namespace stem

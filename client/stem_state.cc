@@ -1,0 +1,218 @@
+#include "client/stem_state.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/session.h"
+#include "proto/check.h"
+
+namespace stem {
+namespace {
+
+std::vector<MissRun> MissRuns(const google::protobuf::RepeatedPtrField<v1::Miss>& misses) {
+  std::vector<MissRun> runs;
+  runs.reserve(static_cast<size_t>(misses.size()));
+  for (const v1::Miss& miss : misses) runs.push_back({.first = miss.first(), .count = miss.count(), .cause = miss.cause()});
+  return runs;
+}
+
+}  // namespace
+
+StemState::StemState(Origin origin) : origin_(std::move(origin)) {}
+
+StemState::~StemState() {
+  const std::shared_ptr<Session> session = origin_.session.lock();
+  if (session == nullptr) return;
+  std::vector<uint32_t> corrupt;
+  {
+    MutexLock lock(mutex_);
+    corrupt.assign(corrupt_.begin(), corrupt_.end());
+  }
+  session->Release(origin_.acquire_id, corrupt);
+}
+
+absl::Status StemState::OnAcquired(const v1::Acquired& message) {
+  STEM_TRY(ValidateAcquired(message, chain_blocks(), parts_asked(), origin_.memory->arenas()));
+  MutexLock lock(mutex_);
+  matched_ = message.matched_blocks();
+  places_.resize(size_t{matched_} * parts_asked());
+  misses_ = MissRuns(message.misses());
+  truth_ = message.truth();
+  return Settle(message.ready());
+}
+
+absl::Status StemState::OnLanded(const v1::Landed& message) {
+  std::vector<std::function<void()>> wakes;
+  {
+    MutexLock lock(mutex_);
+    for (const v1::SlotRun& run : message.ready()) {
+      STEM_TRY(ValidateSlotRun(run, places_.size(), origin_.memory->arenas()));
+    }
+    STEM_TRY(Settle(message.ready()));
+    wakes.swap(wakes_);
+    changed_.NotifyAll();
+  }
+  for (const auto& wake : wakes) wake();
+  return absl::OkStatus();
+}
+
+absl::Status StemState::OnLost(const v1::Lost& message) {
+  std::vector<std::function<void()>> wakes;
+  {
+    MutexLock lock(mutex_);
+    STEM_TRY(ValidateLost(message, matched_));
+    if (message.matched_blocks() < matched_) origin_.counters->stems_broken++;
+    matched_ = message.matched_blocks();
+    std::vector<MissRun> lost = MissRuns(message.misses());
+    misses_.insert(misses_.begin(), lost.begin(), lost.end());
+    wakes.swap(wakes_);
+    changed_.NotifyAll();
+  }
+  for (const auto& wake : wakes) wake();
+  return absl::OkStatus();
+}
+
+void StemState::OnGone(const absl::Status& why) {
+  std::vector<std::function<void()>> wakes;
+  {
+    MutexLock lock(mutex_);
+    gone_ = why;
+    wakes.swap(wakes_);
+    changed_.NotifyAll();
+  }
+  for (const auto& wake : wakes) wake();
+}
+
+absl::Status StemState::Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs) {
+  for (const v1::SlotRun& run : runs) {
+    if (run.source() < v1::SOURCE_LOCAL_DRAM || run.source() > v1::SOURCE_REMOTE_SSD) {
+      return absl::InvalidArgumentError(absl::StrCat("source is ", static_cast<int>(run.source()), "; it must be 1 to 4"));
+    }
+    const uint32_t arena_index = origin_.memory->ArenaIndex(run.arena());
+    for (int i = 0; i < run.slots_size(); ++i) {
+      Place& place = places_[run.first() + static_cast<uint32_t>(i)];
+      if (place.source != v1::SOURCE_UNSPECIFIED) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("position is ", run.first() + static_cast<uint32_t>(i), "; it has landed before"));
+      }
+      place = {.arena_index = arena_index, .slot = run.slots(i), .generation = run.generations(i), .source = run.source()};
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<StemState::Place>> StemState::Look(uint32_t position) const {
+  MutexLock lock(mutex_);
+  return LookLocked(position);
+}
+
+absl::StatusOr<std::optional<StemState::Place>> StemState::LookLocked(uint32_t position) const {
+  const uint32_t block = position / parts_asked();
+  if (block >= matched_) return LostStatus(block);
+  const Place& place = places_[position];
+  if (place.source != v1::SOURCE_UNSPECIFIED) return place;
+  if (!gone_.ok()) return gone_;
+  return std::optional<Place>();
+}
+
+absl::Status StemState::LostStatus(uint32_t block) const {
+  if (size_t{block} * parts_asked() >= places_.size()) {
+    return absl::OutOfRangeError(
+        absl::StrCat("block ", block, " was not matched; the stem has ", matched_, " of ", chain_blocks(), " blocks"));
+  }
+  for (const MissRun& run : misses_) {
+    if (block < run.first || block - run.first >= run.count) continue;
+    const std::string why =
+        absl::StrCat("block ", block, " was promised and is lost: ", v1::MissCause_Name(run.cause));
+    if (run.cause == v1::MISS_CAUSE_DEADLINE) return absl::DeadlineExceededError(why);
+    if (run.cause == v1::MISS_CAUSE_INTEGRITY) return absl::DataLossError(why);
+    return absl::UnavailableError(why);
+  }
+  STEM_CHECK(false && "misses cover every block beyond the match");
+  return absl::OkStatus();
+}
+
+absl::Status StemState::AwaitDecided(uint32_t position, const Deadline& deadline) {
+  MutexLock lock(mutex_);
+  while (true) {
+    const absl::StatusOr<std::optional<Place>> place = LookLocked(position);
+    if (!place.ok() || place->has_value()) return absl::OkStatus();
+    const absl::Duration left = deadline.left();
+    if (left <= absl::ZeroDuration()) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("block ", position / parts_asked(), " did not land before the deadline"));
+    }
+    changed_.WaitFor(mutex_, left);
+  }
+}
+
+bool StemState::WakeWhenDecided(uint32_t position, std::function<void()> wake) {
+  MutexLock lock(mutex_);
+  const absl::StatusOr<std::optional<Place>> place = LookLocked(position);
+  if (!place.ok() || place->has_value()) return false;
+  wakes_.push_back(std::move(wake));
+  return true;
+}
+
+Expected StemState::expected(uint32_t position, const Place& place) const {
+  const uint32_t part = origin_.parts[position % parts_asked()];
+  return {.name = {.space = origin_.memory->space(), .key = PartKey(origin_.keys[position / parts_asked()], part)},
+          .generation = place.generation,
+          .length = payload_bytes(position)};
+}
+
+uint64_t StemState::payload_bytes(uint32_t position) const {
+  return origin_.memory->spec().part(origin_.parts[position % parts_asked()])->block_bytes;
+}
+
+void StemState::MarkCorrupt(uint32_t position) {
+  origin_.counters->proofs_failed++;
+  MutexLock lock(mutex_);
+  corrupt_.insert(position);
+}
+
+bool StemState::session_lives() const {
+  const std::shared_ptr<Session> session = origin_.session.lock();
+  return session != nullptr && session->lives();
+}
+
+uint32_t StemState::matched_blocks() const {
+  MutexLock lock(mutex_);
+  return matched_;
+}
+
+uint32_t StemState::landed_blocks() const {
+  MutexLock lock(mutex_);
+  uint32_t landed = 0;
+  while (landed < matched_) {
+    const auto first = places_.begin() + size_t{landed} * parts_asked();
+    const bool whole = std::all_of(first, first + parts_asked(),
+                                   [](const Place& place) { return place.source != v1::SOURCE_UNSPECIFIED; });
+    if (!whole) break;
+    ++landed;
+  }
+  return landed;
+}
+
+v1::Source StemState::source(uint32_t block) const {
+  MutexLock lock(mutex_);
+  v1::Source slowest = v1::SOURCE_UNSPECIFIED;
+  for (size_t position = size_t{block} * parts_asked(); position < (size_t{block} + 1) * parts_asked(); ++position) {
+    if (position >= places_.size()) return v1::SOURCE_UNSPECIFIED;
+    slowest = std::max(slowest, places_[position].source);
+  }
+  return slowest;
+}
+
+std::vector<MissRun> StemState::misses() const {
+  MutexLock lock(mutex_);
+  return misses_;
+}
+
+v1::Truth StemState::truth() const {
+  MutexLock lock(mutex_);
+  return truth_;
+}
+
+}  // namespace stem

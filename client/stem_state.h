@@ -1,0 +1,103 @@
+// What one Acquire is: which slots it pins, what is still to land, what was lost. Its destruction is the Release.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "client/counters.h"
+#include "client/deadline.h"
+#include "client/proof.h"
+#include "client/session_memory.h"
+#include "client/stem.h"
+#include "proto/block_key.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+
+namespace stem {
+
+class Session;
+
+// Threads: any. Its session's reader brings the messages.
+class StemState {
+ public:
+  // What was asked, and of whom.
+  struct Origin {
+    std::weak_ptr<Session> session;
+    std::shared_ptr<SessionMemory> memory;
+    std::shared_ptr<Counters> counters;
+    uint64_t acquire_id = 0;
+    std::vector<BlockKey> keys;
+    std::vector<uint32_t> parts;  // ids, known to the namespace
+  };
+
+  // Where a position landed.
+  struct Place {
+    uint32_t arena_index = 0;
+    uint32_t slot = 0;
+    uint64_t generation = 0;
+    v1::Source source = v1::SOURCE_UNSPECIFIED;  // UNSPECIFIED = has not landed
+  };
+
+  explicit StemState(Origin origin);
+  ~StemState();
+  StemState(const StemState&) = delete;
+  StemState& operator=(const StemState&) = delete;
+
+  // The node's answer, once and first. Errors, here and below: InvalidArgument (validation refuses the message).
+  absl::Status OnAcquired(const v1::Acquired& message);
+  absl::Status OnLanded(const v1::Landed& message);
+  absl::Status OnLost(const v1::Lost& message);
+  // Nothing more will land, because of `why`.
+  void OnGone(const absl::Status& why);
+
+  // The place of a position, or nothing while it may still land. Errors: OutOfRange (beyond the match); lost, by cause:
+  // DeadlineExceeded, DataLoss, Unavailable.
+  absl::StatusOr<std::optional<Place>> Look(uint32_t position) const;
+  // Waits until Look() says more than nothing. Errors: DeadlineExceeded.
+  absl::Status AwaitDecided(uint32_t position, const Deadline& deadline);
+  // Runs `wake` once something changed, on the session's reader; false, and never, when the position is decided.
+  bool WakeWhenDecided(uint32_t position, std::function<void()> wake);
+
+  // What the slot of `position` must hold, and the slot.
+  Expected expected(uint32_t position, const Place& place) const;
+  SlotView<const std::byte> slot(const Place& place) const { return origin_.memory->slot(place.arena_index, place.slot); }
+  uint64_t payload_bytes(uint32_t position) const;
+
+  // A position failed the proof: told to the node on release.
+  void MarkCorrupt(uint32_t position);
+  // False once its session ended: its pins may be gone.
+  bool session_lives() const;
+
+  uint32_t chain_blocks() const { return static_cast<uint32_t>(origin_.keys.size()); }
+  uint32_t parts_asked() const { return static_cast<uint32_t>(origin_.parts.size()); }
+  Counters& counters() const { return *origin_.counters; }
+  uint32_t matched_blocks() const;
+  uint32_t landed_blocks() const;
+  v1::Source source(uint32_t block) const;
+  std::vector<MissRun> misses() const;
+  v1::Truth truth() const;
+
+ private:
+  absl::Status Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::optional<Place>> LookLocked(uint32_t position) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status LostStatus(uint32_t block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Origin origin_;
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<Place> places_ ABSL_GUARDED_BY(mutex_);  // by position; as many as were promised at first
+  uint32_t matched_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<MissRun> misses_ ABSL_GUARDED_BY(mutex_);
+  v1::Truth truth_ ABSL_GUARDED_BY(mutex_);
+  std::set<uint32_t> corrupt_ ABSL_GUARDED_BY(mutex_);
+  absl::Status gone_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::function<void()>> wakes_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace stem
