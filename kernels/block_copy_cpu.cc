@@ -180,8 +180,9 @@ absl::Status Gather(const BlockShape& shape, const PagedCache& cache, std::span<
 
 absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages,
                      std::span<const std::byte> block) {
-  STEM_ASSIGN(const CopyPlan plan, block_copy_internal::PlanCopy(shape, cache, pages, block_copy_internal::Writable(block),
-                                                                 CopyDirection::kScatter));
+  STEM_ASSIGN(const CopyPlan plan,
+              block_copy_internal::PlanCopy(shape, cache, pages, block_copy_internal::Writable(block),
+                                            CopyDirection::kScatter));
   RunOnHost(plan);
   return absl::OkStatus();
 }

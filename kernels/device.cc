@@ -63,7 +63,8 @@ absl::StatusOr<CudaBuffer<kKind>> CudaBuffer<kKind>::Allocate(size_t size_bytes)
   void* data = nullptr;
   const bool pinned = kKind == MemoryKind::kPinned;
   const cudaError_t error = pinned ? cudaMallocHost(&data, size_bytes) : cudaMalloc(&data, size_bytes);
-  STEM_TRY(FromCuda(error, absl::StrCat("allocating ", size_bytes, " bytes of ", pinned ? "pinned" : "GPU", " memory")));
+  const char* const kind = pinned ? "pinned" : "GPU";
+  STEM_TRY(FromCuda(error, absl::StrCat("allocating ", size_bytes, " bytes of ", kind, " memory")));
   return CudaBuffer(static_cast<std::byte*>(data), size_bytes);
 }
 

@@ -2,7 +2,7 @@
 # Builds the CUDA kernels with their CPU twins and compares the two on this machine's GPU.
 #   tests/gpu/run.sh [--build-only] [--dir D]      needs nvcc (PATH, $CUDACXX or /usr/local/cuda) and a C++ compiler
 # Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "device", "cases", "failures"}.
-# Exit: 0 all ran and is equal, or all was built and --build-only was given; 2 usage; 1 otherwise, so also without a GPU.
+# Exit: 0 all ran and is equal, or all was built and --build-only was given; 2 usage; 1 otherwise, also without a GPU.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$root/build/gpu

@@ -108,11 +108,11 @@ TEST(BlockCopyTest, ScatterIsTheInverseAndLeavesAllOtherBytesAlone) {
     std::vector<std::byte> block(shape.block_bytes());
     std::mt19937 random(static_cast<uint32_t>(i));
     for (std::byte& byte : block) byte = static_cast<std::byte>(random());
-    auto expected = cache.planes;
+    const auto expected = cache.planes;
     ASSERT_TRUE(Scatter(shape, cache.cache, pages, block).ok());
     const auto written = cache.planes;
     // Replay the reference on the bytes from before, then compare the whole cache.
-    for (size_t p = 0; p < expected.size(); ++p) std::copy(expected[p].begin(), expected[p].end(), cache.planes[p].begin());
+    for (size_t p = 0; p < expected.size(); ++p) std::ranges::copy(expected[p], cache.planes[p].begin());
     ForEachByte(shape, cache.cache, pages, [&](std::byte& byte, size_t at) { byte = block[at]; });
     EXPECT_TRUE(written == cache.planes);
     std::vector<std::byte> again(block.size());
