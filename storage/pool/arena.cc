@@ -6,13 +6,45 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace stem {
+namespace {
+
+// The number that a kernel file holds, alone ("max" = none) or, with `field`, after that word at the start of a line.
+std::optional<uint64_t> ReadNumber(const char* path, const std::string& field = "") {
+  std::ifstream in(path);
+  std::string word;
+  if (field.empty()) {
+    uint64_t number = 0;
+    return in >> number ? std::optional(number) : std::nullopt;
+  }
+  while (in >> word) {
+    uint64_t number = 0;
+    if (word == field && in >> number) return number;
+  }
+  return std::nullopt;
+}
+
+// What may still be allocated before the kernel would end a process for it, by machine and by container.
+uint64_t MemoryAvailable() {
+  constexpr uint64_t kKiB = 1024;
+  uint64_t available = UINT64_MAX;
+  if (const auto kib = ReadNumber("/proc/meminfo", "MemAvailable:")) available = *kib * kKiB;
+  const auto limit = ReadNumber("/sys/fs/cgroup/memory.max");
+  const auto used = ReadNumber("/sys/fs/cgroup/memory.current");
+  if (limit.has_value() && used.has_value()) available = std::min(available, *limit - std::min(*limit, *used));
+  return available;
+}
+
+}  // namespace
 
 UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
   if (this != &other) {
@@ -69,13 +101,14 @@ absl::StatusOr<Arena> Arena::Create(const std::string& name, uint64_t bytes, Sha
   if (!arena.fd_.valid()) {
     return absl::ResourceExhaustedError(absl::StrCat("cannot create memory file ", name, ": ", strerror(errno)));
   }
-  if (fallocate(arena.fd(), 0, 0, static_cast<off_t>(bytes)) != 0) {
-    const int cause = errno;
-    const uint64_t available =
-        static_cast<uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", bytes, " bytes for ", name, ": ",
-                                                     strerror(cause), "; this machine has ", available,
-                                                     " bytes free; lower dram or staging, or raise the memory limit"));
+  // Asked first: for memory that is not there, the kernel ends processes instead of refusing.
+  const uint64_t available = MemoryAvailable();
+  int cause = bytes > available ? ENOMEM : 0;
+  if (cause == 0 && fallocate(arena.fd(), 0, 0, static_cast<off_t>(bytes)) != 0) cause = errno;
+  if (cause != 0) {
+    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", bytes, " bytes for ", name, ": ", strerror(cause),
+                                                     "; ", available,
+                                                     " bytes are available here; lower dram or staging, or raise the memory limit"));
   }
   if (fcntl(arena.fd(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
     return absl::InternalError(absl::StrCat("cannot seal ", name, ": ", strerror(errno)));

@@ -1,0 +1,126 @@
+#include "services/node/config.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "services/runtime/config.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kDramBytesMin = 1ULL << 20;
+constexpr uint64_t kTierBytesMax = 1ULL << 46;
+
+std::string HostName() {
+  char name[256] = {};
+  if (gethostname(name, sizeof(name) - 1) != 0) return "node";
+  return name;
+}
+
+absl::Status CheckHostPort(absl::string_view text) { return ParseHostPort(text).status(); }
+
+}  // namespace
+
+void AddOptions(CLI::App& app, NodeConfig& config) {
+  config.name = HostName();
+  app.add_option("--name", config.name, "Name of this node, unique in the cluster")->capture_default_str();
+  app.add_option("--socket", config.socket, "Unix socket for clients; their attach socket is this path with .attach")
+      ->capture_default_str();
+  AddCheckedOption(app, "--listen", config.listen, CheckHostPort, "Address for other nodes, host:port; port 0 = any");
+  AddCheckedOption(app, "--http", config.http, CheckHostPort, "Address for /metrics and /healthz, host:port; port 0 = any");
+  app.add_option("--directory", config.directories, "Directories to announce to and ask, host:port, nearest first")
+      ->delimiter(',');
+  app.add_option("--secret-file", config.secret_file, "File with the cluster's secret, at least 32 bytes")
+      ->capture_default_str();
+  AddBytesOption(app, "--dram", config.dram_bytes, {kDramBytesMin, kTierBytesMax},
+                 "Memory for blocks, allocated at start; of group 'default' (this process's user)");
+  app.add_option("--group", config.groups,
+                 "Trust group whose processes share memory, NAME=UID[+UID...]@BYTES; replaces --dram")
+      ->delimiter(',');
+  AddBytesOption(app, "--staging", config.staging_bytes, {0, kTierBytesMax}, "Memory for publishing, all clients together");
+  AddBytesOption(app, "--ssd", config.ssd_bytes, {0, kTierBytesMax}, "Disk for cold blocks; 0 = no SSD tier");
+  app.add_option("--ssd-dir", config.ssd_dir, "Directory of the SSD tier")->capture_default_str();
+  AddDurationOption(app, "--lease", config.lease, {absl::Milliseconds(100), absl::Minutes(5)},
+                    "How long a peer may read leased blocks");
+  AddDurationOption(app, "--reservation", config.reservation_max, {absl::Milliseconds(100), absl::Minutes(10)},
+                    "How long a client may take from Reserve to Commit");
+  AddDurationOption(app, "--heartbeat", config.heartbeat, {absl::Milliseconds(5), absl::Seconds(10)},
+                    "Longest silence towards a directory; at most half of the directories' --heartbeat-ms");
+  app.add_option("--fetch-threads", config.fetch_threads, "Acquires that wait for disk or peers at a time")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--copy-threads", config.copy_threads, "Commits that are copied at a time")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--ucx-tls", config.ucx_tls, "UCX transports; empty: RDMA where there is any, else tcp");
+  app.add_option("--ready-file", config.ready_file, "Written, as JSON, once clients and peers may connect");
+  AddCheckedOption(app, "--log-format", config.log_format,
+                   [](absl::string_view text) { return ParseLogFormat(text).status(); }, "text or json");
+  AddCheckedOption(app, "--log-level", config.log_level,
+                   [](absl::string_view text) { return ParseLogLevel(text).status(); }, "debug, info, warn or error");
+  app.add_flag("--insecure-allow-remote", config.insecure_allow_remote,
+               "Let TCP listeners bind other addresses than loopback; nothing encrypts them");
+}
+
+absl::StatusOr<TrustGroup> ParseTrustGroup(absl::string_view text) {
+  const auto bad = [&](absl::string_view why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--group: '", text, "' ", why, "; use NAME=UID[+UID...]@BYTES, e.g. chat=1000+1001@4GiB"));
+  };
+  const std::vector<std::string> name_rest = absl::StrSplit(text, absl::MaxSplits('=', 1));
+  if (name_rest.size() != 2 || name_rest[0].empty()) return bad("has no name");
+  const std::vector<std::string> uids_bytes = absl::StrSplit(name_rest[1], absl::MaxSplits('@', 1));
+  if (uids_bytes.size() != 2) return bad("has no size");
+  TrustGroup group{.name = name_rest[0]};
+  for (absl::string_view uid_text : absl::StrSplit(uids_bytes[0], '+')) {
+    uint32_t uid = 0;
+    if (!absl::SimpleAtoi(uid_text, &uid)) return bad(absl::StrCat("has '", uid_text, "' where a user id belongs"));
+    group.uids.push_back(uid);
+  }
+  const absl::StatusOr<uint64_t> bytes = ParseBytes(uids_bytes[1]);
+  if (!bytes.ok() || *bytes < kDramBytesMin) {
+    return bad(absl::StrCat("has '", uids_bytes[1], "' where a size of at least 1MiB belongs"));
+  }
+  group.dram_bytes = *bytes;
+  return group;
+}
+
+absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config) {
+  if (config.groups.empty()) {
+    return std::vector<TrustGroup>{{.name = "default", .uids = {geteuid()}, .dram_bytes = config.dram_bytes}};
+  }
+  std::vector<TrustGroup> groups;
+  for (const std::string& text : config.groups) {
+    STEM_ASSIGN(TrustGroup group, ParseTrustGroup(text));
+    for (const TrustGroup& other : groups) {
+      if (other.name == group.name) {
+        return absl::InvalidArgumentError(absl::StrCat("--group: '", group.name, "' is named twice; name each group once"));
+      }
+      for (uid_t uid : group.uids) {
+        if (std::find(other.uids.begin(), other.uids.end(), uid) == other.uids.end()) continue;
+        return absl::InvalidArgumentError(absl::StrCat("--group: user ", uid, " is in groups '", other.name, "' and '",
+                                                       group.name, "'; a user belongs to one group"));
+      }
+    }
+    groups.push_back(std::move(group));
+  }
+  return groups;
+}
+
+absl::Status CheckConfig(const NodeConfig& config) {
+  if (config.name.empty() || config.name.size() > 128) {
+    return absl::InvalidArgumentError(absl::StrCat("--name: '", config.name, "' must have 1 to 128 bytes"));
+  }
+  for (const std::string& directory : config.directories) {
+    if (const absl::StatusOr<HostPort> address = ParseHostPort(directory); !address.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("--directory: ", address.status().message()));
+    }
+  }
+  return TrustGroupsOf(config).status();
+}
+
+}  // namespace stem

@@ -1,0 +1,53 @@
+// What a node is told at start: flags or the same names in a config file. Checked before anything is opened.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/time/time.h"
+#include "proto/status.h"
+#include "services/node/space_table.h"
+#include "services/runtime/listen.h"
+#include "services/runtime/log.h"
+
+namespace stem {
+
+struct NodeConfig {
+  std::string name;                        // unique in the cluster; default: this host's name
+  std::string socket = "/run/stemcache/node.sock";  // clients' gRPC; the attach socket is this with ".attach"
+  std::string listen = "127.0.0.1:7410";   // other nodes' gRPC
+  std::string http = "127.0.0.1:7411";     // metrics and health
+  std::vector<std::string> directories;    // host:port each; none = only this node's own blocks
+  std::string secret_file = "/etc/stemcache/secret";
+  uint64_t dram_bytes = 1ULL << 30;        // of the default group, unless groups are named
+  std::vector<std::string> groups;         // NAME=UID[+UID...]@BYTES each; empty: "default" of this process's user
+  uint64_t staging_bytes = 1ULL << 30;     // for all clients together
+  uint64_t ssd_bytes = 0;                  // 0 = no SSD tier
+  std::string ssd_dir = "/var/lib/stemcache";
+  absl::Duration lease = absl::Seconds(10);           // a peer may read for so long
+  absl::Duration reservation_max = absl::Seconds(30);  // from Reserve to Commit
+  absl::Duration heartbeat = absl::Milliseconds(50);   // half of what directories expect
+  uint32_t fetch_threads = 4;
+  uint32_t copy_threads = 2;
+  std::string ucx_tls;                     // UCX_TLS expression; empty: RDMA where there is any, else TCP
+  std::string ready_file;
+  std::string log_format = "text";
+  std::string log_level = "info";
+  bool insecure_allow_remote = false;
+};
+
+// Declares every option on `app`; `config` holds the defaults and gets the values.
+void AddOptions(CLI::App& app, NodeConfig& config);
+
+// "NAME=UID[+UID...]@BYTES". Errors: InvalidArgument.
+absl::StatusOr<TrustGroup> ParseTrustGroup(absl::string_view text);
+
+// The groups that the config means.
+absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config);
+
+// What can be checked without opening anything. Errors: InvalidArgument naming the flag.
+absl::Status CheckConfig(const NodeConfig& config);
+
+}  // namespace stem

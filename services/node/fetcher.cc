@@ -1,0 +1,501 @@
+#include "services/node/fetcher.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/checksum.h"
+#include "services/node/slot_runs.h"
+
+namespace stem {
+namespace {
+
+constexpr int kLandedSlotsPerMessage = 16;
+
+// A leased run while its bytes are on their way. Shared by the fetch and the transport's callbacks: the fillings of reads
+// that failed stay out of use until the transport says that nothing writes them any more (law 6).
+struct RemoteRun {
+  PeerLease lease;
+  std::vector<Filling> fillings;    // by op; moved out once landed
+  std::vector<size_t> leased;       // by op: index into the lease's slots
+  Mutex mutex;
+  CondVar landed;
+  std::vector<std::optional<absl::Status>> results ABSL_GUARDED_BY(mutex);  // by op
+
+  void Finish(size_t op, absl::Status status) {
+    MutexLock lock(mutex);
+    results[op] = std::move(status);
+    landed.NotifyAll();
+  }
+  bool Finished(size_t op) {
+    MutexLock lock(mutex);
+    return results[op].has_value();
+  }
+  absl::Status WaitFor(size_t op, absl::Time deadline) {
+    MutexLock lock(mutex);
+    while (!results[op].has_value()) {
+      const absl::Duration left = deadline - absl::Now();
+      if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the block did not arrive in time");
+      landed.WaitFor(mutex, left);
+    }
+    return *results[op];
+  }
+};
+
+v1::MissCause CauseOf(const absl::Status& status, absl::Time deadline) {
+  switch (status.code()) {
+    case absl::StatusCode::kDataLoss: return v1::MISS_CAUSE_INTEGRITY;
+    case absl::StatusCode::kResourceExhausted: return v1::MISS_CAUSE_REFUSED;
+    case absl::StatusCode::kDeadlineExceeded:
+      return absl::Now() >= deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_NODE_LOST;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted: return v1::MISS_CAUSE_NODE_LOST;
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition: return v1::MISS_CAUSE_EVICTED;  // it left between name and bytes
+    default: return v1::MISS_CAUSE_UNKNOWN;
+  }
+}
+
+}  // namespace
+
+// One Acquire. Runs on one thread at a time. A position is a block's part: block * parts + index of the part.
+class Fetcher::Fetch {
+ public:
+  Fetch(const Parts& parts, std::shared_ptr<Session> session, AcquireCall call, std::shared_ptr<AcquirePins> pins)
+      : parts_(parts),
+        session_(std::move(session)),
+        call_(std::move(call)),
+        pins_(std::move(pins)),
+        pool_(session_->space().pool()),
+        parts_asked_(call_.chain.parts.size()),
+        started_(absl::Now()) {
+    names_.reserve(call_.chain.keys.size() * parts_asked_);
+    for (const BlockKey& key : call_.chain.keys) {
+      for (uint32_t part : call_.chain.parts) names_.push_back({session_->space().fingerprint, PartKey(key, part)});
+    }
+  }
+
+  // Pins the leading positions that are Ready here. True when that is all of them.
+  bool PinReady();
+  // Plans, answers, brings. Call once.
+  void Run();
+  // Answers with what PinReady found.
+  void AnswerPinned(v1::MissCause cause_of_the_rest);
+
+ private:
+  struct Step {  // how a planned position comes; an empty step is pinned already
+    Filling from_ssd;
+    std::shared_ptr<RemoteRun> run;
+    size_t op = 0;
+    bool wait = false;  // another fetch brings it
+  };
+
+  void PlanLocal();
+  void PlanRemote();
+  bool PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block);
+  // Plans the next position as brought by `run`, which leased it as its slot `leased`. False: it cannot be.
+  bool PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause);
+  void PlanMisses(const v1::MatchReply* reply, size_t first_block);
+  void Answer();
+  void StartReads();
+  void StartRead(const std::shared_ptr<RemoteRun>& run);
+  void Bring();
+  absl::StatusOr<BlockPin> BringOne(size_t position, v1::Source* source);
+  absl::StatusOr<BlockPin> Prove(RemoteRun& run, size_t op, const BlockName& name);
+  std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t position);
+  bool Land(size_t position, BlockPin pin, v1::Source source);
+  void FlushLanded();
+  void Lose(size_t position, const absl::Status& why);
+  void Finish();
+
+  std::optional<BlockKey> ParentOf(size_t position) const {
+    if (position < parts_asked_) return std::nullopt;
+    return names_[position - parts_asked_].key;
+  }
+  size_t blocks() const { return call_.chain.keys.size(); }
+
+  const Parts& parts_;
+  const std::shared_ptr<Session> session_;
+  const AcquireCall call_;
+  const std::shared_ptr<AcquirePins> pins_;
+  BlockPool& pool_;
+  const size_t parts_asked_;
+  const absl::Time started_;
+  std::vector<BlockName> names_;  // by position
+  size_t pinned_ = 0;             // leading positions pinned by PinReady
+  std::vector<Step> steps_;       // planned positions, from pinned_ on
+  std::vector<std::shared_ptr<RemoteRun>> runs_;
+  std::vector<std::vector<BlockKey>> corrupt_;  // by run
+  v1::Acquired acquired_;
+  v1::Landed landed_;
+  uint32_t matched_ = 0;
+  std::optional<v1::MissCause> stopped_;  // why planning stopped before the directory's misses begin
+};
+
+Fetcher::Fetcher(Parts parts, size_t threads, size_t queue_depth_max) : parts_(parts), queue_(threads, queue_depth_max) {}
+
+void Fetcher::Start(std::shared_ptr<Session> session, AcquireCall call) {
+  const absl::StatusOr<std::shared_ptr<AcquirePins>> pins =
+      session->AddAcquire(call.id, call.chain.keys.size() * call.chain.parts.size());
+  if (!pins.ok()) {
+    v1::NodeMessage answer;
+    answer.set_request_id(call.id);
+    answer.set_code(static_cast<uint32_t>(pins.status().code()));
+    answer.set_error(std::string(pins.status().message()));
+    return session->Send(std::move(answer));
+  }
+  auto fetch = std::make_shared<Fetch>(parts_, std::move(session), std::move(call), *pins);
+  if (fetch->PinReady()) return fetch->AnswerPinned(v1::MISS_CAUSE_UNSPECIFIED);
+  if (!queue_.TryPost([fetch] { fetch->Run(); })) fetch->AnswerPinned(v1::MISS_CAUSE_REFUSED);
+}
+
+bool Fetcher::Fetch::PinReady() {
+  for (; pinned_ < names_.size(); ++pinned_) {
+    BlockPin pin = pool_.Pin(names_[pinned_]);
+    if (!pin.valid()) return false;
+    AppendSlot(*acquired_.mutable_ready(), static_cast<uint32_t>(pinned_), session_->space().memory->arena_id, pin,
+               v1::SOURCE_LOCAL_DRAM);
+    parts_.metrics.AddBytes(BytePath::kLocal, pin.meta().length);
+    pins_->Put(static_cast<uint32_t>(pinned_), std::move(pin));
+  }
+  return true;
+}
+
+void Fetcher::Fetch::AnswerPinned(v1::MissCause cause) {
+  matched_ = static_cast<uint32_t>(pinned_ / parts_asked_);
+  AppendMiss(*acquired_.mutable_misses(), matched_, static_cast<uint32_t>(blocks()) - matched_, cause);
+  acquired_.mutable_truth()->set_exact(true);
+  Answer();
+  Finish();
+}
+
+void Fetcher::Fetch::Run() {
+  if (absl::Now() >= call_.deadline) return AnswerPinned(v1::MISS_CAUSE_DEADLINE);
+  acquired_.mutable_truth()->set_exact(true);
+  PlanLocal();
+  if (pinned_ + steps_.size() < names_.size()) {
+    PlanRemote();
+  }
+  matched_ = static_cast<uint32_t>((pinned_ + steps_.size()) / parts_asked_);
+  // Parts of a block that is not whole are of no use to anyone.
+  if (const size_t whole = size_t{matched_} * parts_asked_; whole >= pinned_) steps_.resize(whole - pinned_);
+  StartReads();
+  Answer();
+  Bring();
+  Finish();
+}
+
+// ---- Planning -----------------------------------------------------------------------------------------------------------
+
+void Fetcher::Fetch::PlanLocal() {
+  for (size_t position = pinned_; position < names_.size(); ++position) {
+    Step step;
+    switch (pool_.Find(names_[position])) {
+      case BlockPool::Presence::kAbsent: return;
+      case BlockPool::Presence::kDram:
+      case BlockPool::Presence::kFilling: step.wait = true; break;  // at once when it is Ready
+      case BlockPool::Presence::kSsd: {
+        absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), call_.deadline);
+        if (filling.ok()) {
+          step.from_ssd = *std::move(filling);
+        } else if (absl::IsAlreadyExists(filling.status())) {
+          step.wait = true;
+        } else {
+          stopped_ = CauseOf(filling.status(), call_.deadline);
+          return;
+        }
+      }
+    }
+    steps_.push_back(std::move(step));
+  }
+}
+
+void Fetcher::Fetch::PlanRemote() {
+  const size_t first_block = (pinned_ + steps_.size()) / parts_asked_;
+  if (stopped_.has_value()) return PlanMisses(nullptr, first_block);
+  absl::StatusOr<v1::MatchReply> reply;
+  {
+    const StageTimer timer(parts_.metrics, Stage::kMatch);
+    reply = parts_.matcher.Match(session_->space().fingerprint, std::span(call_.chain.keys).subspan(first_block),
+                                 call_.chain.parts, call_.deadline);
+  }
+  if (!reply.ok()) {
+    acquired_.mutable_truth()->set_exact(false);
+    stopped_ = absl::Now() >= call_.deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_UNKNOWN;
+    return PlanMisses(nullptr, first_block);
+  }
+  *acquired_.mutable_truth() = reply->truth();
+  for (const v1::HolderRun& run : reply->runs()) {
+    if (!PlanRun(*reply, run, first_block)) break;
+  }
+  PlanMisses(&*reply, first_block);
+}
+
+bool Fetcher::Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block) {
+  const v1::NodeAddress& holder = reply.holders(static_cast<int>(run.holder()));
+  const size_t first = pinned_ + steps_.size();
+  const size_t end = (first_block + run.first() + run.count()) * parts_asked_;
+  if (end <= first) return true;
+  absl::StatusOr<PeerLease> lease;
+  {
+    const StageTimer timer(parts_.metrics, Stage::kLease);
+    lease = parts_.peers.Lease(holder, std::span(names_).subspan(first, end - first), pool_.geometry(), call_.deadline);
+  }
+  if (!lease.ok()) {
+    parts_.log.Warn("lease_failed", {{"peer", holder.node()}, {"request", call_.request}, {"why", lease.status().message()}});
+    stopped_ = CauseOf(lease.status(), call_.deadline);
+    return false;
+  }
+  const auto leased = static_cast<size_t>(lease->reply.slots_size());
+  const v1::MissCause short_of = lease->reply.has_miss() ? lease->reply.miss().cause() : v1::MISS_CAUSE_EVICTED;
+  if (leased > 0) {
+    auto remote = std::make_shared<RemoteRun>();
+    remote->lease = *std::move(lease);
+    runs_.push_back(remote);
+    corrupt_.emplace_back();
+    for (size_t i = 0; i < leased; ++i) {
+      v1::MissCause cause = v1::MISS_CAUSE_UNSPECIFIED;
+      if (!PlanRead(remote, i, &cause)) {
+        stopped_ = cause;
+        return false;
+      }
+    }
+  }
+  if (first + leased == end) return true;
+  stopped_ = short_of == v1::MISS_CAUSE_UNSPECIFIED ? v1::MISS_CAUSE_EVICTED : short_of;
+  return false;
+}
+
+bool Fetcher::Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause) {
+  const size_t position = pinned_ + steps_.size();
+  Step step;
+  absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), call_.deadline);
+  if (filling.ok()) {
+    step.run = run;
+    step.op = run->fillings.size();
+    run->fillings.push_back(*std::move(filling));
+    run->leased.push_back(leased);
+  } else if (absl::IsAlreadyExists(filling.status())) {
+    step.wait = true;
+  } else {
+    *cause = CauseOf(filling.status(), call_.deadline);
+    return false;
+  }
+  steps_.push_back(std::move(step));
+  return true;
+}
+
+void Fetcher::Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block) {
+  auto& misses = *acquired_.mutable_misses();
+  const auto end = static_cast<uint32_t>(blocks());
+  auto next = static_cast<uint32_t>((pinned_ + steps_.size()) / parts_asked_);
+  if (stopped_.has_value() && next < end) {
+    const bool all = reply == nullptr || *stopped_ == v1::MISS_CAUSE_NODE_LOST;
+    uint32_t stopped_end = next + 1;
+    if (reply == nullptr) stopped_end = end;
+    if (reply != nullptr && all) {  // the whole run hung on that peer
+      for (const v1::HolderRun& run : reply->runs()) {
+        const auto run_end = static_cast<uint32_t>(first_block + run.first() + run.count());
+        if (next < run_end) {
+          stopped_end = run_end;
+          break;
+        }
+      }
+    }
+    AppendMiss(misses, next, stopped_end - next, *stopped_);
+    next = stopped_end;
+    if (reply != nullptr) {  // the directory names holders for these, but the stem ends before them
+      const auto named_end = static_cast<uint32_t>(first_block + reply->matched_blocks());
+      if (next < named_end) AppendMiss(misses, next, named_end - next, v1::MISS_CAUSE_UNREACHABLE);
+      next = std::max(next, named_end);
+    }
+  }
+  if (reply == nullptr) return;
+  const absl::Time now = absl::Now();
+  for (const v1::Miss& miss : reply->misses()) {
+    for (uint32_t block = static_cast<uint32_t>(first_block) + miss.first();
+         block < first_block + miss.first() + miss.count(); ++block) {
+      if (block < next) continue;
+      const bool unheard = miss.cause() == v1::MISS_CAUSE_COLD || miss.cause() == v1::MISS_CAUSE_UNKNOWN;
+      const bool soon = unheard && parts_.reservations.Reserved(names_[block * parts_asked_], now);
+      AppendMiss(misses, block, 1, soon ? v1::MISS_CAUSE_NOT_YET : miss.cause());
+    }
+  }
+}
+
+// ---- Answering ----------------------------------------------------------------------------------------------------------
+
+void Fetcher::Fetch::Answer() {
+  acquired_.set_matched_blocks(matched_);
+  parts_.metrics.CountAsked(blocks());
+  parts_.metrics.CountHits(v1::SOURCE_LOCAL_DRAM, std::min<uint64_t>(matched_, pinned_ / parts_asked_));
+  for (const v1::Miss& miss : acquired_.misses()) parts_.metrics.CountMisses(miss.cause(), miss.count());
+  parts_.metrics.Observe(Stage::kAcquire, absl::Now() - started_);
+  parts_.log.Debug("acquired", {{"session", session_->id()},
+                                {"request", call_.request},
+                                {"blocks", blocks()},
+                                {"matched", matched_},
+                                {"pinned", pinned_ / parts_asked_},
+                                {"runs", runs_.size()}});
+  v1::NodeMessage message;
+  message.set_request_id(call_.id);
+  *message.mutable_acquired() = std::move(acquired_);
+  session_->Send(std::move(message));
+}
+
+// ---- Bringing -----------------------------------------------------------------------------------------------------------
+
+void Fetcher::Fetch::StartReads() {
+  for (const std::shared_ptr<RemoteRun>& run : runs_) StartRead(run);
+}
+
+void Fetcher::Fetch::StartRead(const std::shared_ptr<RemoteRun>& run) {
+  const v1::LeaseReply& reply = run->lease.reply;
+  const Registration* const registration = parts_.registrations[session_->space().memory->arena_id].get();
+  const size_t count = run->fillings.size();
+  {
+    MutexLock lock(run->mutex);
+    run->results.resize(count);
+  }
+  if (count == 0) return;
+  std::vector<ReadOp> ops;
+  ops.reserve(count);
+  for (size_t op = 0; op < count; ++op) {
+    const auto leased = static_cast<int>(run->leased[op]);
+    ops.push_back({.arena = reply.arena(),
+                   .offset = reply.slots(leased) * reply.slot_bytes() + pool_.geometry().header_offset(),
+                   .destination = run->fillings[op].view().proved_bytes(reply.lengths(leased)),
+                   .registration = registration});
+  }
+  const absl::Status started = parts_.transport.Read(
+      run->lease.memory, std::move(ops), std::min(call_.deadline, run->lease.expiry),
+      {.on_op = [run](size_t op, absl::Status status) { run->Finish(op, std::move(status)); },
+       .on_safe = [run](const absl::Status&) {}});
+  if (started.ok()) return;
+  for (size_t op = 0; op < count; ++op) run->Finish(op, started);
+}
+
+void Fetcher::Fetch::Bring() {
+  std::vector<absl::StatusOr<BlockPin>> promoted;  // of the positions from promoted_first on
+  size_t promoted_first = 0;
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const size_t position = pinned_ + i;
+    if (pins_->released()) return;  // the client has left: what is on its way ends without it
+    v1::Source source = v1::SOURCE_LOCAL_DRAM;
+    absl::StatusOr<BlockPin> pin;
+    if (steps_[i].from_ssd.valid()) {
+      promoted = PromoteFrom(i);
+      promoted_first = i;
+    }
+    if (i - promoted_first < promoted.size() && i >= promoted_first) {
+      pin = std::move(promoted[i - promoted_first]);
+      source = v1::SOURCE_LOCAL_SSD;
+    } else {
+      pin = BringOne(i, &source);
+    }
+    if (!pin.ok()) return Lose(position, pin.status());
+    if (!Land(position, *std::move(pin), source)) return;
+  }
+  FlushLanded();
+}
+
+// Promotes the run of spilled blocks that starts at step `first`.
+std::vector<absl::StatusOr<BlockPin>> Fetcher::Fetch::PromoteFrom(size_t first) {
+  const StageTimer timer(parts_.metrics, Stage::kPromote);
+  FlushLanded();
+  std::vector<Filling> fillings;
+  constexpr size_t kSweep = 16;  // what the client waits for at a time
+  for (size_t i = first; i < steps_.size() && steps_[i].from_ssd.valid() && fillings.size() < kSweep; ++i) {
+    fillings.push_back(std::move(steps_[i].from_ssd));
+  }
+  return parts_.promoter.Promote(pool_, std::move(fillings));
+}
+
+absl::StatusOr<BlockPin> Fetcher::Fetch::BringOne(size_t i, v1::Source* source) {
+  Step& step = steps_[i];
+  const BlockName& name = names_[pinned_ + i];
+  if (step.wait) {
+    FlushLanded();
+    BlockPin pin = pool_.PinWhenFilled(name, call_.deadline);
+    if (pin.valid()) return pin;
+    if (absl::Now() >= call_.deadline) return absl::DeadlineExceededError("another fetch did not bring the block in time");
+    return absl::UnavailableError("another fetch gave the block up");
+  }
+  RemoteRun& run = *step.run;
+  if (!run.Finished(step.op)) FlushLanded();
+  {
+    const StageTimer timer(parts_.metrics, Stage::kRead);
+    STEM_TRY(run.WaitFor(step.op, std::min(call_.deadline, run.lease.expiry)));
+  }
+  const bool from_ssd = run.lease.reply.from_ssd(static_cast<int>(run.leased[step.op]));
+  *source = from_ssd ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
+  absl::StatusOr<BlockPin> pin = Prove(run, step.op, name);
+  if (absl::IsDataLoss(pin.status())) {
+    const auto index = std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin();
+    corrupt_[index].push_back(name.key);
+    parts_.metrics.CountIntegrityFailure("remote");
+    parts_.log.Error("proof_failed", {{"peer", run.lease.node}, {"key", name.key.ToHex()}, {"why", pin.status().message()}});
+  }
+  return pin;
+}
+
+// Header and payload that came, against what the lease promised; then the block is this node's.
+absl::StatusOr<BlockPin> Fetcher::Fetch::Prove(RemoteRun& run, size_t op, const BlockName& name) {
+  const StageTimer timer(parts_.metrics, Stage::kProve);
+  const v1::LeaseReply& reply = run.lease.reply;
+  const auto leased = static_cast<int>(run.leased[op]);
+  Filling filling = std::move(run.fillings[op]);
+  const SlotView<std::byte> slot = filling.view();
+  const SlotHeader header = slot.header();
+  const uint64_t length = reply.lengths(leased);
+  if (header.magic != kSlotMagic || header.version != kSlotVersion) return absl::DataLossError("not a slot header");
+  if (header.name.space != name.space) return absl::DataLossError("the slot is of another namespace");
+  if (header.name.key != name.key) return absl::DataLossError("the slot is of another key");
+  if (header.generation != reply.generations(leased)) return absl::DataLossError("the slot is of another generation");
+  if (header.length != length) return absl::DataLossError("the slot is of another length");
+  const uint64_t digest = Digest(name, slot.payload(length), slot.chunk_hashes(ChunkCount(length)));
+  if (digest != reply.digests(leased) || digest != header.digest) {
+    return absl::DataLossError("the payload does not have its digest");
+  }
+  parts_.metrics.AddBytes(BytePath::kRemoteRead, length);
+  return std::move(filling).Commit(length, digest, header.publisher, true);
+}
+
+bool Fetcher::Fetch::Land(size_t position, BlockPin pin, v1::Source source) {
+  AppendSlot(*landed_.mutable_ready(), static_cast<uint32_t>(position), session_->space().memory->arena_id, pin, source);
+  if (!pins_->Put(static_cast<uint32_t>(position), std::move(pin))) return false;
+  if ((position + 1) % parts_asked_ == 0) parts_.metrics.CountHits(source, 1);
+  const auto& runs = landed_.ready();
+  if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage) FlushLanded();
+  return true;
+}
+
+void Fetcher::Fetch::FlushLanded() {
+  if (landed_.ready().empty()) return;
+  v1::NodeMessage message;
+  message.set_request_id(call_.id);
+  *message.mutable_landed() = std::move(landed_);
+  landed_.Clear();
+  session_->Send(std::move(message));
+}
+
+void Fetcher::Fetch::Lose(size_t position, const absl::Status& why) {
+  FlushLanded();
+  const auto left = static_cast<uint32_t>(position / parts_asked_);
+  const v1::MissCause cause = CauseOf(why, call_.deadline);
+  parts_.log.Warn("stem_broken", {{"request", call_.request}, {"block", left}, {"of", matched_}, {"why", why.message()}});
+  v1::NodeMessage message;
+  message.set_request_id(call_.id);
+  message.mutable_lost()->set_matched_blocks(left);
+  AppendMiss(*message.mutable_lost()->mutable_misses(), left, matched_ - left, cause);
+  parts_.metrics.CountMisses(cause, matched_ - left);
+  session_->Send(std::move(message));
+}
+
+void Fetcher::Fetch::Finish() {
+  for (size_t i = 0; i < runs_.size(); ++i) parts_.peers.Return(runs_[i]->lease, corrupt_[i]);
+  pool_.Touch(std::span(names_).first(size_t{matched_} * parts_asked_));
+}
+
+}  // namespace stem

@@ -1,0 +1,59 @@
+// Brings the stem of an Acquire into this node's slots: pins what is here, reads the SSD, matches and leases the rest from
+// peers, proves every byte that came from elsewhere, and tells the client as blocks land. Never longer than the deadline.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "proto/validate.h"
+#include "services/node/matcher.h"
+#include "services/node/metrics.h"
+#include "services/node/peers.h"
+#include "services/node/promoter.h"
+#include "services/node/reservations.h"
+#include "services/node/session.h"
+#include "services/node/work_queue.h"
+#include "services/runtime/log.h"
+#include "storage/transport/transport.h"
+
+namespace stem {
+
+struct AcquireCall {
+  uint64_t id = 0;  // request_id
+  ChainCall chain;
+  std::string request;  // the engine's id, for logs
+  absl::Time deadline;
+};
+
+// Threads: any.
+class Fetcher {
+ public:
+  // What the fetcher works with; all borrowed, all outlive it.
+  struct Parts {
+    Matcher& matcher;
+    Peers& peers;
+    Promoter& promoter;
+    Transport& transport;
+    // Of each arena, by arena id: where reads land.
+    const std::vector<std::unique_ptr<Registration>>& registrations;
+    Reservations& reservations;
+    NodeMetrics& metrics;
+    Logger& log;
+  };
+  Fetcher(Parts parts, size_t threads, size_t queue_depth_max);
+
+  // Answers with Acquired, then Landed and Lost, through `session`. Local blocks are answered before this returns.
+  void Start(std::shared_ptr<Session> session, AcquireCall call);
+
+  size_t queue_depth() const { return queue_.depth(); }
+
+ private:
+  class Fetch;
+
+  const Parts parts_;
+  WorkQueue queue_;
+};
+
+}  // namespace stem

@@ -1,0 +1,363 @@
+#include "services/node/node.h"
+
+#include <openssl/rand.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "nlohmann/json.hpp"
+#include "services/runtime/config.h"
+#include "services/runtime/version.h"
+#include "storage/spill/rocks_spill_store.h"
+#include "storage/transport/ucx_transport.h"
+
+namespace stem {
+namespace {
+
+constexpr size_t kChangesKept = 1 << 20;      // a directory may be this many changes behind before it needs a snapshot
+constexpr size_t kLeasesMax = 65536;
+constexpr size_t kFetchesQueuedMax = 1024;
+constexpr size_t kCommitsQueuedMax = 256;
+constexpr absl::Duration kHousekeeping = absl::Milliseconds(100);
+constexpr int kTicksPerGarbageRound = 20;
+constexpr absl::Duration kDrain = absl::Seconds(2);
+constexpr absl::Duration kReadsEnd = absl::Seconds(5);
+
+uint64_t RandomIncarnation() {
+  uint64_t incarnation = 0;
+  while (incarnation == 0) {
+    if (RAND_bytes(reinterpret_cast<unsigned char*>(&incarnation), sizeof(incarnation)) != 1) std::abort();
+  }
+  return incarnation;
+}
+
+// Equal for processes on one kernel.
+std::string HostId() {
+  std::ifstream in("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(in, id);
+  return id;
+}
+
+}  // namespace
+
+Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
+    : config_(config),
+      secret_(std::move(secret)),
+      log_(log),
+      incarnation_(RandomIncarnation()),
+      started_(absl::Now()),
+      metrics_(registry_),
+      changes_(kChangesKept) {}
+
+absl::StatusOr<std::unique_ptr<Node>> Node::Start(const NodeConfig& config, Logger& log) {
+  STEM_TRY(CheckConfig(config));
+  for (const auto& [flag, text] : {std::pair("--listen", config.listen), std::pair("--http", config.http)}) {
+    STEM_ASSIGN(const HostPort address, ParseHostPort(text));
+    STEM_TRY(CheckListenAddress(flag, address, config.insecure_allow_remote, log));
+  }
+  STEM_ASSIGN(ClusterSecret secret, ClusterSecret::Read(config.secret_file, log));
+  std::unique_ptr<Node> node(new Node(config, std::move(secret), log));
+  STEM_TRY(node->OpenTiers());
+  STEM_TRY(node->OpenTransport());
+  STEM_TRY(node->Serve());
+  node->StartAnnouncers();
+  node->housekeeper_ = std::thread([raw = node.get()] { raw->KeepHouse(); });
+  node->http_->SetHealth(Health::kOk);
+  log.Info("node_ready", {{"node", config.name},
+                          {"incarnation", absl::StrFormat("%016x", node->incarnation_)},
+                          {"peer", node->peer_address_},
+                          {"socket", config.socket},
+                          {"http", node->http_address_}});
+  return node;
+}
+
+Node::~Node() {
+  stopping_ = true;
+  if (http_ != nullptr) http_->SetHealth(Health::kDraining);
+  if (housekeeper_.joinable()) housekeeper_.join();
+  attach_.reset();
+  if (sessions_ != nullptr) sessions_->CloseAll();
+  announcers_.clear();
+  if (server_ != nullptr) {
+    server_->Shutdown(absl::ToChronoTime(absl::Now() + kDrain));
+    server_->Wait();
+  }
+  fetcher_.reset();
+  publisher_.reset();
+  peer_service_.reset();
+  spiller_.reset();
+  // Reads that outlived their fetch still own slots: the transport says when they no longer do.
+  for (const absl::Time end = absl::Now() + kReadsEnd;
+       transport_ != nullptr && transport_->Stats().ops_queued > 0 && absl::Now() < end;) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  http_.reset();
+  registrations_.clear();
+  transport_.reset();
+  leases_.reset();
+}
+
+absl::Status Node::OpenTiers() {
+  std::string registry_path;
+  if (config_.ssd_bytes > 0) {
+    std::error_code failed;
+    std::filesystem::create_directories(config_.ssd_dir, failed);
+    if (failed) {
+      return absl::UnavailableError(absl::StrCat("--ssd-dir: cannot create ", config_.ssd_dir, ": ", failed.message()));
+    }
+    STEM_ASSIGN(std::unique_ptr<RocksSpillStore> store,
+                RocksSpillStore::Open({.directory = absl::StrCat(config_.ssd_dir, "/spill")}));
+    if (!store->direct_io()) log_.Warn("no_direct_io", {{"ssd_dir", config_.ssd_dir}});
+    store_ = std::move(store);
+    registry_path = absl::StrCat(config_.ssd_dir, "/namespaces");
+  }
+  STEM_ASSIGN(std::vector<TrustGroup> groups, TrustGroupsOf(config_));
+  STEM_ASSIGN(spaces_, SpaceTable::Create({.groups = std::move(groups),
+                                           .ssd_bytes = config_.ssd_bytes,
+                                           .registry_path = registry_path,
+                                           .on_change = [this](const BlockChange& change) { changes_.Append(change); }},
+                                          std::vector<uint8_t>(secret_.bytes().begin(), secret_.bytes().end())));
+  return store_ != nullptr ? RestoreSpilled() : absl::OkStatus();
+}
+
+absl::Status Node::RestoreSpilled() {
+  std::vector<BlockName> unknown;
+  size_t restored = 0;
+  const absl::Status read = store_->ForEach([&](const SpillMeta& meta) {
+    const Space* const space = spaces_->Find(meta.name.space);
+    if (space == nullptr || meta.length > space->pool().geometry().block_bytes_max()) {
+      unknown.push_back(meta.name);
+      return;
+    }
+    space->pool().Restore({.name = meta.name,
+                           .parent = meta.parent,
+                           .generation = meta.generation,
+                           .length = meta.length,
+                           .digest = meta.digest,
+                           .publisher = meta.publisher});
+    ++restored;
+  });
+  if (absl::IsDataLoss(read)) {
+    log_.Error("spill_index_damaged", {{"why", read.message()}});  // the rest is good
+  } else {
+    STEM_TRY(read);
+  }
+  for (BlockPool* pool : spaces_->pools()) {
+    const std::vector<BlockName> orphans = pool->FinishRestore();
+    unknown.insert(unknown.end(), orphans.begin(), orphans.end());
+  }
+  log_.Info("spill_restored", {{"blocks", restored}, {"dropped", unknown.size()}, {"bytes", store_->bytes_used()}});
+  return unknown.empty() ? absl::OkStatus() : store_->Remove(unknown);
+}
+
+absl::Status Node::OpenTransport() {
+  STEM_ASSIGN(transport_, UcxTransport::Create({.ucx = {.tls = config_.ucx_tls,
+                                                        .loopback_only = !config_.insecure_allow_remote}}));
+  log_.Info("transport_open", {{"lanes", transport_->description()}});
+  for (const auto& memory : spaces_->memories()) {
+    STEM_ASSIGN(std::unique_ptr<Registration> registration, transport_->Register(memory->arena.bytes()));
+    registrations_.push_back(std::move(registration));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Node::Serve() {
+  sessions_ = std::make_unique<SessionTable>(reservations_, config_.staging_bytes);
+  leases_ = std::make_unique<LeaseTable>(kLeasesMax);
+  promoter_ = std::make_unique<Promoter>(store_.get(), metrics_, log_);
+  matcher_ = std::make_unique<Matcher>(config_.directories, config_.name, secret_);
+  peers_ = std::make_unique<Peers>(config_.name, secret_, *transport_);
+  fetcher_ = std::make_unique<Fetcher>(Fetcher::Parts{.matcher = *matcher_,
+                                                      .peers = *peers_,
+                                                      .promoter = *promoter_,
+                                                      .transport = *transport_,
+                                                      .registrations = registrations_,
+                                                      .reservations = reservations_,
+                                                      .metrics = metrics_,
+                                                      .log = log_},
+                                       config_.fetch_threads, kFetchesQueuedMax);
+  publisher_ = std::make_unique<Publisher>(reservations_, metrics_, config_.reservation_max, config_.copy_threads,
+                                           kCommitsQueuedMax);
+  node_service_ = std::make_unique<NodeService>(NodeService::Parts{.sessions = *sessions_,
+                                                                   .fetcher = *fetcher_,
+                                                                   .publisher = *publisher_,
+                                                                   .promoter = *promoter_,
+                                                                   .secret = secret_,
+                                                                   .status = [this] { return Status(); }});
+  v1::MemoryMap map;
+  map.set_worker_address(transport_->worker_address());
+  for (size_t i = 0; i < registrations_.size(); ++i) {
+    v1::MemoryMap::Region* const region = map.add_regions();
+    region->set_arena(static_cast<uint32_t>(i));
+    region->set_base(reinterpret_cast<uint64_t>(registrations_[i]->memory().data()));
+    region->set_bytes(registrations_[i]->memory().size());
+    region->set_rkey(registrations_[i]->rkey());
+  }
+  peer_service_ = std::make_unique<PeerService>(
+      PeerService::Parts{.spaces = *spaces_, .leases = *leases_, .promoter = *promoter_, .metrics = metrics_, .secret = secret_},
+      PeerService::Options{.incarnation = incarnation_, .memory = std::move(map), .lease = config_.lease});
+  if (store_ != nullptr) spiller_ = std::make_unique<Spiller>(*spaces_, *store_, metrics_, log_);
+
+  STEM_ASSIGN(const HostPort listen, ParseHostPort(config_.listen));
+  STEM_ASSIGN(const HostPort http, ParseHostPort(config_.http));
+  grpc::ServerBuilder builder;
+  builder.RegisterService(node_service_.get());
+  builder.RegisterService(peer_service_.get());
+  STEM_ASSIGN(GrpcServer started, StartGrpcServer(builder, {listen}, {config_.socket}));
+  server_ = std::move(started.server);
+  chmod(config_.socket.c_str(), 0666);  // sessions open with a token that only the attach socket gives
+  peer_address_ = HostPort{listen.host, started.ports[0]}.ToString();
+  STEM_ASSIGN(attach_, AttachServer::Start({.path = absl::StrCat(config_.socket, ".attach"),
+                                            .node = config_.name,
+                                            .incarnation = incarnation_},
+                                           *spaces_, *sessions_, log_));
+  AddBuildInfo(registry_, "stem-node");
+  STEM_ASSIGN(http_, MetricsServer::Start({.listen = http, .refresh = [this] { RefreshGauges(); }}, registry_));
+  http_address_ = HostPort{http.host, http_->port()}.ToString();
+  return absl::OkStatus();
+}
+
+void Node::StartAnnouncers() {
+  v1::Hello hello;
+  hello.mutable_node()->set_node(config_.name);
+  hello.mutable_node()->set_incarnation(incarnation_);
+  hello.mutable_node()->set_peer_address(peer_address_);
+  hello.mutable_node()->set_host_id(HostId());
+  hello.mutable_node()->set_attach_path(absl::StrCat(config_.socket, ".attach"));
+  for (const auto& memory : spaces_->memories()) hello.set_dram_bytes(hello.dram_bytes() + memory->group.dram_bytes);
+  hello.set_ssd_bytes(config_.ssd_bytes);
+  for (const std::string& directory : config_.directories) {
+    announcers_.push_back(std::make_unique<Announcer>(
+        Announcer::Options{
+            .directory = directory, .hello = hello, .heartbeat = config_.heartbeat, .usage = [this] { return Usage(); }},
+        changes_, *spaces_, secret_, log_));
+  }
+}
+
+void Node::KeepHouse() {
+  WorkQueue garbage(1, 1);  // a round takes seconds, leases end by the millisecond
+  for (int tick = 0; !stopping_; ++tick) {
+    const absl::Time now = absl::Now();
+    metrics_.CountExpired("lease", leases_->Expire(now));
+    metrics_.CountExpired("reservation", reservations_.Expire(now));
+    if (store_ != nullptr && tick % kTicksPerGarbageRound == 0) {
+      (void)garbage.TryPost([this] {
+        if (const absl::StatusOr<uint64_t> freed = store_->CollectGarbage(); !freed.ok()) {
+          log_.Warn("spill_garbage_failed", {{"why", freed.status().message()}});
+        }
+      });
+    }
+    absl::SleepFor(kHousekeeping);
+  }
+}
+
+v1::Heartbeat Node::Usage() const {
+  v1::Heartbeat usage;
+  for (const BlockPool* pool : spaces_->pools()) {
+    const BlockPool::Stats stats = pool->stats();
+    usage.set_dram_bytes_used(usage.dram_bytes_used() + (pool->slots() - stats.slots_free) * pool->geometry().slot_bytes);
+    usage.set_ssd_bytes_used(usage.ssd_bytes_used() + stats.ssd_bytes);
+  }
+  return usage;
+}
+
+v1::NodeStatusReply Node::Status() const {
+  v1::NodeStatusReply status;
+  status.mutable_address()->set_node(config_.name);
+  status.mutable_address()->set_incarnation(incarnation_);
+  status.mutable_address()->set_peer_address(peer_address_);
+  status.set_version(std::string(kVersion));
+  status.set_uptime_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(absl::Now() - started_)));
+  for (const auto& memory : spaces_->memories()) {
+    v1::NodeStatusReply::Arena* const arena = status.add_arenas();
+    arena->set_group(memory->group.name);
+    arena->set_bytes(memory->group.dram_bytes);
+    if (memory->pool == nullptr) continue;
+    const BlockPool::Stats stats = memory->pool->stats();
+    arena->set_slot_bytes(memory->pool->geometry().slot_bytes);
+    arena->set_slots(memory->pool->slots());
+    arena->set_slots_free(stats.slots_free);
+    arena->set_slots_pinned(stats.slots_pinned);
+    status.set_blocks_dram(status.blocks_dram() + stats.blocks_dram);
+    status.set_blocks_ssd(status.blocks_ssd() + stats.blocks_ssd);
+    status.set_ssd_bytes_used(status.ssd_bytes_used() + stats.ssd_bytes);
+    status.set_pins(status.pins() + stats.pins);
+  }
+  status.set_ssd_bytes(config_.ssd_bytes);
+  status.set_sessions(sessions_->size());
+  status.set_leases(leases_->size());
+  status.set_reservations(reservations_.size());
+  status.set_staging_bytes(sessions_->staging_bytes());
+  status.set_integrity_failures(metrics_.integrity_failures());
+  status.set_sequence(changes_.sequence());
+  for (const auto& announcer : announcers_) {
+    v1::NodeStatusReply::Stream* const stream = status.add_streams();
+    stream->set_directory(announcer->directory());
+    stream->set_connected(announcer->connected());
+    stream->set_sequence_acknowledged(announcer->acknowledged());
+  }
+  return status;
+}
+
+void Node::RefreshGauges() {
+  const v1::NodeStatusReply status = Status();
+  const auto gauge = [&](const std::string& name, const std::string& help, uint64_t value,
+                         const std::map<std::string, std::string>& labels = {}) {
+    metrics_.SetGauge(absl::StrCat("stemcache_node_", name), help, labels, static_cast<double>(value));
+  };
+  for (const auto& arena : status.arenas()) {
+    const std::map<std::string, std::string> group = {{"group", arena.group()}};
+    gauge("pool_slots", "Slots of the arena", arena.slots(), group);
+    gauge("pool_slots_free", "Slots that hold nothing", arena.slots_free(), group);
+    gauge("pool_slots_pinned", "Slots in use by clients, peers or the spiller", arena.slots_pinned(), group);
+    gauge("arena_bytes", "Memory for blocks", arena.bytes(), group);
+  }
+  gauge("blocks", "Blocks held, by tier", status.blocks_dram(), {{"tier", "dram"}});
+  gauge("blocks", "Blocks held, by tier", status.blocks_ssd(), {{"tier", "ssd"}});
+  gauge("ssd_bytes", "Quota of the SSD tier", status.ssd_bytes());
+  gauge("ssd_bytes_used", "Bytes of spilled blocks", status.ssd_bytes_used());
+  gauge("sessions", "Attached clients", status.sessions());
+  gauge("pins", "Rights to read a slot that are out", status.pins());
+  gauge("leases", "Rights of peers to read that are out", status.leases());
+  gauge("reservations", "Blocks that clients are about to publish", status.reservations());
+  gauge("staging_bytes", "Memory mapped for publishing", status.staging_bytes());
+  gauge("queue_depth", "Calls that wait", fetcher_->queue_depth(), {{"queue", "fetch"}});
+  gauge("queue_depth", "Calls that wait", publisher_->queue_depth(), {{"queue", "commit"}});
+  gauge("change_sequence", "Changes announced so far", status.sequence());
+  for (const auto& stream : status.streams()) {
+    gauge("directory_connected", "1 while the stream to the directory is open", stream.connected() ? 1 : 0,
+          {{"directory", stream.directory()}});
+    gauge("directory_lag_changes", "Changes that the directory has not acknowledged",
+          status.sequence() - std::min(status.sequence(), stream.sequence_acknowledged()),
+          {{"directory", stream.directory()}});
+  }
+  const TransportStats transport = transport_->Stats();
+  gauge("transport_bytes_in_flight", "Bytes of reads from peers that are on their way", transport.bytes_in_flight);
+  gauge("transport_endpoints", "Open endpoints to peers", transport.endpoints_open);
+  gauge("transport_endpoints_lost_total", "Endpoints closed by failure or deadline", transport.endpoints_lost);
+  if (store_ == nullptr) return;
+  const SpillStats spill = store_->stats();
+  gauge("spill_disk_bytes", "Bytes of the SSD tier's files, garbage included", spill.disk_bytes);
+  gauge("spill_disk_written_bytes_total", "Bytes written to the disk", spill.disk_write_bytes);
+  gauge("spill_put_bytes_total", "Bytes of records put", spill.write_bytes);
+  gauge("spill_corrupt_records_total", "Records that were damaged", spill.corrupt_records);
+}
+
+std::string Node::ReadyJson() const {
+  return nlohmann::json{{"node", config_.name},
+                        {"incarnation", absl::StrFormat("%016x", incarnation_)},
+                        {"socket", config_.socket},
+                        {"peer", peer_address_},
+                        {"http", http_address_},
+                        {"pid", getpid()}}
+      .dump();
+}
+
+}  // namespace stem

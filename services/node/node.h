@@ -1,0 +1,98 @@
+// A node, embeddable: everything that main.cc and the tests start. Parts are built in the order in which they depend on each
+// other and ended in reverse.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "prometheus/registry.h"
+#include "services/node/announcer.h"
+#include "services/node/attach_server.h"
+#include "services/node/change_log.h"
+#include "services/node/config.h"
+#include "services/node/fetcher.h"
+#include "services/node/lease_table.h"
+#include "services/node/matcher.h"
+#include "services/node/metrics.h"
+#include "services/node/node_service.h"
+#include "services/node/peer_service.h"
+#include "services/node/peers.h"
+#include "services/node/promoter.h"
+#include "services/node/publisher.h"
+#include "services/node/spiller.h"
+#include "services/runtime/cluster_secret.h"
+#include "services/runtime/metrics.h"
+#include "storage/transport/transport.h"
+
+namespace stem {
+
+class Node {
+ public:
+  // Checks, allocates, restores what is on SSD, listens. `log` is borrowed. Errors say which flag or address, and why.
+  static absl::StatusOr<std::unique_ptr<Node>> Start(const NodeConfig& config, Logger& log);
+  // Stops taking calls, lets running ones end within a few seconds, and takes everything down.
+  ~Node();
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  uint64_t incarnation() const { return incarnation_; }
+  const std::string& peer_address() const { return peer_address_; }  // as bound
+  const std::string& http_address() const { return http_address_; }  // as bound
+  const NodeConfig& config() const { return config_; }
+  v1::NodeStatusReply Status() const;
+  // What --ready-file gets.
+  std::string ReadyJson() const;
+
+  // For tests that alter bytes: the memory that clients and peers read.
+  const std::vector<std::unique_ptr<GroupMemory>>& memories() const { return spaces_->memories(); }
+
+ private:
+  Node(const NodeConfig& config, ClusterSecret secret, Logger& log);
+
+  absl::Status OpenTiers();
+  absl::Status RestoreSpilled();
+  absl::Status OpenTransport();
+  absl::Status Serve();
+  void StartAnnouncers();
+  void KeepHouse();
+  void RefreshGauges();
+  v1::Heartbeat Usage() const;
+
+  const NodeConfig config_;
+  const ClusterSecret secret_;
+  Logger& log_;
+  const uint64_t incarnation_;
+  const absl::Time started_;
+  std::string peer_address_;
+  std::string http_address_;
+
+  prometheus::Registry registry_;
+  NodeMetrics metrics_;
+  ChangeLog changes_;
+  std::unique_ptr<SpillStore> store_;  // null = no SSD tier
+  std::unique_ptr<SpaceTable> spaces_;
+  Reservations reservations_;
+  std::unique_ptr<SessionTable> sessions_;
+  std::unique_ptr<LeaseTable> leases_;
+  std::unique_ptr<Transport> transport_;
+  std::vector<std::unique_ptr<Registration>> registrations_;  // by arena id
+  std::unique_ptr<Promoter> promoter_;
+  std::unique_ptr<Matcher> matcher_;
+  std::unique_ptr<Peers> peers_;
+  std::unique_ptr<Fetcher> fetcher_;
+  std::unique_ptr<Publisher> publisher_;
+  std::unique_ptr<NodeService> node_service_;
+  std::unique_ptr<PeerService> peer_service_;
+  std::unique_ptr<Spiller> spiller_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<AttachServer> attach_;
+  std::vector<std::unique_ptr<Announcer>> announcers_;
+  std::unique_ptr<MetricsServer> http_;
+  std::atomic<bool> stopping_{false};
+  std::thread housekeeper_;
+};
+
+}  // namespace stem

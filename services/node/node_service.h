@@ -1,0 +1,42 @@
+// The node's gRPC face to its clients: thin handlers that check, call the core and answer.
+#pragma once
+
+#include <functional>
+
+#include "services/node/fetcher.h"
+#include "services/node/promoter.h"
+#include "services/node/publisher.h"
+#include "services/node/session.h"
+#include "services/runtime/cluster_secret.h"
+#include "stemcache/v1/node.grpc.pb.h"
+
+namespace stem {
+
+class NodeService final : public v1::Node::CallbackService {
+ public:
+  // All borrowed.
+  struct Parts {
+    SessionTable& sessions;
+    Fetcher& fetcher;
+    Publisher& publisher;
+    Promoter& promoter;
+    const ClusterSecret& secret;
+    std::function<v1::NodeStatusReply()> status;
+  };
+  explicit NodeService(Parts parts) : parts_(std::move(parts)) {}
+
+  grpc::ServerBidiReactor<v1::ClientMessage, v1::NodeMessage>* Session(grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* NodeStatus(grpc::CallbackServerContext* context, const v1::NodeStatusRequest* request,
+                                       v1::NodeStatusReply* reply) override;
+
+ private:
+  class Stream;
+
+  // Acts on one message of an open session. An error is the answer to that message.
+  absl::Status Handle(const std::shared_ptr<stem::Session>& session, const v1::ClientMessage& message);
+  void Release(stem::Session& session, const v1::Release& release);
+
+  const Parts parts_;
+};
+
+}  // namespace stem

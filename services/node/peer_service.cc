@@ -1,0 +1,151 @@
+#include "services/node/peer_service.h"
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/checksum.h"
+#include "proto/wire_status.h"
+
+namespace stem {
+namespace {
+constexpr size_t kPromotesPerSweep = 16;
+}  // namespace
+
+grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* context, const v1::LeaseRequest* request,
+                                             v1::LeaseReply* reply) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  if (const absl::Status status = parts_.secret.CheckToken(*context); !status.ok()) {
+    reactor->Finish(ToGrpc(status));
+    return reactor;
+  }
+  absl::StatusOr<LeaseCall> call = ValidateLease(*request);
+  if (!call.ok()) {
+    reactor->Finish(ToGrpc(call.status()));
+    return reactor;
+  }
+  const absl::Time deadline = absl::FromChrono(context->deadline());
+  const bool posted = queue_.TryPost([this, reactor, reply, deadline, known = request->known_incarnation(),
+                                      shared = std::make_shared<LeaseCall>(*std::move(call))] {
+    reactor->Finish(ToGrpc(Grant(*shared, known, deadline, reply)));
+  });
+  if (!posted) {
+    parts_.metrics.CountRefused("lease", request->keys().size() / sizeof(BlockKey));
+    reactor->Finish(ToGrpc(absl::ResourceExhaustedError(
+        absl::StrCat(options_.queue_depth_max, " leases wait on this node, its limit"))));
+  }
+  return reactor;
+}
+
+absl::Status PeerService::Grant(const LeaseCall& call, uint64_t known_incarnation, absl::Time deadline,
+                                v1::LeaseReply* reply) {
+  const Space* const space = parts_.spaces.Find(call.space);
+  if (space == nullptr) {
+    return absl::NotFoundError(absl::StrCat("namespace ", call.space.ToHex(), " is not known on this node"));
+  }
+  std::vector<BlockName> names;
+  names.reserve(call.keys.size());
+  for (const BlockKey& key : call.keys) names.push_back({call.space, key});
+  v1::MissCause miss = v1::MISS_CAUSE_UNSPECIFIED;
+  std::vector<BlockPin> pins = PinRun(space->pool(), names, deadline, reply, &miss);
+  const size_t leased = pins.size();
+  space->pool().Touch(std::span(names).first(leased));
+
+  std::string* const hashes = reply->mutable_chunk_hashes();
+  for (const BlockPin& pin : pins) {
+    const BlockMeta& meta = pin.meta();
+    reply->add_slots(pin.slot());
+    reply->add_generations(meta.generation);
+    reply->add_lengths(static_cast<uint32_t>(meta.length));
+    reply->add_digests(meta.digest);
+    const std::span<const uint64_t> chunks = pin.view().chunk_hashes(ChunkCount(meta.length));
+    hashes->append(reinterpret_cast<const char*>(chunks.data()), chunks.size_bytes());
+  }
+  reply->set_incarnation(options_.incarnation);
+  reply->set_duration_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease)));
+  reply->set_arena(space->memory->arena_id);
+  reply->set_slot_bytes(space->pool().geometry().slot_bytes);
+  reply->set_payload_offset(space->pool().geometry().payload_offset);
+  if (known_incarnation != options_.incarnation) *reply->mutable_memory() = options_.memory;
+  if (leased > 0) {
+    reply->set_lease_id(parts_.leases.Grant(std::move(pins), absl::Now(), options_.lease));
+    if (reply->lease_id() == 0) return absl::ResourceExhaustedError("this node has granted all the leases it may");
+  }
+  if (leased < names.size()) {
+    reply->mutable_miss()->set_first(static_cast<uint32_t>(leased));
+    reply->mutable_miss()->set_count(1);
+    reply->mutable_miss()->set_cause(miss);
+  }
+  return absl::OkStatus();
+}
+
+std::vector<BlockPin> PeerService::PinRun(BlockPool& pool, const std::vector<BlockName>& names, absl::Time deadline,
+                                          v1::LeaseReply* reply, v1::MissCause* miss) {
+  std::vector<BlockPin> pins;
+  while (pins.size() < names.size()) {
+    BlockPin pin = pool.Pin(names[pins.size()]);
+    if (pin.valid()) {
+      pins.push_back(std::move(pin));
+      reply->add_from_ssd(false);
+      continue;
+    }
+    // A sweep of spilled blocks at a time.
+    std::vector<Filling> fillings;
+    *miss = v1::MISS_CAUSE_EVICTED;  // it left since the directory heard of it
+    while (pins.size() + fillings.size() < names.size() && fillings.size() < kPromotesPerSweep) {
+      const size_t next = pins.size() + fillings.size();
+      const BlockPool::Presence presence = pool.Find(names[next]);
+      if (presence == BlockPool::Presence::kFilling && fillings.empty()) {
+        pin = pool.PinWhenFilled(names[next], deadline);
+        break;
+      }
+      if (presence != BlockPool::Presence::kSsd) break;
+      absl::StatusOr<Filling> filling = pool.BeginFill(names[next], std::nullopt, deadline);
+      if (!filling.ok()) {
+        if (absl::IsResourceExhausted(filling.status())) *miss = v1::MISS_CAUSE_REFUSED;
+        break;
+      }
+      fillings.push_back(*std::move(filling));
+    }
+    if (pin.valid()) {
+      pins.push_back(std::move(pin));
+      reply->add_from_ssd(true);
+      continue;
+    }
+    if (fillings.empty()) {
+      if (pool.Find(names[pins.size()]) == BlockPool::Presence::kDram) continue;  // it came meanwhile
+      return pins;
+    }
+    const StageTimer timer(parts_.metrics, Stage::kPromote);
+    for (absl::StatusOr<BlockPin>& promoted : parts_.promoter.Promote(pool, std::move(fillings))) {
+      if (!promoted.ok()) {
+        *miss = v1::MISS_CAUSE_INTEGRITY;
+        return pins;
+      }
+      pins.push_back(*std::move(promoted));
+      reply->add_from_ssd(true);
+    }
+  }
+  return pins;
+}
+
+grpc::ServerUnaryReactor* PeerService::Return(grpc::CallbackServerContext* context, const v1::ReturnRequest* request,
+                                              v1::ReturnReply* /*reply*/) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  absl::Status status = parts_.secret.CheckToken(*context);
+  if (status.ok() && !request->corrupt_keys().empty()) {
+    const absl::StatusOr<std::vector<BlockKey>> keys = ValidateKeys(request->corrupt_keys());
+    status = keys.status();
+    if (keys.ok()) {
+      for (const BlockName& name : parts_.leases.NamesOf(request->lease_id(), *keys)) {
+        parts_.promoter.Recheck(parts_.spaces.Find(name.space)->pool(), name, "peer");
+      }
+    }
+  }
+  if (status.ok()) parts_.leases.Return(request->lease_id());
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+}  // namespace stem

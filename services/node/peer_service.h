@@ -1,0 +1,52 @@
+// The node's gRPC face to other nodes: leases of what it holds.
+#pragma once
+
+#include "absl/time/time.h"
+#include "proto/validate.h"
+#include "services/node/lease_table.h"
+#include "services/node/metrics.h"
+#include "services/node/promoter.h"
+#include "services/node/space_table.h"
+#include "services/node/work_queue.h"
+#include "services/runtime/cluster_secret.h"
+#include "stemcache/v1/node.grpc.pb.h"
+
+namespace stem {
+
+class PeerService final : public v1::Peer::CallbackService {
+ public:
+  // All borrowed.
+  struct Parts {
+    const SpaceTable& spaces;
+    LeaseTable& leases;
+    Promoter& promoter;
+    NodeMetrics& metrics;
+    const ClusterSecret& secret;
+  };
+  struct Options {
+    uint64_t incarnation = 0;
+    v1::MemoryMap memory;        // of this incarnation
+    absl::Duration lease;        // how long a lease lasts
+    size_t threads = 2;          // that promote for leases
+    size_t queue_depth_max = 256;
+  };
+  PeerService(Parts parts, Options options)
+      : parts_(parts), options_(std::move(options)), queue_(options_.threads, options_.queue_depth_max) {}
+
+  grpc::ServerUnaryReactor* Lease(grpc::CallbackServerContext* context, const v1::LeaseRequest* request,
+                                  v1::LeaseReply* reply) override;
+  grpc::ServerUnaryReactor* Return(grpc::CallbackServerContext* context, const v1::ReturnRequest* request,
+                                   v1::ReturnReply* reply) override;
+
+ private:
+  absl::Status Grant(const LeaseCall& call, uint64_t known_incarnation, absl::Time deadline, v1::LeaseReply* reply);
+  // Pins the leading run of `names`, promoting from SSD; `miss`: why the first one beyond it is not.
+  std::vector<BlockPin> PinRun(BlockPool& pool, const std::vector<BlockName>& names, absl::Time deadline,
+                               v1::LeaseReply* reply, v1::MissCause* miss);
+
+  const Parts parts_;
+  const Options options_;
+  WorkQueue queue_;
+};
+
+}  // namespace stem

@@ -1,0 +1,65 @@
+// The other nodes as this one reaches them: a gRPC channel for leases and the memory to read from, both per incarnation.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "proto/block_key.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+#include "services/runtime/cluster_secret.h"
+#include "stemcache/v1/node.grpc.pb.h"
+#include "storage/pool/slot.h"
+#include "storage/transport/transport.h"
+
+namespace stem {
+
+// A leased run of a peer's slots.
+struct PeerLease {
+  std::string node;
+  absl::Time expiry;  // for the reader
+  std::shared_ptr<RemotePeer> memory;
+  stemcache::v1::LeaseReply reply;  // validated
+};
+
+// Threads: any.
+class Peers {
+ public:
+  // Borrows both. `node`: this one's name.
+  Peers(std::string node, const ClusterSecret& secret, Transport& transport)
+      : node_(std::move(node)), secret_(secret), transport_(transport) {}
+
+  // Leases the leading run of `names` that the peer holds: one RPC. `geometry` is that of the reader's pool, which the
+  // peer's must equal. A lease of no slots is not an error: `reply.miss` says why.
+  // Errors: Unavailable (peer gone), DeadlineExceeded, Aborted (it restarted), FailedPrecondition (another geometry).
+  absl::StatusOr<PeerLease> Lease(const stemcache::v1::NodeAddress& address, std::span<const BlockName> names,
+                                  const SlotGeometry& geometry, absl::Time deadline);
+
+  // Gives a lease back without waiting, and names what failed its proof.
+  void Return(const PeerLease& lease, std::span<const BlockKey> corrupt);
+
+ private:
+  struct Known {
+    std::string address;
+    uint64_t incarnation = 0;  // whose memory map this is; 0 = none
+    PeerMemory memory;
+    std::shared_ptr<stemcache::v1::Peer::Stub> stub;
+  };
+  std::shared_ptr<stemcache::v1::Peer::Stub> StubFor(const std::string& node, const std::string& address,
+                                                     uint64_t* known_incarnation);
+  absl::StatusOr<std::shared_ptr<RemotePeer>> MemoryOf(const std::string& node,
+                                                       const stemcache::v1::LeaseReply& reply, absl::Time deadline);
+
+  const std::string node_;
+  const ClusterSecret& secret_;
+  Transport& transport_;
+  Mutex mutex_;
+  std::map<std::string, Known> known_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace stem

@@ -1,0 +1,94 @@
+#include "services/node/promoter.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/checksum.h"
+
+namespace stem {
+namespace {
+
+constexpr size_t kReadsPerSweep = 16;
+
+// The record against what this node wrote down of it, and its bytes against its digest.
+absl::Status Prove(const SpillRead& read, const BlockMeta& expected, std::span<uint64_t> chunk_hashes) {
+  STEM_TRY(read.status);
+  if (read.meta.name != expected.name || read.meta.length != expected.length) {
+    return absl::DataLossError("the record is of another block");
+  }
+  if (read.meta.generation != expected.generation) {
+    return absl::DataLossError(
+        absl::StrCat("the record has generation ", read.meta.generation, ", not ", expected.generation));
+  }
+  if (Digest(expected.name, read.payload, chunk_hashes) != expected.digest) {
+    return absl::DataLossError("the payload does not have its digest");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::vector<Filling> fillings) {
+  std::vector<absl::StatusOr<BlockPin>> pins;
+  pins.reserve(fillings.size());
+  std::vector<SpillRead> reads;
+  for (size_t first = 0; first < fillings.size(); first += kReadsPerSweep) {
+    const size_t count = std::min(kReadsPerSweep, fillings.size() - first);
+    reads.clear();
+    for (size_t i = first; i < first + count; ++i) {
+      const BlockMeta& meta = *fillings[i].promoted();
+      const SlotView<std::byte> slot = fillings[i].view();
+      reads.push_back({.name = meta.name,
+                       .payload = slot.payload(meta.length),
+                       .chunk_hashes = slot.chunk_hashes(ChunkCount(meta.length)),
+                       .meta = {},
+                       .status = absl::OkStatus()});
+    }
+    store_->Get(reads);
+    for (size_t i = 0; i < count; ++i) {
+      Filling filling = std::move(fillings[first + i]);
+      const BlockMeta expected = *filling.promoted();
+      const absl::Status proof = Prove(reads[i], expected, reads[i].chunk_hashes);
+      if (proof.ok()) {
+        metrics_.AddBytes(BytePath::kSsdRead, expected.length);
+        pins.push_back(std::move(filling).Commit(expected.length, expected.digest, expected.publisher, false));
+        continue;
+      }
+      pins.push_back(proof);
+      { const Filling abandoned = std::move(filling); }
+      if (absl::IsDataLoss(proof) || absl::IsNotFound(proof)) Quarantine(pool, expected.name, "ssd", proof.message());
+    }
+  }
+  return pins;
+}
+
+void Promoter::Recheck(BlockPool& pool, const BlockName& name, absl::string_view reader) {
+  bool good = false;
+  {
+    const BlockPin pin = pool.Pin(name);
+    if (!pin.valid()) return;
+    const BlockMeta& meta = pin.meta();
+    const SlotHeader expected{.name = meta.name,
+                              .generation = meta.generation,
+                              .length = meta.length,
+                              .digest = meta.digest,
+                              .publisher = meta.publisher};
+    std::vector<uint64_t> chunk_hashes(ChunkCount(meta.length));
+    good = pin.view().header() == expected && Digest(name, pin.view().payload(meta.length), chunk_hashes) == meta.digest;
+  }
+  if (!good) return Quarantine(pool, name, "dram", absl::StrCat("a ", reader, " found it bad, and it is"));
+  metrics_.CountIntegrityFailure(reader);
+  log_.Error("proof_disputed", {{"reader", reader}, {"key", name.key.ToHex()}});
+}
+
+void Promoter::Quarantine(BlockPool& pool, const BlockName& name, absl::string_view tier, absl::string_view why) {
+  const std::vector<BlockName> gone = pool.Quarantine(name);
+  metrics_.CountIntegrityFailure(tier);
+  log_.Error("block_quarantined", {{"tier", tier}, {"key", name.key.ToHex()}, {"why", why}, {"blocks_withdrawn", gone.size()}});
+  if (store_ == nullptr || gone.empty()) return;
+  if (const absl::Status removed = store_->Remove(gone); !removed.ok()) {
+    log_.Warn("spill_remove_failed", {{"blocks", gone.size()}, {"why", removed.message()}});
+  }
+}
+
+}  // namespace stem

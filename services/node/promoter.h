@@ -1,0 +1,42 @@
+// Reads spilled blocks back into slots and proves them. Used by the fetcher for its clients and by leases for peers.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "proto/status.h"
+#include "services/node/metrics.h"
+#include "services/runtime/log.h"
+#include "storage/pool/block_pool.h"
+#include "storage/spill/spill_store.h"
+
+namespace stem {
+
+// Threads: any.
+class Promoter {
+ public:
+  // `store` may be null: no SSD tier. All borrowed.
+  Promoter(SpillStore* store, NodeMetrics& metrics, Logger& log) : store_(store), metrics_(metrics), log_(log) {}
+
+  // Reads the records of `fillings` (each with promoted() set) into their slots, proves them and commits them in order.
+  // Each result is a pin or why not: DataLoss (quarantined, counted), NotFound, FailedPrecondition.
+  std::vector<absl::StatusOr<BlockPin>> Promote(BlockPool& pool, std::vector<Filling> fillings);
+
+  // Proves again a block that a client or peer found bad; quarantines it when it is. A reader's word alone withdraws
+  // nothing: it could be the reader's memory, or malice. `reader`: "client" or "peer".
+  void Recheck(BlockPool& pool, const BlockName& name, absl::string_view reader);
+
+  // Withdraws a block that failed its proof, with its subtree, from `pool` and the store.
+  void Quarantine(BlockPool& pool, const BlockName& name, absl::string_view tier, absl::string_view why);
+
+ private:
+  SpillStore* const store_;
+  NodeMetrics& metrics_;
+  Logger& log_;
+};
+
+}  // namespace stem

@@ -1,0 +1,45 @@
+// Takes in what clients publish: says which blocks are wanted, and copies committed ones from staging into the pool.
+#pragma once
+
+#include <memory>
+
+#include "absl/time/time.h"
+#include "proto/validate.h"
+#include "services/node/metrics.h"
+#include "services/node/reservations.h"
+#include "services/node/session.h"
+#include "services/node/work_queue.h"
+
+namespace stem {
+
+// Threads: any.
+class Publisher {
+ public:
+  // Both borrowed. `reservation_max`: how long a client may take from Reserve to Commit.
+  Publisher(Reservations& reservations, NodeMetrics& metrics, absl::Duration reservation_max, size_t threads,
+            size_t queue_depth_max)
+      : reservations_(reservations),
+        metrics_(metrics),
+        reservation_max_(reservation_max),
+        queue_(threads, queue_depth_max) {}
+
+  // Answers at once. Errors as of Session::AddReservation.
+  absl::StatusOr<v1::Reserved> Reserve(Session& session, uint64_t id, const ReserveCall& call);
+
+  // Answers with Committed through `session`, after the copies. `commit` is validated.
+  void Commit(std::shared_ptr<Session> session, uint64_t id, const v1::Commit& commit, absl::Time deadline);
+
+  void Abandon(Session& session, uint64_t reserve_id);
+
+  size_t queue_depth() const { return queue_.depth(); }
+
+ private:
+  v1::Committed Copy(Session& session, const ReservedChain& chain, const v1::Commit& commit, absl::Time deadline);
+
+  Reservations& reservations_;
+  NodeMetrics& metrics_;
+  const absl::Duration reservation_max_;
+  WorkQueue queue_;
+};
+
+}  // namespace stem

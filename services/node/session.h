@@ -1,0 +1,133 @@
+// One attached client process: who it is, its staging, what it has pinned and reserved. Everything it holds ends with it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+#include "proto/validate.h"
+#include "services/node/reservations.h"
+#include "services/node/space_table.h"
+
+namespace stem {
+
+inline constexpr size_t kSessionsMax = 1024;       // on one node
+inline constexpr size_t kSessionCallsMax = 4096;   // acquires and reservations that one session may have open
+
+// Where a session's answers go. Send is called from any thread, in order, until the session is closed.
+using SendToClient = std::function<void(v1::NodeMessage)>;
+
+// The pins of one Acquire. Blocks may land after it was released: they are dropped at once.
+class AcquirePins {
+ public:
+  explicit AcquirePins(size_t positions) : pins_(positions) {}
+
+  // False when released meanwhile.
+  bool Put(uint32_t position, BlockPin pin);
+  bool released() const;
+  // Names of the pinned positions among `positions`.
+  std::vector<BlockName> NamesAt(const google::protobuf::RepeatedField<uint32_t>& positions) const;
+  void Release();
+
+ private:
+  mutable Mutex mutex_;
+  std::vector<BlockPin> pins_ ABSL_GUARDED_BY(mutex_);
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// The positions of a Reserve, by index: what each is called and what comes before it.
+struct ReservedChain {
+  std::vector<BlockName> names;
+  std::vector<std::optional<BlockKey>> parents;
+  std::vector<uint64_t> lengths;    // payload bytes
+  std::vector<bool> wanted;
+};
+
+struct ClientProcess {  // the process at the other end, as the kernel says
+  pid_t pid = 0;
+  uid_t uid = 0;
+};
+
+class Session {
+ public:
+  Session(uint64_t id, const Space& space, ClientProcess process, std::string client_name)
+      : id_(id), space_(space), process_(process), client_name_(std::move(client_name)) {}
+
+  uint64_t id() const { return id_; }
+  const Space& space() const { return space_; }
+  const ClientProcess& process() const { return process_; }
+  const std::string& client_name() const { return client_name_; }
+  // Empty when the client reads only. Set before the session is shared.
+  std::optional<Arena>& staging() { return staging_; }
+
+  // Binds the stream; false when one is bound already.
+  bool Open(SendToClient send);
+  // Dropped silently once closed.
+  void Send(v1::NodeMessage message);
+
+  // Errors: InvalidArgument (id in use), ResourceExhausted, Cancelled (closed).
+  absl::StatusOr<std::shared_ptr<AcquirePins>> AddAcquire(uint64_t id, size_t positions);
+  // Null when unknown.
+  std::shared_ptr<AcquirePins> TakeAcquire(uint64_t id);
+  absl::Status AddReservation(uint64_t id, ReservedChain chain);
+  std::optional<ReservedChain> TakeReservation(uint64_t id);
+
+  // Ends every pin and reservation; later calls are refused.
+  void Close(Reservations& reservations);
+
+ private:
+  absl::Status MayAdd(uint64_t id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const uint64_t id_;
+  const Space& space_;
+  const ClientProcess process_;
+  const std::string client_name_;
+  std::optional<Arena> staging_;
+
+  mutable Mutex mutex_;
+  SendToClient send_ ABSL_GUARDED_BY(mutex_);
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<AcquirePins>> acquires_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<uint64_t, ReservedChain> reservations_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The sessions of a node, by token.
+class SessionTable {
+ public:
+  SessionTable(Reservations& reservations, uint64_t staging_bytes_max)
+      : reservations_(reservations), staging_bytes_max_(staging_bytes_max) {}
+
+  struct Created {
+    std::shared_ptr<Session> session;
+    std::string token;  // 16 random bytes
+  };
+  // Allocates `staging_bytes` (already rounded). Errors: ResourceExhausted naming the limit.
+  absl::StatusOr<Created> Create(const Space& space, ClientProcess process, std::string client_name, uint64_t staging_bytes);
+  // Null when unknown.
+  std::shared_ptr<Session> Find(const std::string& token) const;
+  // Closes and forgets it. Its staging is unmapped when the last commit that reads it is done.
+  void Close(const std::string& token);
+  void CloseAll();
+
+  size_t size() const;
+  uint64_t staging_bytes() const;
+
+ private:
+  Reservations& reservations_;
+  const uint64_t staging_bytes_max_;  // for all sessions together
+  mutable Mutex mutex_;
+  std::map<std::string, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t staging_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace stem

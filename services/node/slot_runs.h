@@ -1,0 +1,41 @@
+// Builders of the two run-length lists that answers carry.
+#pragma once
+
+#include <cstdint>
+
+#include "proto/validate.h"
+#include "storage/pool/block_pool.h"
+
+namespace stem {
+
+// Appends the slot of `pin` at `position` to `runs`, joining it to the last run when it goes on.
+inline void AppendSlot(google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, uint32_t position, uint32_t arena,
+                       const BlockPin& pin, v1::Source source) {
+  v1::SlotRun* run = runs.empty() ? nullptr : runs.Mutable(runs.size() - 1);
+  if (run == nullptr || run->source() != source || run->arena() != arena ||
+      run->first() + static_cast<uint32_t>(run->slots_size()) != position) {
+    run = runs.Add();
+    run->set_first(position);
+    run->set_arena(arena);
+    run->set_source(source);
+  }
+  run->add_slots(pin.slot());
+  run->add_generations(pin.meta().generation);
+}
+
+// Appends `count` blocks from `first` on that were missed for `cause`; they must follow the last run.
+inline void AppendMiss(google::protobuf::RepeatedPtrField<v1::Miss>& misses, uint32_t first, uint32_t count,
+                       v1::MissCause cause) {
+  if (count == 0) return;
+  if (!misses.empty() && misses.Get(misses.size() - 1).cause() == cause) {
+    v1::Miss* const last = misses.Mutable(misses.size() - 1);
+    last->set_count(last->count() + count);
+    return;
+  }
+  v1::Miss* const miss = misses.Add();
+  miss->set_first(first);
+  miss->set_count(count);
+  miss->set_cause(cause);
+}
+
+}  // namespace stem

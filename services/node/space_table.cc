@@ -1,0 +1,175 @@
+#include "services/node/space_table.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/validate.h"
+
+namespace stem {
+namespace {
+
+// Slots that the spiller keeps free ahead of demand, in bytes: a burst of publishes must not wait for the disk.
+constexpr uint64_t kSpillAheadBytes = 64ULL << 20;
+
+uint32_t SpillAheadSlots(uint64_t arena_bytes, const SlotGeometry& geometry) {
+  const uint64_t slots = arena_bytes / geometry.slot_bytes;
+  return static_cast<uint32_t>(std::clamp<uint64_t>(kSpillAheadBytes / geometry.slot_bytes, 1, std::max<uint64_t>(slots / 8, 1)));
+}
+
+absl::Status CheckMatchable(const NamespaceSpec& spec) {
+  for (const Part& part : spec.parts) {
+    if (part.group == GroupKind::kFull) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("part ", part.id, " is of a window or state group; this version matches full attention only: "
+                     "declare the part as FULL, or publish the full-attention parts alone"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SpaceTable>> SpaceTable::Create(Options options, std::vector<uint8_t> cluster_secret) {
+  std::unique_ptr<SpaceTable> table(new SpaceTable(std::move(options), std::move(cluster_secret)));
+  for (const TrustGroup& group : table->options_.groups) {
+    auto memory = std::make_unique<GroupMemory>();
+    memory->arena_id = static_cast<uint32_t>(table->memories_.size());
+    memory->group = group;
+    STEM_ASSIGN(memory->arena, Arena::Create(absl::StrCat("stemcache-", group.name), group.dram_bytes,
+                                             Arena::Sharing::kReadOnlyForOthers));
+    table->memories_.push_back(std::move(memory));
+  }
+  if (!table->options_.registry_path.empty()) STEM_TRY(table->LoadRegistry());
+  return table;
+}
+
+absl::StatusOr<GroupMemory*> SpaceTable::MemoryFor(uid_t uid, const std::string& shared_group) const {
+  if (!shared_group.empty()) {
+    return absl::PermissionDeniedError(absl::StrCat("shared group '", shared_group, "' is not declared on this node"));
+  }
+  for (const auto& memory : memories_) {
+    const std::vector<uid_t>& uids = memory->group.uids;
+    if (std::find(uids.begin(), uids.end(), uid) != uids.end()) return memory.get();
+  }
+  return absl::PermissionDeniedError(
+      absl::StrCat("user ", uid, " belongs to no trust group of this node; add it with --group NAME=", uid, "@BYTES"));
+}
+
+absl::StatusOr<SpaceTable::Registered> SpaceTable::Register(const NamespaceSpec& spec, uid_t uid,
+                                                            const std::string& shared_group) {
+  STEM_TRY(CheckMatchable(spec));
+  STEM_ASSIGN(GroupMemory* const memory, MemoryFor(uid, shared_group));
+  MutexLock lock(mutex_);
+  Registered registered;
+  for (const auto& [fingerprint, space] : spaces_) {
+    if (space->memory != memory || space->spec.model != spec.model) continue;
+    const std::vector<std::string> fields = DifferingFields(space->spec, spec);
+    if (fields.empty()) continue;
+    registered.warnings.push_back(absl::StrCat("namespace ", fingerprint.ToHex(), " of model ", spec.model,
+                                               " differs and shares nothing with this one: ", absl::StrJoin(fields, ", ")));
+  }
+  const NamespaceFingerprint fingerprint = FingerprintOf(spec, memory->group.name);
+  if (const auto it = spaces_.find(fingerprint); it != spaces_.end()) {
+    registered.space = it->second.get();
+    return registered;
+  }
+  STEM_ASSIGN(registered.space, Add(spec, *memory));
+  STEM_TRY(SaveRegistry());
+  return registered;
+}
+
+absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMemory& memory) {
+  if (spaces_.size() >= kSpacesMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("this node knows ", kSpacesMax, " namespaces, its limit"));
+  }
+  const SlotGeometry geometry = SlotGeometry::For(spec.block_bytes_max());
+  if (memory.pool == nullptr) {
+    if (geometry.slot_bytes > memory.group.dram_bytes) {
+      return absl::FailedPreconditionError(absl::StrCat("a block of ", spec.block_bytes_max(), " bytes does not fit the ",
+                                                        memory.group.dram_bytes, " bytes of group ", memory.group.name,
+                                                        "; raise --dram"));
+    }
+    uint64_t dram_bytes = 0;
+    for (const TrustGroup& group : options_.groups) dram_bytes += group.dram_bytes;
+    const double share = static_cast<double>(memory.group.dram_bytes) / static_cast<double>(dram_bytes);
+    memory.pool = std::make_unique<BlockPool>(
+        memory.arena.bytes(), geometry,
+        BlockPool::Options{.ssd_bytes_max = static_cast<uint64_t>(static_cast<double>(options_.ssd_bytes) * share),
+                           .spill_ahead_slots = SpillAheadSlots(memory.group.dram_bytes, geometry),
+                           .on_change = options_.on_change});
+  } else if (spec.block_bytes_max() > memory.pool->geometry().block_bytes_max()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a block of ", spec.block_bytes_max(), " bytes does not fit the slots of group ", memory.group.name,
+                     ", cut for blocks of ", memory.pool->geometry().block_bytes_max(),
+                     " bytes by its first namespace; use smaller blocks or another group"));
+  }
+  auto space = std::make_unique<Space>();
+  space->spec = spec;
+  space->fingerprint = FingerprintOf(spec, memory.group.name);
+  space->root = RootOf(cluster_secret_, memory.group.name, space->fingerprint);
+  space->memory = &memory;
+  const Space* const added = space.get();
+  spaces_[added->fingerprint] = std::move(space);
+  return added;
+}
+
+const Space* SpaceTable::Find(const NamespaceFingerprint& fingerprint) const {
+  MutexLock lock(mutex_);
+  const auto it = spaces_.find(fingerprint);
+  return it == spaces_.end() ? nullptr : it->second.get();
+}
+
+std::vector<BlockPool*> SpaceTable::pools() const {
+  MutexLock lock(mutex_);
+  std::vector<BlockPool*> pools;
+  for (const auto& memory : memories_) {
+    if (memory->pool != nullptr) pools.push_back(memory->pool.get());
+  }
+  return pools;
+}
+
+absl::Status SpaceTable::LoadRegistry() {
+  std::ifstream in(options_.registry_path, std::ios::binary);
+  if (!in) return absl::OkStatus();  // a first start
+  const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  v1::NamespaceRegistry registry;
+  if (!registry.ParseFromString(bytes)) {
+    return absl::DataLossError(absl::StrCat(options_.registry_path, " is damaged; remove it (its namespaces register again, "
+                                            "spilled blocks of unknown namespaces are dropped)"));
+  }
+  MutexLock lock(mutex_);
+  for (const v1::NamespaceRegistry::Entry& entry : registry.entries()) {
+    STEM_ASSIGN(const NamespaceSpec spec, ValidateSpec(entry.namespace_()));
+    for (const auto& memory : memories_) {
+      // A namespace that no longer fits (another configuration) is simply not remembered.
+      if (memory->group.name == entry.group() && CheckMatchable(spec).ok()) (void)Add(spec, *memory).status();
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SpaceTable::SaveRegistry() {
+  if (options_.registry_path.empty()) return absl::OkStatus();
+  v1::NamespaceRegistry registry;
+  for (const auto& [fingerprint, space] : spaces_) {
+    v1::NamespaceRegistry::Entry* const entry = registry.add_entries();
+    *entry->mutable_namespace_() = ToMessage(space->spec);
+    entry->set_group(space->memory->group.name);
+  }
+  const std::string temporary = absl::StrCat(options_.registry_path, ".new");
+  {
+    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+    out << registry.SerializeAsString();
+    out.flush();
+    if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", temporary));
+  }
+  if (std::rename(temporary.c_str(), options_.registry_path.c_str()) != 0) {
+    return absl::UnavailableError(absl::StrCat("cannot replace ", options_.registry_path));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace stem

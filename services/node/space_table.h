@@ -1,0 +1,94 @@
+// The namespaces that this node knows, and the memory of each trust group. Registration is where law 9 (whose memory may a
+// caller see) and law 11 (agree or refuse) are kept.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "proto/mutex.h"
+#include "proto/namespace_spec.h"
+#include "proto/status.h"
+#include "storage/pool/arena.h"
+#include "storage/pool/block_pool.h"
+
+namespace stem {
+
+inline constexpr size_t kSpacesMax = 1024;  // namespaces on one node
+
+// The processes that share memory: one tenant, or a declared shared group.
+struct TrustGroup {
+  std::string name;
+  std::vector<uid_t> uids;  // whose processes may attach
+  uint64_t dram_bytes = 0;
+};
+
+// A trust group's arena, allocated at start, and its pool, cut when the first namespace tells the block size.
+struct GroupMemory {
+  uint32_t arena_id = 0;
+  TrustGroup group;
+  Arena arena;
+  std::unique_ptr<BlockPool> pool;  // null until the first namespace; set once
+};
+
+// One namespace. Lives as long as the table, once registered.
+struct Space {
+  NamespaceSpec spec;
+  NamespaceFingerprint fingerprint;
+  Root root = {};
+  GroupMemory* memory = nullptr;
+
+  BlockPool& pool() const { return *memory->pool; }
+};
+
+class SpaceTable {
+ public:
+  struct Options {
+    std::vector<TrustGroup> groups;
+    uint64_t ssd_bytes = 0;        // shared out among the groups by their DRAM
+    std::string registry_path;     // where namespaces are kept for the next start; empty = nowhere
+    std::function<void(const BlockChange&)> on_change;
+  };
+
+  // Allocates the arenas and registers what `registry_path` remembers. Errors: ResourceExhausted (memory),
+  // DataLoss (the registry is damaged).
+  static absl::StatusOr<std::unique_ptr<SpaceTable>> Create(Options options, std::vector<uint8_t> cluster_secret);
+
+  struct Registered {
+    const Space* space = nullptr;
+    std::vector<std::string> warnings;  // like-named namespaces that differ
+  };
+  // The namespace `spec` of the group that `uid` belongs to. Errors: PermissionDenied (no group), FailedPrecondition
+  // (blocks that do not fit the group's slots, group kinds that this version cannot match), ResourceExhausted.
+  absl::StatusOr<Registered> Register(const NamespaceSpec& spec, uid_t uid, const std::string& shared_group);
+
+  // Null when unknown.
+  const Space* Find(const NamespaceFingerprint& fingerprint) const;
+
+  // Constant after Create.
+  const std::vector<std::unique_ptr<GroupMemory>>& memories() const { return memories_; }
+  // Pools that exist now.
+  std::vector<BlockPool*> pools() const;
+
+ private:
+  SpaceTable(Options options, std::vector<uint8_t> cluster_secret)
+      : options_(std::move(options)), cluster_secret_(std::move(cluster_secret)) {}
+
+  absl::StatusOr<GroupMemory*> MemoryFor(uid_t uid, const std::string& shared_group) const;
+  absl::StatusOr<const Space*> Add(const NamespaceSpec& spec, GroupMemory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status LoadRegistry();
+  absl::Status SaveRegistry() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  const std::vector<uint8_t> cluster_secret_;
+  std::vector<std::unique_ptr<GroupMemory>> memories_;
+  mutable Mutex mutex_;
+  std::map<NamespaceFingerprint, std::unique_ptr<Space>> spaces_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace stem

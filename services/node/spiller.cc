@@ -1,0 +1,75 @@
+#include "services/node/spiller.h"
+
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "kernels/checksum.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kBatchBytes = 16ULL << 20;  // sequential enough for the disk, short enough for a waiting publish
+constexpr absl::Duration kIdle = absl::Milliseconds(50);
+constexpr absl::Duration kRetryAfterFailure = absl::Seconds(1);
+
+}  // namespace
+
+Spiller::Spiller(SpaceTable& spaces, SpillStore& store, NodeMetrics& metrics, Logger& log)
+    : spaces_(spaces), store_(store), metrics_(metrics), log_(log), thread_([this] { Run(); }) {}
+
+Spiller::~Spiller() {
+  stopping_ = true;
+  thread_.join();
+}
+
+void Spiller::Run() {
+  while (!stopping_) {
+    size_t spilled = 0;
+    const std::vector<BlockPool*> pools = spaces_.pools();
+    for (BlockPool* pool : pools) spilled += Step(*pool);
+    if (failing_) {
+      absl::SleepFor(kRetryAfterFailure);
+    } else if (spilled == 0) {
+      // With several pools none may be waited for alone.
+      if (pools.size() == 1) {
+        pools.front()->WaitForSpillDemand(kIdle);
+      } else {
+        absl::SleepFor(absl::Milliseconds(5));
+      }
+    }
+  }
+}
+
+size_t Spiller::Step(BlockPool& pool) {
+  std::vector<BlockPin> batch = pool.TakeSpillBatch(kBatchBytes);
+  if (batch.empty()) return 0;
+  const StageTimer timer(metrics_, Stage::kSpill);
+  uint64_t bytes = 0;
+  std::vector<SpillWrite> writes;
+  writes.reserve(batch.size());
+  for (const BlockPin& pin : batch) {
+    const BlockMeta& meta = pin.meta();
+    const SlotView<const std::byte> slot = pin.view();
+    writes.push_back({.meta = {.name = meta.name,
+                               .parent = meta.parent,
+                               .generation = meta.generation,
+                               .length = meta.length,
+                               .digest = meta.digest,
+                               .publisher = meta.publisher},
+                      .payload = slot.payload(meta.length),
+                      .chunk_hashes = slot.chunk_hashes(ChunkCount(meta.length))});
+    bytes += SlotGeometry::For(meta.length).payload_offset + meta.length;
+  }
+  absl::Status status = absl::OkStatus();
+  if (const std::vector<BlockName> gone = pool.MakeSsdRoom(bytes); !gone.empty()) status = store_.Remove(gone);
+  if (status.ok()) status = store_.Put(writes);
+  if (status.ok()) metrics_.AddBytes(BytePath::kSsdWrite, bytes);
+  if (!status.ok() && !failing_) log_.Error("spill_failed", {{"blocks", batch.size()}, {"why", status.message()}});
+  if (status.ok() && failing_) log_.Info("spill_recovered");
+  failing_ = !status.ok();
+  const size_t blocks = batch.size();
+  pool.FinishSpill(std::move(batch), status.ok());
+  return status.ok() ? blocks : 0;
+}
+
+}  // namespace stem

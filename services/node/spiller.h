@@ -1,0 +1,38 @@
+// Moves the least valuable blocks from DRAM to SSD ahead of demand, under the disk's quota. One thread. A block counts as
+// spilled only after its batch is durable; then its holder changes tier, then its slot is free (law 6).
+#pragma once
+
+#include <atomic>
+#include <thread>
+
+#include "services/node/metrics.h"
+#include "services/node/space_table.h"
+#include "services/runtime/log.h"
+#include "storage/spill/spill_store.h"
+
+namespace stem {
+
+class Spiller {
+ public:
+  // All borrowed; starts its thread.
+  Spiller(SpaceTable& spaces, SpillStore& store, NodeMetrics& metrics, Logger& log);
+  // Finishes the batch at hand.
+  ~Spiller();
+  Spiller(const Spiller&) = delete;
+  Spiller& operator=(const Spiller&) = delete;
+
+ private:
+  void Run();
+  // Spills one batch of `pool`; returns how many blocks left DRAM's books for the disk's.
+  size_t Step(BlockPool& pool);
+
+  SpaceTable& spaces_;
+  SpillStore& store_;
+  NodeMetrics& metrics_;
+  Logger& log_;
+  std::atomic<bool> stopping_{false};
+  bool failing_ = false;  // so that a full disk is told once, not at every batch
+  std::thread thread_;
+};
+
+}  // namespace stem
