@@ -118,7 +118,6 @@ absl::StatusOr<uint64_t> CacheClient::Core::StartReserve(const std::shared_ptr<S
     if (!reply.ok()) return done(std::move(reply).status());
     const std::shared_ptr<Session> live = weak.lock();
     STEM_CHECK(live != nullptr);  // its reader runs this
-    if (!reply->has_reserved()) return done(NodeNonsense(absl::InternalError("Reserve was answered with something else")));
     auto state = ReservationState::Create(live, *reply, blocks, parts);
     if (!state.ok()) {
       counters->messages_refused++;

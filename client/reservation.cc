@@ -12,6 +12,7 @@ absl::StatusOr<std::shared_ptr<ReservationState>> ReservationState::Create(const
                                                                            const std::vector<uint32_t>& parts) {
   const uint32_t positions = blocks * static_cast<uint32_t>(parts.size());
   auto state = std::make_shared<ReservationState>(session, message.request_id());
+  if (!message.has_reserved()) return absl::InvalidArgumentError("a Reserve was answered with another kind of message");
   STEM_TRY(ValidateReserved(message.reserved(), positions));
   state->held = message.reserved().held();
   state->being_published = message.reserved().being_published();
