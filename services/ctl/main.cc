@@ -1,0 +1,31 @@
+// stemctl: runs, measures and watches a Stemcache cluster. One subcommand a file; see commands.h.
+#include <filesystem>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "services/ctl/commands.h"
+#include "services/runtime/config.h"
+#include "services/runtime/version.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Runs, measures and watches a Stemcache cluster.", "stemctl");
+  app.set_version_flag("--version", absl::StrCat("stemctl ", stem::kVersion));
+  app.require_subcommand(1);
+  std::error_code error;
+  const std::string binaries = std::filesystem::canonical("/proc/self/exe", error).parent_path().string();
+  stem::Command run;
+  stem::AddClusterCommand(app, binaries, &run);
+  stem::AddReplayCommand(app, &run);
+  stem::AddStatusCommand(app, &run);
+  stem::AddWorkloadCommand(app, &run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // help or version
+    return app.exit(asked);
+  } catch (const CLI::ParseError& wrong) {
+    std::cerr << "stemctl: " << wrong.what() << "; see --help\n";
+    return stem::kExitUsage;
+  }
+  const absl::StatusOr<int> exit_code = run();
+  return exit_code.ok() ? *exit_code : stem::ReportFailure("stemctl", exit_code.status(), std::cerr);
+}

@@ -1,0 +1,45 @@
+// What the processes of a cluster say of themselves: NodeStatus of each node, DirectoryStatus of each directory.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/time/time.h"
+#include "proto/status.h"
+#include "services/ctl/cluster_state.h"
+#include "stemcache/v1/directory.pb.h"
+#include "stemcache/v1/node.pb.h"
+
+namespace stem {
+
+struct StatusTargets {
+  std::vector<std::string> nodes;        // paths of Unix sockets, or host:port
+  std::vector<std::string> directories;  // host:port
+  std::string secret_file;               // for TCP; may be empty when there are only sockets
+  absl::Duration deadline = absl::Seconds(2);  // for all answers together
+};
+
+StatusTargets TargetsOf(const ClusterState& state);
+
+template <typename Reply>
+struct Answer {
+  std::string target;
+  absl::StatusOr<Reply> reply;
+};
+
+struct ClusterStatus {
+  std::vector<Answer<stemcache::v1::NodeStatusReply>> nodes;             // as asked
+  std::vector<Answer<stemcache::v1::DirectoryStatusReply>> directories;  // as asked
+
+  // Everyone asked has answered.
+  bool whole() const;
+  nlohmann::json ToJson() const;  // per target: the message's own fields, or "error"
+  std::string ToTable() const;
+};
+
+// Asks each target in turn; who does not answer is in the result with why.
+ClusterStatus QueryStatus(const StatusTargets& targets);
+
+}  // namespace stem

@@ -1,0 +1,82 @@
+// Traces of requests, read one line at a time. Two formats, both JSON lines (grammar: README.md):
+//   mooncake  {"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [...]}
+//   stem      a header line, then the same fields and "session" and "turn"
+// One integer of hash_ids per token block of the prompt; the last block may be partial. Equal integers mean equal
+// prefixes up to and including that block.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "proto/status.h"
+
+namespace stem {
+
+enum class TraceFormat { kMooncake, kStem };
+
+inline constexpr uint32_t kMooncakeBlockTokens = 512;
+inline constexpr size_t kTraceLineBytesMax = 4 << 20;  // 65,536 ids of 20 digits fit
+inline constexpr absl::string_view kStemTraceName = "stem-trace";
+inline constexpr uint32_t kStemTraceVersion = 1;
+
+struct TraceRequest {
+  uint64_t line = 0;                // in the file, from 1
+  uint64_t timestamp_ms = 0;        // from the trace's start, never falls
+  uint64_t input_tokens = 0;        // of the prompt, at least 1
+  uint64_t output_tokens = 0;
+  std::optional<uint64_t> session;  // only in stem traces
+  uint32_t turn = 0;                // in the session, from 0
+  std::vector<uint64_t> hash_ids;   // ceil(input_tokens / block_tokens) of them
+};
+
+// Memory is bounded by one line. Not for two threads at once.
+class TraceReader {
+ public:
+  struct Options {
+    TraceFormat format = TraceFormat::kMooncake;
+    std::optional<uint32_t> block_tokens;  // absent = the header's (stem) or 512 (mooncake)
+  };
+
+  // Errors: NotFound (no such file), InvalidArgument (a header that is no header, or not of these options).
+  static absl::StatusOr<std::unique_ptr<TraceReader>> Open(const std::string& path, const Options& options);
+
+  // Fills `request` and returns true, or false at the end. InvalidArgument names file, line, what is wrong and
+  // what would be right; after an error the reader is at its end.
+  absl::StatusOr<bool> Next(TraceRequest* request);
+
+  uint32_t block_tokens() const { return block_tokens_; }
+
+ private:
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+
+  TraceReader(std::string path, const Options& options, std::FILE* file)
+      : path_(std::move(path)), options_(options), file_(file) {}
+
+  // The next line without its end into line_; false at the end of the file.
+  absl::StatusOr<bool> ReadLine();
+  absl::Status ReadHeader();
+  absl::Status ParseLine(TraceRequest* request);
+  absl::Status Wrong(absl::string_view what) const;
+
+  const std::string path_;
+  const Options options_;
+  const std::unique_ptr<std::FILE, Close> file_;
+  uint32_t block_tokens_ = kMooncakeBlockTokens;
+  std::string line_;
+  uint64_t line_number_ = 0;
+  uint64_t last_timestamp_ms_ = 0;
+  bool ended_ = false;
+};
+
+// Lines of a stem trace, newline included.
+std::string StemTraceHeader(uint32_t block_tokens);
+void AppendStemTraceLine(const TraceRequest& request, std::string* out);
+
+}  // namespace stem
