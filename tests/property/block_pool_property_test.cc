@@ -1,0 +1,145 @@
+// Random publishes, fetches, spills, promotions, quarantines and pins against the laws: chains are closed on the node,
+// announced changes add up to what is held, pinned bytes never change, nothing leaks.
+#include <algorithm>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "storage/pool/block_pool.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kBlockBytes = 64;
+constexpr size_t kSlots = 24;
+constexpr uint64_t kNames = 64;  // block n's parent is n / 2; 1 starts the only chain tree
+
+BlockName Name(uint64_t number) { return {{{.low = 9, .high = 9}}, {{.low = number, .high = number * 31}}}; }
+
+std::optional<BlockKey> Parent(uint64_t number) {
+  if (number == 1) return std::nullopt;
+  return Name(number / 2).key;
+}
+
+class World {
+ public:
+  World(uint64_t seed, uint64_t ssd_bytes) : random_(seed) {
+    const SlotGeometry geometry = SlotGeometry::For(kBlockBytes);
+    memory_.resize(kSlots * geometry.slot_bytes);
+    pool_ = std::make_unique<BlockPool>(
+        std::span(memory_), geometry,
+        BlockPool::Options{.ssd_bytes_max = ssd_bytes, .spill_ahead_slots = 3, .on_change = [this](const BlockChange& change) {
+                             if (change.residence == Residence::kGone) {
+                               announced_.erase(change.name.key.low);
+                             } else {
+                               announced_[change.name.key.low] = change.residence;
+                             }
+                           }});
+  }
+
+  void Step() {
+    const uint64_t number = 1 + random_() % (kNames - 1);
+    switch (random_() % 8) {
+      case 0:
+      case 1:
+      case 2: Fill(number); break;
+      case 3: Pin(number); break;
+      case 4:
+        if (!pins_.empty()) pins_.erase(pins_.begin() + static_cast<ptrdiff_t>(random_() % pins_.size()));
+        break;
+      case 5: Spill(); break;
+      case 6: pool_->Touch(std::vector<BlockName>{Name(number / 2 + 1), Name(number)}); break;
+      case 7:
+        if (random_() % 8 == 0) Forget(pool_->Quarantine(Name(number)));
+        break;
+    }
+  }
+
+  void Check() {
+    std::map<uint64_t, Residence> held;
+    pool_->Snapshot([&](const BlockChange& change) { held[change.name.key.low] = change.residence; });
+    ASSERT_EQ(held, announced_) << "the changes are the state";
+    for (const auto& [number, residence] : held) {
+      if (number == 1) continue;
+      ASSERT_TRUE(held.contains(number / 2)) << "block " << number << " is held without its parent";
+    }
+    for (const BlockPin& pin : pins_) {
+      ASSERT_EQ(pin.view().header().name, pin.meta().name);
+      ASSERT_EQ(pin.view().header().generation, pin.meta().generation);
+      for (std::byte byte : pin.view().payload(kBlockBytes)) ASSERT_EQ(byte, static_cast<std::byte>(pin.meta().name.key.low));
+    }
+  }
+
+  void End() {
+    pins_.clear();
+    const BlockPool::Stats stats = pool_->stats();
+    ASSERT_EQ(stats.pins, 0u);
+    ASSERT_EQ(stats.filling, 0u);
+    ASSERT_EQ(stats.slots_pinned, 0u);
+    ASSERT_EQ(stats.slots_free + stats.blocks_dram, kSlots) << "a slot leaked";
+    for (uint64_t number = kNames; number > 0; --number) pool_->Quarantine(Name(number));
+    ASSERT_EQ(pool_->stats().slots_free, kSlots);
+    ASSERT_EQ(pool_->stats().ssd_bytes, 0u);
+  }
+
+ private:
+  void Fill(uint64_t number) {
+    absl::StatusOr<Filling> filling = pool_->BeginFill(Name(number), Parent(number), absl::Now());
+    if (!filling.ok()) return;
+    const std::span<std::byte> payload = filling->view().payload(kBlockBytes);
+    if (filling->promoted().has_value()) {
+      ASSERT_TRUE(disk_.contains(number)) << "promoted from a record that was never stored";
+      ASSERT_EQ(filling->promoted()->generation, disk_[number]);
+    }
+    std::fill(payload.begin(), payload.end(), static_cast<std::byte>(number));
+    if (random_() % 5 == 0) return;  // given up
+    const absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(kBlockBytes, 1, 2, false);
+    ASSERT_TRUE(pin.ok()) << pin.status();
+  }
+  void Pin(uint64_t number) {
+    BlockPin pin = pool_->Pin(Name(number));
+    if (pin.valid() && pins_.size() < kSlots / 2) pins_.push_back(std::move(pin));
+  }
+  void Spill() {
+    std::vector<BlockPin> batch = pool_->TakeSpillBatch(4 * kBlockBytes);
+    if (batch.empty()) return;
+    Forget(pool_->MakeSsdRoom(batch.size() * 2 * kBlockBytes));
+    const bool stored = random_() % 6 != 0;
+    for (const BlockPin& pin : batch) {
+      if (stored) disk_[pin.meta().name.key.low] = pin.meta().generation;
+    }
+    if (random_() % 10 == 0) Forget(pool_->Quarantine(batch.front().meta().name));
+    pool_->FinishSpill(std::move(batch), stored);
+  }
+  void Forget(const std::vector<BlockName>& names) {
+    for (const BlockName& name : names) disk_.erase(name.key.low);
+  }
+
+  std::mt19937_64 random_;
+  std::vector<std::byte> memory_;
+  std::map<uint64_t, Residence> announced_;
+  std::map<uint64_t, uint64_t> disk_;  // number -> generation in the record
+  std::unique_ptr<BlockPool> pool_;
+  std::vector<BlockPin> pins_;
+};
+
+TEST(BlockPoolPropertyTest, LawsHoldForAnyOrderOfEvents) {
+  const uint64_t first_seed = std::random_device()();
+  for (uint64_t seed = first_seed; seed < first_seed + 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    World world(seed, seed % 3 == 0 ? 0 : (seed % 3 == 1 ? 1 << 20 : 20 * 4200));
+    for (int step = 0; step < 1500; ++step) {
+      world.Step();
+      world.Check();
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+    world.End();
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace stem
