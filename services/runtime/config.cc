@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "services/runtime/version.h"
 
@@ -52,6 +53,11 @@ std::string Explain(const CLI::App& app, const CLI::ParseError& error) {
     if (absl::ConsumePrefix(&key, "INI was not able to parse ")) {
       return absl::StrCat("the config file has an unknown key '", key, "'; its keys are the flags of --help, without '--'");
     }
+  }
+  absl::string_view rest = what;
+  if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr && absl::ConsumePrefix(&rest, "Could not convert: ")) {
+    const std::pair<absl::string_view, absl::string_view> option = absl::StrSplit(rest, absl::MaxSplits(" = ", 1));
+    return absl::StrCat(option.first, ": '", option.second, "' is not a number that fits here; see --help");
   }
   if (dynamic_cast<const CLI::FileError*>(&error) != nullptr) return absl::StrCat("--config: ", what);
   return absl::StrCat(what, "; see --help");

@@ -62,6 +62,7 @@ class CommandLineTest : public ::testing::Test {
     AddDurationOption(app_, "--heartbeat", heartbeat_, {.min = absl::Milliseconds(1), .max = absl::Seconds(10)}, "every");
     AddCheckedOption(app_, "--listen", listen_, [](absl::string_view text) { return ParseHostPort(text).status(); }, "at");
     app_.add_flag("--insecure", insecure_, "no");
+    app_.add_option("--count", count_, "how many");
   }
   ~CommandLineTest() override { std::filesystem::remove_all(dir_); }
 
@@ -86,6 +87,7 @@ class CommandLineTest : public ::testing::Test {
   absl::Duration heartbeat_ = absl::Milliseconds(100);
   std::string listen_ = "127.0.0.1:7400";
   bool insecure_ = false;
+  uint32_t count_ = 0;
   std::ostringstream out_;
   std::ostringstream err_;
 };
@@ -118,6 +120,11 @@ TEST_F(CommandLineTest, BadValueIsNamedInOneLine) {
 TEST_F(CommandLineTest, ValueOutOfRangeSaysTheRange) {
   EXPECT_EQ(Parse({"--dram", "4KiB"}).exit_code, 2);
   ExpectUsageError("stem-node: --dram: '4KiB' is out of range; it must be 1MiB to 1TiB; see --help");
+}
+
+TEST_F(CommandLineTest, NumberThatIsNoneIsNamed) {
+  EXPECT_EQ(Parse({"--count", "-1"}).exit_code, 2);
+  ExpectUsageError("stem-node: --count: '-1' is not a number that fits here; see --help");
 }
 
 TEST_F(CommandLineTest, BadAddressIsNamed) {

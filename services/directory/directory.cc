@@ -1,0 +1,159 @@
+#include "services/directory/directory.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+#include "services/directory/directory_service.h"
+#include "services/runtime/clock.h"
+#include "services/runtime/listen.h"
+#include "services/runtime/metrics.h"
+
+namespace stem {
+namespace {
+
+constexpr int kKeepaliveMillis = 10'000;  // a host that vanished keeps its connection no longer than twice this
+
+absl::Status CheckRange(absl::string_view flag, uint64_t value, uint64_t min, uint64_t max) {
+  if (value >= min && value <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", value, " is out of range; it must be ", min, " to ", max));
+}
+
+absl::StatusOr<HostPort> CheckAddress(absl::string_view flag, const std::string& text, const DirectoryConfig& config,
+                                      Logger& log) {
+  absl::StatusOr<HostPort> address = ParseHostPort(text);
+  if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat(flag, ": ", address.status().message()));
+  STEM_TRY(CheckListenAddress(flag, *address, config.insecure_allow_remote, log));
+  return address;
+}
+
+struct Checked {
+  HostPort listen;
+  HostPort http;
+  ClusterSecret secret;
+};
+
+absl::StatusOr<Checked> Check(const DirectoryConfig& config, Logger& log) {
+  STEM_TRY(CheckRange("--heartbeat-ms", config.heartbeat_ms, 10, 10'000));
+  STEM_TRY(CheckRange("--stale-ms-max", config.stale_ms_max, 100, 60'000));
+  STEM_TRY(CheckRange("--ghosts-max", config.ghosts_max, 0, 1'000'000'000));
+  if (config.stale_ms_max < config.heartbeat_ms) {
+    return absl::InvalidArgumentError(absl::StrCat("--stale-ms-max: ", config.stale_ms_max,
+                                                   " is below --heartbeat-ms, ", config.heartbeat_ms,
+                                                   "; it must be at least that"));
+  }
+  STEM_ASSIGN(HostPort listen, CheckAddress("--listen", config.listen, config, log));
+  STEM_ASSIGN(HostPort http, CheckAddress("--http", config.http, config, log));
+  if (config.secret_file.empty()) {
+    return absl::InvalidArgumentError("--secret-file is not set; name a file of 32 bytes or more that all members share");
+  }
+  STEM_ASSIGN(ClusterSecret secret, ClusterSecret::Read(config.secret_file, log));
+  return Checked{.listen = std::move(listen), .http = std::move(http), .secret = std::move(secret)};
+}
+
+}  // namespace
+
+absl::Status CheckConfig(const DirectoryConfig& config, Logger& log) { return Check(config, log).status(); }
+
+// Members in the order in which they need each other; destroyed in reverse.
+struct Directory::Running {
+  Running(const DirectoryConfig& config, Checked checked, Logger& logger)
+      : log(logger),
+        address(std::move(checked.listen)),
+        http_address(std::move(checked.http)),
+        secret(std::move(checked.secret)),
+        keep_every(absl::Milliseconds(config.heartbeat_ms) / 2),
+        started(MonotonicNow()),
+        metrics(registry),
+        index(config.ghosts_max),
+        membership(index, {.heartbeat = absl::Milliseconds(config.heartbeat_ms),
+                           .stale_max = absl::Milliseconds(config.stale_ms_max),
+                           .started = started}),
+        service({.index = index, .membership = membership, .secret = secret, .metrics = metrics, .log = log,
+                 .started = started, .resync_retry = absl::Milliseconds(config.stale_ms_max)}) {}
+
+  absl::Status Listen();
+  void Keep();
+
+  Logger& log;
+  HostPort address;
+  HostPort http_address;
+  const ClusterSecret secret;
+  const absl::Duration keep_every;
+  const absl::Time started;
+  prometheus::Registry registry;
+  DirectoryMetrics metrics;
+  PrefixIndex index;
+  Membership membership;
+  DirectoryService service;
+  GrpcServer grpc;
+  std::unique_ptr<MetricsServer> http;
+  std::thread keeper;
+  Mutex mutex;
+  CondVar wake;
+  bool stopping ABSL_GUARDED_BY(mutex) = false;
+};
+
+absl::Status Directory::Running::Listen() {
+  AddBuildInfo(registry, "stem-directory");
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMillis);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveMillis);
+  builder.RegisterService(&service);
+  STEM_ASSIGN(grpc, StartGrpcServer(builder, {address}));
+  address.port = grpc.ports[0];
+  MetricsOptions options{.listen = http_address,
+                         .refresh = [this] { metrics.Refresh(index.counts(), membership.Status(MonotonicNow())); }};
+  STEM_ASSIGN(http, MetricsServer::Start(std::move(options), registry));
+  http_address.port = http->port();
+  keeper = std::thread([this] { Keep(); });
+  http->SetHealth(Health::kOk);
+  return absl::OkStatus();
+}
+
+// Gives up silent nodes and reclaims what they said.
+void Directory::Running::Keep() {
+  MutexLock lock(mutex);
+  while (!stopping) {
+    mutex.Unlock();
+    if (const size_t lost = membership.Tick(MonotonicNow()); lost > 0) log.Warn("nodes_lost", {{"count", lost}});
+    const bool more = index.Step();
+    mutex.Lock();
+    if (!more && !stopping) wake.WaitFor(mutex, keep_every);
+  }
+}
+
+Directory::Directory(std::unique_ptr<Running> running) : running_(std::move(running)) {}
+
+absl::StatusOr<std::unique_ptr<Directory>> Directory::Start(const DirectoryConfig& config, Logger& log) {
+  STEM_ASSIGN(Checked checked, Check(config, log));
+  std::unique_ptr<Directory> directory(new Directory(std::make_unique<Running>(config, std::move(checked), log)));
+  STEM_TRY(directory->running_->Listen());
+  return directory;
+}
+
+Directory::~Directory() { Stop(absl::Seconds(1)); }
+
+std::string Directory::listen_address() const { return running_->address.ToString(); }
+
+std::string Directory::http_address() const { return running_->http_address.ToString(); }
+
+void Directory::Stop(absl::Duration drain_max) {
+  Running& running = *running_;
+  {
+    MutexLock lock(running.mutex);
+    if (running.stopping) return;
+    running.stopping = true;
+  }
+  running.wake.NotifyAll();
+  if (running.http != nullptr) running.http->SetHealth(Health::kDraining);
+  if (running.grpc.server != nullptr) {
+    running.service.EndStreams();
+    running.grpc.server->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_max));
+  }
+  if (running.keeper.joinable()) running.keeper.join();
+}
+
+}  // namespace stem

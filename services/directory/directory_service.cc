@@ -1,0 +1,220 @@
+#include "services/directory/directory_service.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "proto/status.h"
+#include "proto/validate.h"
+#include "proto/wire_status.h"
+#include "services/directory/chain_match.h"
+#include "services/directory/holder_stream.h"
+#include "services/runtime/clock.h"
+#include "services/runtime/version.h"
+
+namespace stem {
+namespace {
+
+grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+}  // namespace
+
+// One announce stream. Replies never queue up: an acknowledgement replaces the one that was not yet written, and a
+// resync replaces both. Deletes itself when gRPC is done with it.
+class DirectoryService::AnnounceReactor final
+    : public grpc::ServerBidiReactor<v1::AnnounceMessage, v1::AnnounceReply> {
+ public:
+  AnnounceReactor(DirectoryService& service, grpc::CallbackServerContext* context)
+      : service_(service),
+        context_(context),
+        stream_(service.parts_.membership, service.parts_.index, service.parts_.resync_retry) {
+    MutexLock lock(mutex_);
+    absl::Status status = service_.parts_.secret.CheckToken(*context);
+    if (!service_.Register(context)) status = absl::UnavailableError("this directory is stopping");
+    service_.parts_.metrics.OnStreams(1);
+    if (status.ok()) {
+      StartRead(&message_);
+    } else {
+      End(status);
+    }
+  }
+
+  void OnReadDone(bool ok) override {
+    MutexLock lock(mutex_);
+    if (!ok) return End(absl::OkStatus());
+    const bool named = !stream_.node().empty();
+    absl::StatusOr<HolderStream::Outcome> outcome = stream_.OnMessage(message_, MonotonicNow());
+    if (!outcome.ok()) {
+      Log().Warn("announce_refused", {{"node", stream_.node()}, {"error", outcome.status().message()}});
+      return End(outcome.status());
+    }
+    if (!named) Log().Info("node_joined", {{"node", stream_.node()}, {"peer", context_->peer()}});
+    service_.parts_.metrics.OnChanges(outcome->changes);
+    if (outcome->resync) {
+      service_.parts_.metrics.OnResync();
+      Log().Warn("stream_gap", {{"node", stream_.node()},
+                                {"expected", outcome->reply->resync().expected()},
+                                {"received", outcome->reply->resync().received()}});
+    }
+    if (outcome->reply && !(waiting_ && waiting_->has_resync())) waiting_ = *std::move(outcome->reply);
+    WriteNext();
+    StartRead(&message_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    MutexLock lock(mutex_);
+    writing_ = false;
+    if (ending_) return End(*ending_);
+    if (ok) WriteNext();  // else the stream is broken, and the read that is under way says so
+  }
+
+  void OnDone() override {
+    {
+      MutexLock lock(mutex_);
+      if (!stream_.node().empty()) Log().Info("node_left", {{"node", stream_.node()}});
+      stream_.OnClosed();
+      service_.parts_.metrics.OnStreams(-1);
+      service_.Unregister(context_);
+    }
+    delete this;
+  }
+
+ private:
+  Logger& Log() const { return service_.parts_.log; }
+
+  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (writing_ || !waiting_) return;
+    written_ = *std::exchange(waiting_, std::nullopt);
+    writing_ = true;
+    StartWrite(&written_);
+  }
+
+  // Once no write is under way.
+  void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (writing_) {
+      ending_ = status;
+    } else {
+      Finish(ToGrpc(status));
+    }
+  }
+
+  DirectoryService& service_;
+  grpc::CallbackServerContext* const context_;
+  Mutex mutex_;
+  HolderStream stream_ ABSL_GUARDED_BY(mutex_);
+  v1::AnnounceMessage message_ ABSL_GUARDED_BY(mutex_);
+  v1::AnnounceReply written_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::AnnounceReply> waiting_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> ending_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+grpc::ServerBidiReactor<v1::AnnounceMessage, v1::AnnounceReply>* DirectoryService::Announce(
+    grpc::CallbackServerContext* context) {
+  return new AnnounceReactor(*this, context);  // gRPC's callback API has reactors delete themselves
+}
+
+grpc::ServerUnaryReactor* DirectoryService::Match(grpc::CallbackServerContext* context,
+                                                  const v1::MatchRequest* request, v1::MatchReply* reply) {
+  absl::Status status = parts_.secret.CheckToken(*context);
+  if (status.ok()) status = DoMatch(*request, *reply);
+  return Finish(context, status);
+}
+
+absl::Status DirectoryService::DoMatch(const v1::MatchRequest& request, v1::MatchReply& reply) const {
+  const absl::Time begin = MonotonicNow();
+  STEM_ASSIGN(const MatchCall call, ValidateMatch(request));
+  MemberView view = parts_.membership.View(begin);
+  const ChainMatch match = MatchChain(parts_.index, view, call);
+  reply.set_matched_blocks(match.matched_blocks);
+  absl::flat_hash_map<uint16_t, uint32_t> holders;
+  for (const ChainRun& run : match.runs) {
+    const auto [holder, fresh] = holders.try_emplace(run.node, static_cast<uint32_t>(reply.holders_size()));
+    if (fresh) *reply.add_holders() = *view.nodes[run.node];
+    v1::HolderRun* out = reply.add_runs();
+    out->set_first(run.first);
+    out->set_count(run.count);
+    out->set_holder(holder->second);
+    out->set_tier(static_cast<v1::Tier>(run.tier));
+  }
+  for (const ChainMiss& miss : match.misses) {
+    v1::Miss* out = reply.add_misses();
+    out->set_first(miss.first);
+    out->set_count(miss.count);
+    out->set_cause(miss.cause);
+  }
+  *reply.mutable_truth() = std::move(view.truth);
+  parts_.metrics.OnMatch(reply, call.keys.size(), MonotonicNow() - begin);
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* DirectoryService::Score(grpc::CallbackServerContext* context,
+                                                  const v1::ScoreRequest* request, v1::ScoreReply* reply) {
+  absl::Status status = parts_.secret.CheckToken(*context);
+  if (status.ok()) status = DoScore(*request, *reply);
+  return Finish(context, status);
+}
+
+absl::Status DirectoryService::DoScore(const v1::ScoreRequest& request, v1::ScoreReply& reply) const {
+  STEM_ASSIGN(const MatchCall call, ValidateScore(request));
+  MemberView view = parts_.membership.View(MonotonicNow());
+  const std::vector<ChainScore> scores = ScoreChain(parts_.index, view, call);
+  const auto add = [&reply](const std::string& name, const ChainScore& score) {
+    v1::ScoreReply::Node* node = reply.add_nodes();
+    node->set_node(name);
+    node->set_matched_blocks(score.matched_blocks);
+    node->set_dram_blocks(score.pool_blocks);
+    node->set_ssd_blocks(score.ssd_blocks);
+  };
+  if (request.candidates().empty()) {
+    for (size_t i = 0; i < view.nodes.size(); ++i) add(view.nodes[i]->node(), scores[i]);
+  }
+  for (const std::string& name : request.candidates()) {
+    const auto found = std::lower_bound(view.nodes.begin(), view.nodes.end(), name,
+                                        [](const auto& address, const std::string& wanted) { return address->node() < wanted; });
+    const bool known = found != view.nodes.end() && (*found)->node() == name;
+    add(name, known ? scores[static_cast<size_t>(found - view.nodes.begin())] : ChainScore());
+  }
+  *reply.mutable_truth() = std::move(view.truth);
+  parts_.metrics.OnScore();
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* DirectoryService::DirectoryStatus(grpc::CallbackServerContext* context,
+                                                            const v1::DirectoryStatusRequest*,
+                                                            v1::DirectoryStatusReply* reply) {
+  const absl::Status status = parts_.secret.CheckToken(*context);
+  if (!status.ok()) return Finish(context, status);
+  const absl::Time now = MonotonicNow();
+  for (Membership::NodeStatus& node : parts_.membership.Status(now)) *reply->add_nodes() = std::move(node.message);
+  const PrefixIndex::Counts counts = parts_.index.counts();
+  reply->set_blocks(counts.blocks);
+  reply->set_ghosts(counts.ghosts);
+  reply->set_uptime_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(now - parts_.started)));
+  reply->set_version(kVersion.data(), kVersion.size());
+  return Finish(context, status);
+}
+
+bool DirectoryService::Register(grpc::CallbackServerContext* context) {
+  MutexLock lock(mutex_);
+  streams_.insert(context);
+  return !ended_;
+}
+
+void DirectoryService::Unregister(grpc::CallbackServerContext* context) {
+  MutexLock lock(mutex_);
+  streams_.erase(context);
+}
+
+void DirectoryService::EndStreams() {
+  MutexLock lock(mutex_);
+  ended_ = true;
+  for (grpc::CallbackServerContext* context : streams_) context->TryCancel();
+}
+
+}  // namespace stem

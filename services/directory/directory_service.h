@@ -1,0 +1,61 @@
+// The directory's gRPC face: checks the caller, validates, asks the core, fills the reply. Nothing is decided here.
+#pragma once
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/time/time.h"
+#include "grpcpp/server_context.h"
+#include "proto/mutex.h"
+#include "services/directory/directory_metrics.h"
+#include "services/directory/membership.h"
+#include "services/directory/prefix_index.h"
+#include "services/runtime/cluster_secret.h"
+#include "services/runtime/log.h"
+#include "stemcache/v1/directory.grpc.pb.h"
+
+namespace stem {
+
+// What the service borrows; all of it must outlive the server.
+struct DirectoryParts {
+  PrefixIndex& index;
+  Membership& membership;
+  const ClusterSecret& secret;
+  DirectoryMetrics& metrics;
+  Logger& log;
+  absl::Time started;           // monotonic
+  absl::Duration resync_retry;  // see HolderStream
+};
+
+class DirectoryService final : public stemcache::v1::Directory::CallbackService {
+ public:
+  explicit DirectoryService(const DirectoryParts& parts) : parts_(parts) {}
+
+  grpc::ServerBidiReactor<stemcache::v1::AnnounceMessage, stemcache::v1::AnnounceReply>* Announce(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* Match(grpc::CallbackServerContext* context, const stemcache::v1::MatchRequest* request,
+                                  stemcache::v1::MatchReply* reply) override;
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context, const stemcache::v1::ScoreRequest* request,
+                                  stemcache::v1::ScoreReply* reply) override;
+  grpc::ServerUnaryReactor* DirectoryStatus(grpc::CallbackServerContext* context,
+                                            const stemcache::v1::DirectoryStatusRequest* request,
+                                            stemcache::v1::DirectoryStatusReply* reply) override;
+
+  // Ends all announce streams, which are otherwise open for as long as their nodes live. Later ones are refused.
+  void EndStreams();
+
+ private:
+  class AnnounceReactor;
+
+  absl::Status DoMatch(const stemcache::v1::MatchRequest& request, stemcache::v1::MatchReply& reply) const;
+  absl::Status DoScore(const stemcache::v1::ScoreRequest& request, stemcache::v1::ScoreReply& reply) const;
+
+  // False once streams have been ended.
+  bool Register(grpc::CallbackServerContext* context);
+  void Unregister(grpc::CallbackServerContext* context);
+
+  const DirectoryParts parts_;
+  Mutex mutex_;
+  absl::flat_hash_set<grpc::CallbackServerContext*> streams_ ABSL_GUARDED_BY(mutex_);
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace stem

@@ -1,0 +1,57 @@
+// stem-directory: the index of which node holds which blocks.
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "services/directory/directory.h"
+#include "services/runtime/config.h"
+#include "services/runtime/lifecycle.h"
+#include "services/runtime/log.h"
+
+namespace {
+
+constexpr char kName[] = "stem-directory";
+
+int Run(const stem::DirectoryConfig& config, const std::string& ready_file, bool check_only, stem::Logger& log,
+        stem::StopSignal& stop) {
+  if (check_only) {
+    const int code = stem::ReportFailure(kName, stem::CheckConfig(config, log), std::cerr);
+    if (code == stem::kExitOk) std::cout << "ok" << std::endl;
+    return code;
+  }
+  auto directory = stem::Directory::Start(config, log);
+  if (!directory.ok()) return stem::ReportFailure(kName, directory.status(), std::cerr);
+  const std::string listen = (*directory)->listen_address();
+  const std::string http = (*directory)->http_address();
+  log.Info("ready", {{"listen", listen}, {"http", http}});
+  if (!ready_file.empty()) {
+    const std::string text = absl::StrCat(R"({"listen":")", listen, R"(","http":")", http, "\"}\n");
+    const absl::Status written = stem::WriteReadyFile(ready_file, text);
+    if (!written.ok()) return stem::ReportFailure(kName, written, std::cerr);
+  }
+  log.Info("stopping", {{"signal", stop.Wait()}});
+  (*directory)->Stop(absl::Seconds(5));
+  return stem::kExitOk;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  stem::StopSignal stop;
+  stem::DirectoryConfig config;
+  std::string format = "text", level = "info", ready_file;
+  CLI::App app("Answers which node of a cluster holds the longest stem of a prompt.", kName);
+  app.add_option("--listen", config.listen, "gRPC address, host:port; port 0 = any")->capture_default_str();
+  app.add_option("--http", config.http, "address of /metrics and /healthz")->capture_default_str();
+  app.add_option("--secret-file", config.secret_file, "the cluster's secret: a file of 32 bytes or more; required");
+  app.add_option("--heartbeat-ms", config.heartbeat_ms, "a stream silent for longer is stale")->capture_default_str();
+  app.add_option("--stale-ms-max", config.stale_ms_max, "a node silent for longer is lost")->capture_default_str();
+  app.add_option("--ghosts-max", config.ghosts_max, "departed blocks to remember")->capture_default_str();
+  app.add_flag("--insecure-allow-remote", config.insecure_allow_remote, "listen beyond loopback, unprotected");
+  stem::AddCheckedOption(app, "--log-format", format, [](auto v) { return stem::ParseLogFormat(v).status(); }, "text, json");
+  stem::AddCheckedOption(app, "--log-level", level, [](auto v) { return stem::ParseLogLevel(v).status(); }, "from debug to error");
+  app.add_option("--ready-file", ready_file, "written once ports are open: JSON that names them")->configurable(false);
+  const stem::CommandLine line = stem::ParseCommandLine(app, argc, argv, std::cout, std::cerr);
+  if (line.exit_code) return *line.exit_code;
+  stem::Logger log({.process = kName, .format = *stem::ParseLogFormat(format), .level = *stem::ParseLogLevel(level)});
+  return Run(config, ready_file, line.check_config, log, stop);
+}
