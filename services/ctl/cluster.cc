@@ -150,19 +150,20 @@ absl::Status StartMissing(ClusterState* state, const std::string& binaries) {
 
 absl::StatusOr<ClusterDownResult> StopAll(const ClusterState& state) {
   ClusterDownResult result;
-  std::vector<const ClusterMember*> members;
-  for (const ClusterMember& node : state.nodes) {
-    Signal(node.process, SIGTERM).IgnoreError();  // all drain at once; Stop() below waits for each
-    members.push_back(&node);
-  }
-  members.push_back(&state.directory);
-  for (const ClusterMember* member : members) {
-    if (!IsRunning(member->process)) {
+  std::vector<ProcessIdentity> running;
+  const auto note = [&](const ClusterMember& member) {
+    if (IsRunning(member.process)) {
+      running.push_back(member.process);
+    } else {
       ++result.not_running;
-      continue;
     }
+  };
+  for (const ClusterMember& node : state.nodes) note(node);
+  for (const ProcessIdentity& node : running) Signal(node, SIGTERM).IgnoreError();  // all drain at once
+  note(state.directory);
+  for (const ProcessIdentity& process : running) {
     bool killed = false;
-    STEM_TRY(Stop(member->process, kStopPatience, &killed));
+    STEM_TRY(Stop(process, kStopPatience, &killed));
     ++(killed ? result.killed : result.stopped);
   }
   return result;

@@ -4,9 +4,25 @@
 #include <cstdio>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace stem {
+
+absl::StatusOr<std::optional<int>> ParseArguments(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, argv);
+    return std::nullopt;
+  } catch (const CLI::Success& asked) {  // help or version
+    return app.exit(asked);
+  } catch (const CLI::ConversionError& wrong) {
+    return absl::InvalidArgumentError(absl::StrCat(wrong.what(), " is not a number in range; see --help"));
+  } catch (const CLI::ParseError& wrong) {
+    const std::vector<std::string> unknown = app.remaining(true);
+    if (!unknown.empty()) return absl::InvalidArgumentError(absl::StrCat("unknown argument '", unknown.front(), "'; see --help"));
+    return absl::InvalidArgumentError(absl::StrCat(wrong.what(), "; see --help"));
+  }
+}
 
 absl::Status WriteJson(const std::string& path, const std::string& text) {
   if (path.empty()) return absl::OkStatus();

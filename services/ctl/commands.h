@@ -3,7 +3,10 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "proto/status.h"
@@ -18,6 +21,30 @@ void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run)
 void AddReplayCommand(CLI::App& app, Command* run);
 void AddStatusCommand(CLI::App& app, Command* run);
 void AddWorkloadCommand(CLI::App& app, Command* run);
+
+// An option whose text is one of a few words. `target` holds the default, is shown by --help, and must outlive the parse.
+template <typename T>
+void AddChoice(CLI::App& app, const std::string& name, T& target, const std::vector<std::pair<std::string, T>>& choices,
+               const std::string& description) {
+  std::string words, chosen;
+  for (const auto& [word, value] : choices) {
+    words += (words.empty() ? "" : ", ") + word;
+    if (value == target) chosen = word;
+  }
+  const auto parse = [name, &target, choices, words](const std::string& text) {
+    for (const auto& [word, value] : choices) {
+      if (word != text) continue;
+      target = value;
+      return;
+    }
+    throw CLI::ValidationError(name, "'" + text + "' is unknown; use one of " + words);
+  };
+  app.add_option_function<std::string>(name, parse, description + ": " + words)->default_str(chosen);
+}
+
+// Parses; what is wrong with the arguments becomes one line that names it. InvalidArgument, or the exit code of
+// --help and --version, or nothing: go on.
+absl::StatusOr<std::optional<int>> ParseArguments(CLI::App& app, int argc, const char* const* argv);
 
 // Writes `text` to the file of --json; "-" = standard output, empty = nowhere. Errors: Unavailable.
 absl::Status WriteJson(const std::string& path, const std::string& text);

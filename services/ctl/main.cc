@@ -18,14 +18,9 @@ int main(int argc, char** argv) {
   stem::AddReplayCommand(app, &run);
   stem::AddStatusCommand(app, &run);
   stem::AddWorkloadCommand(app, &run);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& asked) {  // help or version
-    return app.exit(asked);
-  } catch (const CLI::ParseError& wrong) {
-    std::cerr << "stemctl: " << wrong.what() << "; see --help\n";
-    return stem::kExitUsage;
-  }
+  const auto parsed = stem::ParseArguments(app, argc, argv);
+  if (!parsed.ok()) return stem::ReportFailure("stemctl", parsed.status(), std::cerr);
+  if (*parsed) return **parsed;
   const absl::StatusOr<int> exit_code = run();
   return exit_code.ok() ? *exit_code : stem::ReportFailure("stemctl", exit_code.status(), std::cerr);
 }

@@ -53,8 +53,8 @@ struct ReplayHooks {
 NamespaceSpec ReplaySpace(uint32_t block_tokens, uint32_t bytes_per_token);
 
 // Runs to the trace's end; `progress` may be null. Loss of nodes or the directory ends in misses and not in an error.
-// Mismatches are counted and described in the report. Errors: InvalidArgument (an option or a line of the trace, checked
-// before the first request), NotFound (no such trace), Unavailable (a node cannot be reached at the start),
+// Mismatches are counted and described in the report. Errors: InvalidArgument (an option), NotFound and DataLoss (no
+// such trace, or a bad line of it: checked before the first request), Unavailable (a node cannot be reached at the start),
 // FailedPrecondition (nodes of different clusters, or one that refuses the namespace), Internal.
 absl::StatusOr<ReplayReport> RunReplay(const ReplayOptions& options, const ReplayHooks& hooks, Progress* progress);
 

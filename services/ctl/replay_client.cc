@@ -224,52 +224,48 @@ void ReplayClient::CountMisses(const TraceRequest& request, uint32_t first, cons
   count_to(blocks, v1::MISS_CAUSE_UNKNOWN);
 }
 
+// Staging may hold less than a long prompt: then it goes in several rounds, each the parent of the next.
 void ReplayClient::Publish(uint32_t first, CacheClient& node) {
   const auto blocks = static_cast<uint32_t>(keys_.size());
-  uint64_t elsewhere = blocks - first;  // what no line below accounts for, the node had or was getting
   absl::Duration publishing;
   while (first < blocks) {
     ReserveOptions reserve;
     if (first > 0) reserve.parent = keys_[first - 1];
-    absl::Time begun = absl::Now();
+    const absl::Time begun = absl::Now();
     auto reservation = node.Reserve(std::span<const BlockKey>(keys_).subspan(first), reserve, begun + options_.deadline);
     publishing += absl::Now() - begun;
     if (!reservation.ok()) {
       tally_.publish.failed += blocks - first;
-      elsewhere -= blocks - first;
       break;
     }
-    const std::span<const WantedPayload> wanted = reservation->wanted();
-    const uint64_t wanted_count = wanted.size();
-    const bool again = reservation->staging_bytes_missing() > 0 && wanted_count > 0;
-    const uint32_t next = again ? first + wanted.back().block + 1 : blocks;
-    elsewhere -= wanted_count;
-    if (!again) {
-      tally_.publish.refused += reservation->refused();
-      elsewhere -= reservation->refused();
-    }
-    if (wanted_count > 0) {
-      for (const WantedPayload& payload : wanted) {
-        FillPayload(prefixes_[first + payload.block], {publisher_, ++publish_number_}, payload.staging);
-      }
-      begun = absl::Now();
-      const auto result = node.Commit(*std::move(reservation), begun + options_.deadline);
-      publishing += absl::Now() - begun;
-      if (!result.ok()) {
-        tally_.publish.failed += wanted_count;
-        elsewhere -= blocks - next;
-        tally_.publish.failed += blocks - next;
-        break;
-      }
-      tally_.publish.committed += result->committed;
-      tally_.publish.duplicate += result->duplicate;
-      tally_.publish.refused += result->refused;
-      tally_.bytes_published += uint64_t{result->committed} * block_bytes_;
+    const auto wanted = static_cast<uint32_t>(reservation->wanted().size());
+    const bool again = wanted > 0 && reservation->staging_bytes_missing() > 0;
+    const uint32_t next = again ? first + reservation->wanted().back().block + 1 : blocks;
+    const uint32_t refused = again ? 0 : reservation->refused();  // else those that the next round asks for
+    tally_.publish.refused += refused;
+    tally_.publish.not_wanted += next - first - wanted - refused;
+    if (wanted > 0 && !WriteAndCommit(*std::move(reservation), first, node, &publishing)) {
+      tally_.publish.failed += wanted + (blocks - next);
+      break;
     }
     first = next;
   }
-  tally_.publish.not_wanted += elsewhere;
   tally_.publish_latency.Record(publishing);
+}
+
+bool ReplayClient::WriteAndCommit(Reservation reservation, uint32_t first, CacheClient& node, absl::Duration* publishing) {
+  for (const WantedPayload& payload : reservation.wanted()) {
+    FillPayload(prefixes_[first + payload.block], {publisher_, ++publish_number_}, payload.staging);
+  }
+  const absl::Time begun = absl::Now();
+  const auto result = node.Commit(std::move(reservation), begun + options_.deadline);
+  *publishing += absl::Now() - begun;
+  if (!result.ok()) return false;
+  tally_.publish.committed += result->committed;
+  tally_.publish.duplicate += result->duplicate;
+  tally_.publish.refused += result->refused;
+  tally_.bytes_published += uint64_t{result->committed} * block_bytes_;
+  return true;
 }
 
 }  // namespace stem

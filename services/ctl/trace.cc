@@ -85,7 +85,7 @@ absl::Status TraceReader::Wrong(absl::string_view what) const {
   const char* right = options_.format == TraceFormat::kStem && line_number_ == 1
                           ? R"({"format":"stem-trace","version":1,"block_tokens":512})"
                           : R"({"timestamp":0,"input_length":700,"output_length":20,"hash_ids":[0,1]})";
-  return absl::InvalidArgumentError(
+  return absl::DataLossError(
       absl::StrFormat("%s:%d: the line %s; a right one is %s", path_, line_number_, what, right));
 }
 

@@ -42,10 +42,10 @@ class TraceReader {
     std::optional<uint32_t> block_tokens;  // absent = the header's (stem) or 512 (mooncake)
   };
 
-  // Errors: NotFound (no such file), InvalidArgument (a header that is no header, or not of these options).
+  // Errors: NotFound (no such file), DataLoss (a header that is no header), InvalidArgument (not of these options).
   static absl::StatusOr<std::unique_ptr<TraceReader>> Open(const std::string& path, const Options& options);
 
-  // Fills `request` and returns true, or false at the end. InvalidArgument names file, line, what is wrong and
+  // Fills `request` and returns true, or false at the end. DataLoss names file, line, what is wrong and
   // what would be right; after an error the reader is at its end.
   absl::StatusOr<bool> Next(TraceRequest* request);
 

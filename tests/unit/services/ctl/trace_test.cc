@@ -43,7 +43,7 @@ class TraceTest : public ::testing::Test {
     if (reader == nullptr) return "";
     TraceRequest request;
     const auto more = reader->Next(&request);
-    EXPECT_EQ(more.status().code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_EQ(more.status().code(), absl::StatusCode::kDataLoss) << text;
     EXPECT_THAT(std::string(more.status().message()), Not(HasSubstr("\n")));
     return std::string(more.status().message());
   }
