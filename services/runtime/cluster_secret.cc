@@ -11,6 +11,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "proto/check.h"
 #include "proto/status.h"
 
@@ -54,12 +55,12 @@ absl::StatusOr<ClusterSecret> ClusterSecret::Read(const std::string& path, Logge
     return absl::UnavailableError(absl::StrCat("--secret-file: '", path, "' is not a readable file"));
   }
   bytes.resize(static_cast<size_t>(file.gcount()));
-  if ((info.st_mode & (S_IRGRP | S_IROTH)) != 0) {
-    log.Warn("secret_file_readable_by_others", {{"path", path}, {"mode", absl::StrCat(absl::Hex(info.st_mode & 0777))}});
-  }
   absl::StatusOr<ClusterSecret> secret = FromBytes(std::move(bytes));
   if (!secret.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--secret-file: '", path, "': ", secret.status().message()));
+  }
+  if ((info.st_mode & (S_IRGRP | S_IROTH)) != 0) {
+    log.Warn("secret_file_readable_by_others", {{"path", path}, {"mode", absl::StrFormat("%04o", info.st_mode & 0777)}});
   }
   return secret;
 }
