@@ -96,8 +96,8 @@ absl::StatusOr<std::string> SocketPath(absl::string_view node) {
   if (absl::StartsWith(path, "//")) path.remove_prefix(2);
   const size_t bytes_max = sizeof(sockaddr_un::sun_path) - 1 - kAttachSuffix.size();
   if (!is_unix || !absl::StartsWith(path, "/") || path.size() > bytes_max || absl::StrContains(path, '\0')) {
-    return absl::InvalidArgumentError(absl::StrCat("node is \"", node, "\"; it must be unix:///path/of/node.sock, with at most ",
-                                                   bytes_max, " bytes of path"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "node is \"", node, "\"; it must be unix:///path/of/node.sock, with at most ", bytes_max, " bytes of path"));
   }
   return std::string(path);
 }
@@ -122,11 +122,12 @@ absl::StatusOr<Attachment> Attach(int socket, const v1::AttachRequest& request, 
                                   const Deadline& deadline) {
   const std::string bytes = request.SerializeAsString();
   if (bytes.size() > kAttachMessageBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("the attach request is ", bytes.size(), " bytes; it must be at most ",
-                                                   kAttachMessageBytesMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the attach request is ", bytes.size(), " bytes; it must be at most ", kAttachMessageBytesMax));
   }
   STEM_TRY(LimitTime(socket, deadline));
-  if (send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return SocketError("cannot send the attach request", errno);
+  if (send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0)
+    return SocketError("cannot send the attach request", errno);
   STEM_ASSIGN(Received received, Receive(socket, deadline));
   if (received.reply.code() != 0) return FromCode(received.reply.code(), received.reply.message());
   absl::StatusOr<AttachGrant> grant = ValidateAttachReply(received.reply, spec, received.descriptors.size());

@@ -85,7 +85,8 @@ absl::StatusOr<Stem> CacheClient::Acquire(std::span<const BlockKey> keys, const 
 
 LoadResult CacheClient::Load(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
                              absl::Time deadline) {
-  if (!stem.valid()) return {.blocks_loaded = 0, .status = absl::InvalidArgumentError("the stem was released or moved")};
+  if (!stem.valid())
+    return {.blocks_loaded = 0, .status = absl::InvalidArgumentError("the stem was released or moved")};
   return LoadNow(Loader(stem.state_, first_block, destinations, core_->options().local_proof), Deadline(deadline));
 }
 
@@ -138,8 +139,8 @@ void CacheClient::AcquireAsync(std::span<const BlockKey> keys, const AcquireOpti
   });
 }
 
-void CacheClient::LoadAsync(const Stem& stem, uint32_t first_block,
-                            std::span<const std::span<std::byte>> destinations, absl::Time deadline, OnLoaded done) {
+void CacheClient::LoadAsync(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
+                            absl::Time deadline, OnLoaded done) {
   if (!stem.valid()) {
     return done({.blocks_loaded = 0, .status = absl::InvalidArgumentError("the stem was released or moved")});
   }

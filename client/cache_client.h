@@ -1,5 +1,6 @@
 // What an inference engine links: asks the node of its host for the longest stem of a prompt, copies it out of shared
-// memory with proof, and publishes what it computed. Payload bytes never cross a socket, and no call outlives its deadline.
+// memory with proof, and publishes what it computed. Payload bytes never cross a socket, and no call outlives its
+// deadline.
 #pragma once
 
 #include <array>
@@ -42,22 +43,22 @@ struct ClientStats {
   uint64_t proofs_failed = 0;
   uint64_t payloads_committed = 0;
   uint64_t bytes_committed = 0;
-  uint64_t stems_broken = 0;      // stems that lost a promised block
+  uint64_t stems_broken = 0;  // stems that lost a promised block
   uint64_t reattaches = 0;
   uint64_t messages_refused = 0;  // of the node's, that validation refused
 };
 
 // Threads: any, all methods. Callbacks run on a thread of the client (the session's reader, one of two executor
-// threads, or the timer), must not block, must not call the synchronous forms and must not destroy the client. Each runs
-// exactly once, before the destructor returns; inside the call that was given it only when that call is refused at once.
-// Errors, of every call: DeadlineExceeded (its deadline), Unavailable (no node, at once; a gone node is asked for again at
-// most every 50 ms, growing to 2 s), ResourceExhausted (4096 calls, stems and reservations at a time), InvalidArgument
-// (names the value), Internal (the node sent nonsense), FailedPrecondition (the node refuses this namespace, or its
-// root changed since Connect). All of them mean: recompute.
+// threads, or the timer), must not block, must not call the synchronous forms and must not destroy the client. Each
+// runs exactly once, before the destructor returns; inside the call that was given it only when that call is refused at
+// once. Errors, of every call: DeadlineExceeded (its deadline), Unavailable (no node, at once; a gone node is asked for
+// again at most every 50 ms, growing to 2 s), ResourceExhausted (4096 calls and stems, or 64 MiB unsent),
+// InvalidArgument (names the value), Internal (the node sent nonsense), FailedPrecondition (the node refuses this
+// namespace, or its root changed since Connect). All of them mean: recompute.
 class CacheClient {
  public:
   struct Options {
-    std::string node;                      // "unix:///path/node.sock"; its attach socket is that path + ".attach"
+    std::string node;  // "unix:///path/node.sock"; its attach socket is that path + ".attach"
     NamespaceSpec space;
     uint64_t staging_bytes = 64ULL << 20;  // 0 = a reader that never publishes
     std::string client_name;               // for the node's logs; 0..128 bytes
@@ -104,8 +105,8 @@ class CacheClient {
   // Gives the stem back; never waits. Same as destroying it.
   void Release(Stem stem);
 
-  // Asks which blocks the node wants and gives memory to write them to. When staging cannot hold all, a leading prefix is
-  // covered and the rest refused (staging_bytes_missing). Errors: FailedPrecondition (staging_bytes is 0).
+  // Asks which blocks the node wants and gives memory to write them to. When staging cannot hold all, a leading prefix
+  // is covered and the rest refused (staging_bytes_missing). Errors: FailedPrecondition (staging_bytes is 0).
   absl::StatusOr<Reservation> Reserve(std::span<const BlockKey> keys, const ReserveOptions& options,
                                       absl::Time deadline);
 

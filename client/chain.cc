@@ -29,7 +29,9 @@ void AppendU32(std::vector<uint8_t>& out, uint32_t value) {
   out.insert(out.end(), bytes, bytes + sizeof(value));
 }
 
-void AppendBytes(std::vector<uint8_t>& out, absl::string_view bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
+void AppendBytes(std::vector<uint8_t>& out, absl::string_view bytes) {
+  out.insert(out.end(), bytes.begin(), bytes.end());
+}
 
 }  // namespace
 
@@ -38,8 +40,8 @@ struct ChainHasher::State {
   HashScheme scheme = HashScheme::kXxh3;
   Root root = {};
   uint32_t block_tokens = 0;
-  uint8_t secret[kSecretBytes] = {};                    // xxh3 and external
-  std::unique_ptr<EVP_MD, DeleteDigest> sha256;         // sha256: fetched once, four times faster than by name
+  uint8_t secret[kSecretBytes] = {};             // xxh3 and external
+  std::unique_ptr<EVP_MD, DeleteDigest> sha256;  // sha256: fetched once, four times faster than by name
   std::unique_ptr<EVP_MD_CTX, DeleteDigest> context;
 
   // The chain so far. `message` begins with the last key, then the tokens of the block that is being filled.
@@ -134,7 +136,8 @@ absl::Status ChainHasher::Restart(absl::string_view salt) {
 absl::Status ChainHasher::AddExtra(const ExtraKey& extra) {
   State& state = *state_;
   if (state.scheme == HashScheme::kExternal) {
-    return absl::FailedPreconditionError("the hash scheme is external; the engine's own hashes must cover its extra keys");
+    return absl::FailedPreconditionError(
+        "the hash scheme is external; the engine's own hashes must cover its extra keys");
   }
   if (extra.tag < ExtraTag::kLora || extra.tag > ExtraTag::kGeneric) {
     return absl::InvalidArgumentError(
@@ -149,8 +152,8 @@ absl::Status ChainHasher::AddExtra(const ExtraKey& extra) {
                                                    state.block_tokens, ", and 0 unless the tag is multimodal"));
   }
   if (state.extra_count == kExtrasPerBlockMax) {
-    return absl::ResourceExhaustedError(absl::StrCat("block ", state.blocks, " has ", kExtrasPerBlockMax,
-                                                     " extra keys already, which is the limit"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("block ", state.blocks, " has ", kExtrasPerBlockMax, " extra keys already, which is the limit"));
   }
   const bool with_offset = extra.tag == ExtraTag::kMultimodal;
   ++state.extra_count;
@@ -204,8 +207,8 @@ absl::StatusOr<std::vector<BlockKey>> ChainHasher::HashPrompt(absl::string_view 
   keys.reserve(full_blocks);
   for (size_t i = 0; i < extras.size(); ++i) {
     if (i > 0 && extras[i].block < extras[i - 1].block) {
-      return absl::InvalidArgumentError(absl::StrCat("extra ", i, " belongs to block ", extras[i].block,
-                                                     "; extras must ascend by block"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("extra ", i, " belongs to block ", extras[i].block, "; extras must ascend by block"));
     }
     if (extras[i].block >= full_blocks) break;
     const size_t done = keys.size();

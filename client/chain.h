@@ -1,6 +1,6 @@
-// Tokens -> keys. A chain's keys are computed from token ids under the namespace's root, so that two processes, versions
-// or engines that see the same prefix name it alike, and nobody without the root can name it at all.
-// Source: proto/FORMAT.md, "Chain keys", with golden vectors.
+// Tokens -> keys. A chain's keys are computed from token ids under the namespace's root, so that two processes,
+// versions or engines that see the same prefix name it alike, and nobody without the root can name it at all. Source:
+// proto/FORMAT.md, "Chain keys", with golden vectors.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 namespace stem {
 
 inline constexpr size_t kSaltBytesMax = 1024;
-inline constexpr size_t kExtraBytesMax = 4096;        // of one extra key
+inline constexpr size_t kExtraBytesMax = 4096;  // of one extra key
 inline constexpr size_t kExtrasPerBlockMax = 256;
 inline constexpr size_t kExternalHashBytesMax = 256;  // of one hash of an engine
 
@@ -32,8 +32,8 @@ enum class ExtraTag : uint8_t {
 // Something besides its tokens that a block's KV depends on.
 struct ExtraKey {
   ExtraTag tag = ExtraTag::kGeneric;
-  absl::string_view bytes;      // 0..kExtraBytesMax; borrowed for the call
-  uint32_t offset_tokens = 0;   // kMultimodal only: of the item's first token in its block
+  absl::string_view bytes;     // 0..kExtraBytesMax; borrowed for the call
+  uint32_t offset_tokens = 0;  // kMultimodal only: of the item's first token in its block
 };
 
 // An extra key and the block of the prompt that it belongs to.
@@ -67,12 +67,13 @@ class ChainHasher {
   // Errors: FailedPrecondition (the scheme is external).
   absl::Status AppendTokens(std::span<const uint32_t> tokens, std::vector<BlockKey>& keys);
 
-  // External scheme: the engine's hash of the next block, which must name the whole prefix, appended to `keys` re-keyed.
-  // Errors: InvalidArgument (hash of 0 or over kExternalHashBytesMax bytes), FailedPrecondition (another scheme).
+  // External scheme: the engine's hash of the next block, which must name the whole prefix, appended to `keys`
+  // re-keyed. Errors: InvalidArgument (hash of 0 or over kExternalHashBytesMax bytes), FailedPrecondition (another
+  // scheme).
   absl::Status AppendHash(absl::string_view hash, std::vector<BlockKey>& keys);
 
-  // Restart(salt), then all of `tokens`: the keys of its full blocks. `extras` ascend by block; those of a block that is
-  // not full are ignored. Errors: as of the three above.
+  // Restart(salt), then all of `tokens`: the keys of its full blocks. `extras` ascend by block; those of a block that
+  // is not full are ignored. Errors: as of the three above.
   absl::StatusOr<std::vector<BlockKey>> HashPrompt(absl::string_view salt, std::span<const uint32_t> tokens,
                                                    std::span<const PlacedExtra> extras);
 

@@ -97,9 +97,10 @@ absl::StatusOr<std::shared_ptr<Session>> Connection::Attempt(const Deadline& dea
 // Keys are made under the root: with another, every key that the caller still has would silently miss.
 absl::Status Connection::SameRoot(const AttachGrant& grant) const {
   const std::shared_ptr<Session> last = Last();
-  if (last == nullptr || (last->grant().root == grant.root && last->grant().space == grant.space)) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the root of namespace ", grant.space.ToHex(), " changed since Connect; connect anew to hash under it"));
+  if (last == nullptr || (last->grant().root == grant.root && last->grant().space == grant.space))
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the root of namespace ", grant.space.ToHex(),
+                                                    " changed since Connect; connect anew to hash under it"));
 }
 
 absl::Status Connection::Waiting() const {

@@ -53,10 +53,10 @@ class Connection {
   CondVar changed_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
   bool attaching_ ABSL_GUARDED_BY(mutex_) = false;
-  int attach_socket_ ABSL_GUARDED_BY(mutex_) = -1;               // of the attempt that runs, for Close to end it
-  std::shared_ptr<Session> opening_ ABSL_GUARDED_BY(mutex_);     // the same
+  int attach_socket_ ABSL_GUARDED_BY(mutex_) = -1;            // of the attempt that runs, for Close to end it
+  std::shared_ptr<Session> opening_ ABSL_GUARDED_BY(mutex_);  // the same
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);                 // of the last attempt
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // of the last attempt
   absl::Duration backoff_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   Deadline::Clock::time_point retry_at_ ABSL_GUARDED_BY(mutex_) = Deadline::Clock::time_point::min();
 };

@@ -30,8 +30,8 @@ absl::StatusOr<std::vector<uint32_t>> CheckChain(std::span<const BlockKey> keys,
   const google::protobuf::RepeatedField<uint32_t> ids(parts.begin(), parts.end());
   STEM_ASSIGN(std::vector<uint32_t> asked, ValidateParts(ids, spec));
   if (keys.empty() || keys.size() * asked.size() > kChainBlocksMax) {
-    return absl::InvalidArgumentError(absl::StrCat("keys times parts is ", keys.size() * asked.size(),
-                                                   "; it must be 1 to ", kChainBlocksMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("keys times parts is ", keys.size() * asked.size(), "; it must be 1 to ", kChainBlocksMax));
   }
   return asked;
 }
@@ -46,7 +46,7 @@ CacheClient::Core::Core(Options options, Connection::Target target)
 CacheClient::Core::~Core() {
   connection_.Close();  // every call is answered, every load woken
   timers_.Stop();
-  executor_.Stop();     // runs the loads to their end
+  executor_.Stop();  // runs the loads to their end
 }
 
 absl::StatusOr<v1::ClientMessage> CacheClient::Core::AcquireMessage(std::span<const BlockKey> keys,
@@ -78,9 +78,11 @@ absl::StatusOr<v1::ClientMessage> CacheClient::Core::ReserveMessage(std::span<co
 }
 
 absl::StatusOr<uint64_t> CacheClient::Core::StartAcquire(const std::shared_ptr<Session>& session,
-                                                         v1::ClientMessage message, Limit limit,
-                                                         OnAcquired done) {
-  StemState::Origin origin{.session = session, .memory = session->memory(), .counters = counters_, .acquire_id = 0,
+                                                         v1::ClientMessage message, Limit limit, OnAcquired done) {
+  StemState::Origin origin{.session = session,
+                           .memory = session->memory(),
+                           .counters = counters_,
+                           .acquire_id = 0,
                            .keys = *UnpackNames<BlockKey>(message.acquire().keys()),
                            .parts = {message.acquire().parts().begin(), message.acquire().parts().end()}};
   Session::Request request;
@@ -105,8 +107,7 @@ absl::StatusOr<uint64_t> CacheClient::Core::StartAcquire(const std::shared_ptr<S
 }
 
 absl::StatusOr<uint64_t> CacheClient::Core::StartReserve(const std::shared_ptr<Session>& session,
-                                                         v1::ClientMessage message, Limit limit,
-                                                         OnReserved done) {
+                                                         v1::ClientMessage message, Limit limit, OnReserved done) {
   const auto blocks = static_cast<uint32_t>(message.reserve().keys().size() / sizeof(BlockKey));
   std::vector<uint32_t> parts(message.reserve().parts().begin(), message.reserve().parts().end());
   Session::Request request;
@@ -181,12 +182,14 @@ void CacheClient::Core::StartLoad(Loader loader, const Deadline& deadline, OnLoa
   if (loads_.fetch_add(1) >= kLoadsMax) {
     loads_--;
     return done({.blocks_loaded = 0,
-                 .status = absl::ResourceExhaustedError(absl::StrCat(kLoadsMax, " loads are outstanding, which is the limit"))});
+                 .status = absl::ResourceExhaustedError(
+                     absl::StrCat(kLoadsMax, " loads are outstanding, which is the limit"))});
   }
-  const auto task = std::make_shared<LoadTask>(std::move(loader), deadline, executor_, timers_, [this, done](LoadResult result) {
-    loads_--;
-    done(std::move(result));
-  });
+  const auto task =
+      std::make_shared<LoadTask>(std::move(loader), deadline, executor_, timers_, [this, done](LoadResult result) {
+        loads_--;
+        done(std::move(result));
+      });
   if (task->Start()) return;
   loads_--;
   done({.blocks_loaded = 0, .status = absl::ResourceExhaustedError("the client's executor takes no more loads")});

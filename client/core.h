@@ -35,10 +35,10 @@ class CacheClient::Core {
   };
 
   // Each starts one call on a living session and returns its id; `done` runs unless there is an error.
-  absl::StatusOr<uint64_t> StartAcquire(const std::shared_ptr<Session>& session, v1::ClientMessage message,
-                                        Limit limit, OnAcquired done);
-  absl::StatusOr<uint64_t> StartReserve(const std::shared_ptr<Session>& session, v1::ClientMessage message,
-                                        Limit limit, OnReserved done);
+  absl::StatusOr<uint64_t> StartAcquire(const std::shared_ptr<Session>& session, v1::ClientMessage message, Limit limit,
+                                        OnAcquired done);
+  absl::StatusOr<uint64_t> StartReserve(const std::shared_ptr<Session>& session, v1::ClientMessage message, Limit limit,
+                                        OnReserved done);
   absl::StatusOr<uint64_t> StartCommit(const std::shared_ptr<Session>& session, std::shared_ptr<ReservationState> state,
                                        Limit limit, OnCommitted done);
 

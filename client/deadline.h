@@ -16,7 +16,8 @@ class Deadline {
 
   // At most one hour from now, which is also what the node grants.
   explicit Deadline(absl::Time wall)
-      : at_(Clock::now() + absl::ToChronoNanoseconds(std::clamp(wall - absl::Now(), absl::ZeroDuration(), absl::Hours(1)))) {}
+      : at_(Clock::now() +
+            absl::ToChronoNanoseconds(std::clamp(wall - absl::Now(), absl::ZeroDuration(), absl::Hours(1)))) {}
 
   Clock::time_point at() const { return at_; }
   absl::Duration left() const { return absl::FromChrono(at_ - Clock::now()); }

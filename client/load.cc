@@ -19,7 +19,8 @@ absl::Status Loader::Check() const {
                                                    "; it must be a multiple of the ", parts, " parts asked for"));
   }
   if (first_block_ + destinations_.size() / parts > stem_->chain_blocks()) {
-    return absl::OutOfRangeError(absl::StrCat("blocks ", first_block_, " to ", first_block_ + destinations_.size() / parts,
+    return absl::OutOfRangeError(absl::StrCat("blocks ", first_block_, " to ",
+                                              first_block_ + destinations_.size() / parts,
                                               " were asked for; the chain has ", stem_->chain_blocks()));
   }
   for (size_t i = 0; i < destinations_.size(); ++i) {

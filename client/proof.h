@@ -22,8 +22,9 @@ struct Expected {
 // Errors: DataLoss naming the field that differs.
 absl::Status CheckHeader(const SlotHeader& header, const Expected& expected);
 
-// Copies the slot's payload to `destination` (expected.length bytes) and proves it by header and digest in that one pass.
-// `chunk_hashes`: scratch of ChunkCount(expected.length). Errors: DataLoss; then the destination's bytes mean nothing.
+// Copies the slot's payload to `destination` (expected.length bytes) and proves it by header and digest in that one
+// pass. `chunk_hashes`: scratch of ChunkCount(expected.length). Errors: DataLoss; then the destination's bytes mean
+// nothing.
 absl::Status CopyProved(const SlotView<const std::byte>& slot, const Expected& expected,
                         std::span<std::byte> destination, std::span<uint64_t> chunk_hashes);
 

@@ -52,7 +52,8 @@ ReservationState::~ReservationState() {
     if (const std::shared_ptr<Session> live = session.lock()) live->Abandon(reserve_id);
   }
   for (const WantedPayload& each : wanted) {
-    memory->allocator().Free(static_cast<uint64_t>(each.staging.data() - memory->staging().data()), each.staging.size());
+    memory->allocator().Free(static_cast<uint64_t>(each.staging.data() - memory->staging().data()),
+                             each.staging.size());
   }
 }
 

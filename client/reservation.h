@@ -14,10 +14,10 @@ struct ReservationState;
 
 // A block, or one part of it, that the node wants.
 struct WantedPayload {
-  uint32_t position = 0;          // block * parts asked + index of the part in the request
-  uint32_t block = 0;             // index in the Reserve's keys
-  uint32_t part = 0;              // its id
-  std::span<std::byte> staging;   // the part's block_bytes, 64-byte aligned: write all of it before Commit
+  uint32_t position = 0;         // block * parts asked + index of the part in the request
+  uint32_t block = 0;            // index in the Reserve's keys
+  uint32_t part = 0;             // its id
+  std::span<std::byte> staging;  // the part's block_bytes, 64-byte aligned: write all of it before Commit
 };
 
 // Abandoned when it is destroyed before Commit: the keys are free again at once.
@@ -50,10 +50,10 @@ class Reservation {
 };
 
 struct CommitResult {
-  uint32_t committed = 0;   // payloads that are now held and named
-  uint32_t duplicate = 0;   // someone was first; theirs is kept
+  uint32_t committed = 0;  // payloads that are now held and named
+  uint32_t duplicate = 0;  // someone was first; theirs is kept
   uint32_t refused = 0;
-  std::string reason;       // of the refusals
+  std::string reason;  // of the refusals
 };
 
 }  // namespace stem

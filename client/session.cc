@@ -69,13 +69,16 @@ absl::StatusOr<uint64_t> Session::Call(Request request, const Deadline& deadline
   MutexLock lock(mutex_);
   if (ended_ || ending_) return absl::UnavailableError(absl::StrCat("node ", grant().node, " is gone"));
   if (pending_.size() + stems_.size() >= kRequestsMax) {
-    return absl::ResourceExhaustedError(absl::StrCat(kRequestsMax, " calls and stems are outstanding, which is the limit"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(kRequestsMax, " calls and stems are outstanding, which is the limit"));
   }
   if (out_bytes_ >= kOutBytesMax) {
-    return absl::ResourceExhaustedError(absl::StrCat(out_bytes_, " bytes wait to be sent to the node; the limit is ", kOutBytesMax));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(out_bytes_, " bytes wait to be sent to the node; the limit is ", kOutBytesMax));
   }
   const uint64_t id = next_id_++;
-  Pending pending{.done = std::move(request.done), .undo = request.undo, .held = std::move(request.held), .timer = std::nullopt};
+  Pending pending{
+      .done = std::move(request.done), .undo = request.undo, .held = std::move(request.held), .timer = std::nullopt};
   if (request.timed) {
     pending.timer = timers_.At(deadline, [weak = weak_from_this(), id] {
       if (const std::shared_ptr<Session> session = weak.lock()) session->Expire(id);

@@ -1,5 +1,5 @@
-// One session with one incarnation of the node: the stream that carries requests and answers, and the attach socket whose
-// end means that the node is gone. Never reconnects; connection.h replaces it.
+// One session with one incarnation of the node: the stream that carries requests and answers, and the attach socket
+// whose end means that the node is gone. Never reconnects; connection.h replaces it.
 #pragma once
 
 #include <atomic>
@@ -31,8 +31,8 @@ class StemState;
 // Threads: any. One reader thread polls the stream's completion queue and runs every answer; writes never block.
 class Session : public std::enable_shared_from_this<Session> {
  public:
-  static constexpr size_t kRequestsMax = 4096;       // calls and stems at a time
-  static constexpr size_t kOutBytesMax = 64 << 20;   // waiting to be written
+  static constexpr size_t kRequestsMax = 4096;      // calls and stems at a time
+  static constexpr size_t kOutBytesMax = 64 << 20;  // waiting to be written
 
   using OnReply = std::function<void(absl::StatusOr<v1::NodeMessage>)>;
 
@@ -40,7 +40,7 @@ class Session : public std::enable_shared_from_this<Session> {
   enum class Undo { kNone, kRelease, kAbandon };
 
   struct Request {
-    v1::ClientMessage message;   // request_id and deadline_us are set by Call
+    v1::ClientMessage message;  // request_id and deadline_us are set by Call
     Undo undo = Undo::kNone;
     std::shared_ptr<void> held;  // kept until the node answered or is gone, even when the call expired
     bool timed = false;          // expires by itself; else the caller calls Expire
@@ -124,11 +124,11 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::flat_hash_map<uint64_t, std::weak_ptr<StemState>> stems_ ABSL_GUARDED_BY(mutex_);
   std::deque<Outgoing> out_ ABSL_GUARDED_BY(mutex_);
   size_t out_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool started_ ABSL_GUARDED_BY(mutex_) = false;   // the stream takes writes
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;   // one write at a time
-  bool ending_ ABSL_GUARDED_BY(mutex_) = false;    // no more writes
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;  // the stream takes writes
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // one write at a time
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;   // no more writes
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;     // every call has its answer; no more calls
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // every call has its answer; no more calls
 };
 
 }  // namespace stem

@@ -8,7 +8,8 @@
 namespace stem {
 namespace {
 
-absl::StatusOr<Mapping> MapGranted(absl::string_view what, const UniqueFd& descriptor, uint64_t bytes, Mapping::Access access) {
+absl::StatusOr<Mapping> MapGranted(absl::string_view what, const UniqueFd& descriptor, uint64_t bytes,
+                                   Mapping::Access access) {
   absl::StatusOr<Mapping> mapping = Mapping::Create(descriptor.get(), bytes, access);
   if (mapping.ok() || absl::IsResourceExhausted(mapping.status())) return mapping;
   return absl::InternalError(absl::StrCat("the node's ", what, ": ", mapping.status().message()));

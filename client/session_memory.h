@@ -1,5 +1,5 @@
-// Everything that one attach mapped: the node's arenas, read-only, and this client's staging. Lives as long as a stem, a
-// view or a reservation that uses it, so the node's death never unmaps what is being read.
+// Everything that one attach mapped: the node's arenas, read-only, and this client's staging. Lives as long as a stem,
+// a view or a reservation that uses it, so the node's death never unmaps what is being read.
 #pragma once
 
 #include <cstddef>

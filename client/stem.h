@@ -17,7 +17,8 @@ class StemState;
 // How a block is proved that another process may have written.
 enum class LocalProof {
   kFull,    // header and digest, in the same pass as the copy
-  kHeader,  // header only: trusts the node's own proof while the pin holds; the digest is taken when the session is gone
+  kHeader,  // header only: trusts the node's own proof while the pin holds; the digest is taken when the session is
+            // gone
 };
 
 struct LoadResult {
@@ -38,8 +39,8 @@ struct MissRun {
 // A position is block * parts_asked() + index of the part in the request; with one part it is the block.
 // A promise can break (the peer that held a block died): matched_blocks() then shrinks, and misses() says why. When the
 // node itself dies, what had not landed loads as Unavailable.
-// Threads: any, except that moving, assigning and destroying it are the owner's. May outlive the client: its memory stays
-// mapped, and blocks that had landed can still be proved and read.
+// Threads: any, except that moving, assigning and destroying it are the owner's. May outlive the client: its memory
+// stays mapped, and blocks that had landed can still be proved and read.
 class Stem {
  public:
   Stem() = default;

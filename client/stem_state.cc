@@ -13,7 +13,8 @@ namespace {
 std::vector<MissRun> MissRuns(const google::protobuf::RepeatedPtrField<v1::Miss>& misses) {
   std::vector<MissRun> runs;
   runs.reserve(static_cast<size_t>(misses.size()));
-  for (const v1::Miss& miss : misses) runs.push_back({.first = miss.first(), .count = miss.count(), .cause = miss.cause()});
+  for (const v1::Miss& miss : misses)
+    runs.push_back({.first = miss.first(), .count = miss.count(), .cause = miss.cause()});
   return runs;
 }
 
@@ -87,7 +88,8 @@ void StemState::OnGone(const absl::Status& why) {
 absl::Status StemState::Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs) {
   for (const v1::SlotRun& run : runs) {
     if (run.source() < v1::SOURCE_LOCAL_DRAM || run.source() > v1::SOURCE_REMOTE_SSD) {
-      return absl::InvalidArgumentError(absl::StrCat("source is ", static_cast<int>(run.source()), "; it must be 1 to 4"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("source is ", static_cast<int>(run.source()), "; it must be 1 to 4"));
     }
     const uint32_t arena_index = origin_.memory->ArenaIndex(run.arena());
     for (int i = 0; i < run.slots_size(); ++i) {
@@ -96,7 +98,8 @@ absl::Status StemState::Settle(const google::protobuf::RepeatedPtrField<v1::Slot
         return absl::InvalidArgumentError(
             absl::StrCat("position is ", run.first() + static_cast<uint32_t>(i), "; it has landed before"));
       }
-      place = {.arena_index = arena_index, .slot = run.slots(i), .generation = run.generations(i), .source = run.source()};
+      place = {
+          .arena_index = arena_index, .slot = run.slots(i), .generation = run.generations(i), .source = run.source()};
     }
   }
   return absl::OkStatus();
@@ -123,8 +126,7 @@ absl::Status StemState::LostStatus(uint32_t block) const {
   }
   for (const MissRun& run : misses_) {
     if (block < run.first || block - run.first >= run.count) continue;
-    const std::string why =
-        absl::StrCat("block ", block, " was promised and is lost: ", v1::MissCause_Name(run.cause));
+    const std::string why = absl::StrCat("block ", block, " was promised and is lost: ", v1::MissCause_Name(run.cause));
     if (run.cause == v1::MISS_CAUSE_DEADLINE) return absl::DeadlineExceededError(why);
     if (run.cause == v1::MISS_CAUSE_INTEGRITY) return absl::DataLossError(why);
     return absl::UnavailableError(why);

@@ -64,7 +64,9 @@ class StemState {
 
   // What the slot of `position` must hold, and the slot.
   Expected expected(uint32_t position, const Place& place) const;
-  SlotView<const std::byte> slot(const Place& place) const { return origin_.memory->slot(place.arena_index, place.slot); }
+  SlotView<const std::byte> slot(const Place& place) const {
+    return origin_.memory->slot(place.arena_index, place.slot);
+  }
   uint64_t payload_bytes(uint32_t position) const;
 
   // A position failed the proof: told to the node on release.

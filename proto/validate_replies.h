@@ -1,5 +1,5 @@
-// What a node says to its client -> trusted value: the client's half of proto/validate.h, under the same rules. A client
-// believes no length, offset, slot or count of its node before these have passed it.
+// What a node says to its client -> trusted value: the client's half of proto/validate.h, under the same rules. A
+// client believes no length, offset, slot or count of its node before these have passed it.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,8 @@ struct AttachGrant {
   std::string node;
   uint64_t incarnation = 0;
   uint64_t staging_bytes = 0;
-  std::vector<v1::ArenaMap> arenas;  // ids differ; every slot holds a header and a payload of the namespace's largest part
+  std::vector<v1::ArenaMap>
+      arenas;  // ids differ; every slot holds a header and a payload of the namespace's largest part
   std::vector<std::string> warnings;
 };
 // `message.code` is 0. `descriptors`: how many came with it: one for staging if any was granted, then one per arena.

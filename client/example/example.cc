@@ -1,4 +1,5 @@
-// The whole life of a prompt's KV in 60 lines: ask for its longest stem, load what is held, compute and publish the rest.
+// The whole life of a prompt's KV in 60 lines: ask for its longest stem, load what is held, compute and publish the
+// rest.
 //   stem-example unix:///run/stemcache/node.sock
 #include <cstdio>
 #include <cstring>
@@ -55,7 +56,8 @@ absl::Status Run(const char* node) {
                 client->Commit(std::move(reservation), absl::Now() + absl::Seconds(1)));
     committed = result.committed;
   }
-  std::printf("%zu blocks: %u loaded, %zu computed, %u published\n", keys.size(), loaded, keys.size() - loaded, committed);
+  std::printf("%zu blocks: %u loaded, %zu computed, %u published\n", keys.size(), loaded, keys.size() - loaded,
+              committed);
   return absl::OkStatus();
 }
 

@@ -1,5 +1,5 @@
-// Any bytes, read as any message that a process of ours receives: validation refuses or returns a value inside its limits,
-// and never reads, allocates or loops beyond them. The first byte picks the message.
+// Any bytes, read as any message that a process of ours receives: validation refuses or returns a value inside its
+// limits, and never reads, allocates or loops beyond them. The first byte picks the message.
 #include <cstddef>
 #include <cstdint>
 

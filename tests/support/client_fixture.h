@@ -25,13 +25,19 @@ class ClientFixture : public ::testing::Test {
   static absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
   static absl::Time Within(int64_t ms) { return absl::Now() + absl::Milliseconds(ms); }
 
-  void StartNode(FakeNode::Options options) { node_ = std::make_unique<FakeNode>(directory_.path(), std::move(options)); }
+  void StartNode(FakeNode::Options options) {
+    node_ = std::make_unique<FakeNode>(directory_.path(), std::move(options));
+  }
 
   void Start(uint32_t parts = 1, uint64_t staging_bytes = 64 << 10, LocalProof proof = LocalProof::kFull) {
     spec_ = SmallSpec(kTestBlockBytes, parts);
     StartNode({.spec = spec_});
-    options_ = {.node = node_->target(), .space = spec_, .staging_bytes = staging_bytes, .client_name = "test",
-                .shared_group = {}, .local_proof = proof};
+    options_ = {.node = node_->target(),
+                .space = spec_,
+                .staging_bytes = staging_bytes,
+                .client_name = "test",
+                .shared_group = {},
+                .local_proof = proof};
     auto client = CacheClient::Connect(options_, Soon());
     ASSERT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
@@ -42,7 +48,8 @@ class ClientFixture : public ::testing::Test {
 
   std::vector<std::byte> Payload(size_t block, uint32_t part = 0) const {
     std::vector<std::byte> payload(spec_.part(part)->block_bytes);
-    for (size_t i = 0; i < payload.size(); ++i) payload[i] = static_cast<std::byte>(i * 7 + block * 31 + part + (i >> 8));
+    for (size_t i = 0; i < payload.size(); ++i)
+      payload[i] = static_cast<std::byte>(i * 7 + block * 31 + part + (i >> 8));
     return payload;
   }
 

@@ -49,9 +49,18 @@ void SendWithDescriptors(int socket, const std::string& bytes, const std::vector
 }  // namespace
 
 NamespaceSpec SmallSpec(uint64_t block_bytes, uint32_t parts) {
-  NamespaceSpec spec{.model = "test/model", .revision = "r1", .weights_digest = {}, .kv_dtype = "opaque",
-                     .scale_scheme = {}, .layout = "opaque", .instruction_set = {}, .block_tokens = 16,
-                     .hash_scheme = HashScheme::kXxh3, .parts = {}, .tokenizer_digest = {}, .chat_template_digest = {}};
+  NamespaceSpec spec{.model = "test/model",
+                     .revision = "r1",
+                     .weights_digest = {},
+                     .kv_dtype = "opaque",
+                     .scale_scheme = {},
+                     .layout = "opaque",
+                     .instruction_set = {},
+                     .block_tokens = 16,
+                     .hash_scheme = HashScheme::kXxh3,
+                     .parts = {},
+                     .tokenizer_digest = {},
+                     .chat_template_digest = {}};
   for (uint32_t i = 0; i < parts; ++i) spec.parts.push_back(Part{.id = 2 * i, .block_bytes = block_bytes + i * 64});
   return spec;
 }
@@ -126,7 +135,8 @@ void FakeNode::AttachOne(int socket) {
     map->set_slot_bytes(geometry_.slot_bytes);
     map->set_payload_offset(geometry_.payload_offset);
     if (call->staging_bytes > 0) {
-      auto staging = std::make_unique<Arena>(*Arena::Create("fake-staging", call->staging_bytes, Arena::Sharing::kWritableByOne));
+      auto staging =
+          std::make_unique<Arena>(*Arena::Create("fake-staging", call->staging_bytes, Arena::Sharing::kWritableByOne));
       descriptors.push_back(staging->fd());
       MutexLock lock(mutex_);
       stagings_.push_back(std::move(staging));
@@ -138,7 +148,8 @@ void FakeNode::AttachOne(int socket) {
   SendWithDescriptors(socket, reply.SerializeAsString(), descriptors);
 }
 
-grpc::Status FakeNode::Session(grpc::ServerContext*, grpc::ServerReaderWriter<v1::NodeMessage, v1::ClientMessage>* stream) {
+grpc::Status FakeNode::Session(grpc::ServerContext*,
+                               grpc::ServerReaderWriter<v1::NodeMessage, v1::ClientMessage>* stream) {
   v1::ClientMessage message;
   if (!stream->Read(&message) || message.open().session_token() != std::string(16, 't')) {
     return {grpc::StatusCode::UNAUTHENTICATED, "no session has this token"};
@@ -294,8 +305,9 @@ void FakeNode::Commit(const v1::ClientMessage& message, v1::NodeMessage& reply) 
   for (int i = 0; i < message.commit().positions_size(); ++i) {
     const uint32_t position = message.commit().positions(i);
     const uint32_t part = call.chain.parts[position % call.chain.parts.size()];
-    HoldLocked(PartKey(call.chain.keys[position / call.chain.parts.size()], part),
-               stagings_.back()->bytes().subspan(message.commit().staging_offsets(i), options_.spec.part(part)->block_bytes));
+    HoldLocked(
+        PartKey(call.chain.keys[position / call.chain.parts.size()], part),
+        stagings_.back()->bytes().subspan(message.commit().staging_offsets(i), options_.spec.part(part)->block_bytes));
   }
   reply.mutable_committed()->set_committed(static_cast<uint32_t>(message.commit().positions_size()));
 }

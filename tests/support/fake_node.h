@@ -1,6 +1,6 @@
 // A node that does what a test says: a real gRPC server on a Unix socket, a real attach socket and real memfds, but one
-// arena, no index and no peers. By default it behaves (holds what it was given, takes commits); a test can step in front
-// of any message, write into its slots, and let it die.
+// arena, no index and no peers. By default it behaves (holds what it was given, takes commits); a test can step in
+// front of any message, write into its slots, and let it die.
 #pragma once
 
 #include <atomic>
@@ -35,7 +35,7 @@ class FakeNode final : public v1::Node::Service {
     uint32_t slots = 64;
     std::string trust_group = "tenant";
     std::function<void(v1::AttachReply&)> alter_reply = nullptr;  // before it is sent
-    bool silent_attach = false;                                  // accepts and never answers
+    bool silent_attach = false;                                   // accepts and never answers
   };
 
   // Listens on dir/node.sock and dir/node.sock.attach.
@@ -82,7 +82,8 @@ class FakeNode final : public v1::Node::Service {
   void Acquire(const v1::ClientMessage& message, v1::NodeMessage& reply);
   void Reserve(const v1::ClientMessage& message, v1::NodeMessage& reply);
   void Commit(const v1::ClientMessage& message, v1::NodeMessage& reply);
-  uint32_t HoldLocked(const BlockKey& part_key, std::span<const std::byte> payload) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint32_t HoldLocked(const BlockKey& part_key, std::span<const std::byte> payload)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string path_;
   const Options options_;

@@ -25,7 +25,8 @@ class AsyncTest : public ClientFixture {
 TEST_F(AsyncTest, PublishAndFetchByCallback) {
   Start();
   Outcome<absl::StatusOr<Reservation>> reserved;
-  client_->ReserveAsync(keys_, {}, Soon(), [&](absl::StatusOr<Reservation> result) { reserved.Set(std::move(result)); });
+  client_->ReserveAsync(keys_, {}, Soon(),
+                        [&](absl::StatusOr<Reservation> result) { reserved.Set(std::move(result)); });
   auto reservation = reserved.Take();
   ASSERT_TRUE(reservation.ok()) << reservation.status();
   for (const WantedPayload& wanted : reservation->wanted()) {
@@ -48,7 +49,8 @@ TEST_F(AsyncTest, PublishAndFetchByCallback) {
 
 TEST_F(AsyncTest, SilentNodeEndsTheCallbackAtItsDeadline) {
   Start();
-  node_->SetScript([](const Message& message, v1::NodeMessage&) { return message.has_acquire() || message.has_reserve(); });
+  node_->SetScript(
+      [](const Message& message, v1::NodeMessage&) { return message.has_acquire() || message.has_reserve(); });
   EXPECT_EQ(AcquireByCallback(keys_, Within(30)).status().code(), absl::StatusCode::kDeadlineExceeded);
   node_->Take(Message::kRelease);
   Outcome<absl::StatusOr<Reservation>> reserved;
@@ -93,9 +95,11 @@ TEST_F(AsyncTest, DestructionEndsEveryCallbackWithUnavailable) {
   std::atomic<int> unavailable = 0;
   Pages pages(2);
   for (int i = 0; i < 10; ++i) {
-    client_->AcquireAsync(keys_, {}, Soon(), [&](absl::StatusOr<Stem> r) { unavailable += absl::IsUnavailable(r.status()); });
+    client_->AcquireAsync(keys_, {}, Soon(),
+                          [&](absl::StatusOr<Stem> r) { unavailable += absl::IsUnavailable(r.status()); });
   }
-  client_->LoadAsync(*stem, 0, pages.spans, Soon(), [&](LoadResult r) { unavailable += absl::IsUnavailable(r.status); });
+  client_->LoadAsync(*stem, 0, pages.spans, Soon(),
+                     [&](LoadResult r) { unavailable += absl::IsUnavailable(r.status); });
   client_.reset();
   EXPECT_EQ(unavailable, 11);
 }

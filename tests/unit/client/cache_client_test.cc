@@ -135,7 +135,8 @@ TEST_P(ProofTest, DamagedSlotIsRefusedAndReported) {
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, ProofTest,
-    ::testing::Values(Damage{"digest", [](SlotHeader&, std::span<std::byte> payload) { payload.back() ^= std::byte{1}; }},
+    ::testing::Values(Damage{"digest",
+                             [](SlotHeader&, std::span<std::byte> payload) { payload.back() ^= std::byte{1}; }},
                       Damage{"key", [](SlotHeader& header, std::span<std::byte>) { header.name.key.high ^= 1; }},
                       Damage{"namespace", [](SlotHeader& header, std::span<std::byte>) { header.name.space.low ^= 1; }},
                       Damage{"generation", [](SlotHeader& header, std::span<std::byte>) { header.generation++; }},
@@ -283,12 +284,12 @@ TEST_F(CacheClientTest, BadAcquiredMessagesAreRefusedAndReleased) {
   Start();
   HoldBlocks(1);
   std::vector<v1::Acquired> bad(5);
-  bad[0].set_matched_blocks(7);                                                  // more than asked for
-  bad[1].set_matched_blocks(1);                                                  // misses missing
-  bad[2].add_misses()->set_count(6);                                             // no cause
+  bad[0].set_matched_blocks(7);       // more than asked for
+  bad[1].set_matched_blocks(1);       // misses missing
+  bad[2].add_misses()->set_count(6);  // no cause
   bad[3].set_matched_blocks(6), *bad[3].add_ready() = node_->Run(5, 0, 2, v1::SOURCE_LOCAL_DRAM);  // beyond the match
   bad[4].set_matched_blocks(6), *bad[4].add_ready() = node_->Run(0, 0, 1, v1::SOURCE_LOCAL_DRAM);
-  bad[4].mutable_ready(0)->set_slots(0, 64);                                     // beyond the arena
+  bad[4].mutable_ready(0)->set_slots(0, 64);  // beyond the arena
   for (size_t i = 0; i < bad.size(); ++i) {
     node_->SetScript([&](const Message& message, v1::NodeMessage& reply) {
       if (message.has_acquire()) *reply.mutable_acquired() = bad[i];

@@ -15,9 +15,9 @@ namespace stem {
 namespace {
 
 using testing::GoldenVectors;
+using ::testing::HasSubstr;
 using testing::NameFromHex;
 using testing::Unhex;
-using ::testing::HasSubstr;
 
 constexpr Root kRoot = {1, 2, 3};
 
@@ -42,14 +42,18 @@ TEST(ChainTest, GoldenChainsOfAllSchemes) {
     const std::string scheme = vector.at("scheme");
     SCOPED_TRACE(scheme + ", " + vector.at("name").get<std::string>());
     const std::string salt = Unhex(vector.at("salt"));
-    auto hasher = ChainHasher::Create(SchemeFrom(scheme), NameFromHex<Root>(vector.at("root")), salt, vector.at("block_tokens"));
+    auto hasher =
+        ChainHasher::Create(SchemeFrom(scheme), NameFromHex<Root>(vector.at("root")), salt, vector.at("block_tokens"));
     ASSERT_TRUE(hasher.ok()) << hasher.status();
     std::vector<std::string> bytes;  // that the extras borrow
     std::vector<PlacedExtra> extras;
     bytes.reserve(vector.at("extras").size());
     for (const auto& extra : vector.at("extras")) {
       bytes.push_back(Unhex(extra.at("bytes")));
-      extras.push_back({.block = extra.at("block"), .extra = {.tag = static_cast<ExtraTag>(extra.at("tag").get<int>()), .bytes = bytes.back(), .offset_tokens = extra.at("offset_tokens")}});
+      extras.push_back({.block = extra.at("block"),
+                        .extra = {.tag = static_cast<ExtraTag>(extra.at("tag").get<int>()),
+                                  .bytes = bytes.back(),
+                                  .offset_tokens = extra.at("offset_tokens")}});
     }
     std::vector<BlockKey> keys;
     if (scheme == "external") {
@@ -143,7 +147,8 @@ TEST_P(ChainSchemeTest, WrongUseIsRefusedWithTheValue) {
   EXPECT_EQ(hasher.AppendHash("h", keys).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(hasher.AddExtra({.tag = static_cast<ExtraTag>(5), .bytes = "x"}).message(), HasSubstr("5"));
   EXPECT_THAT(hasher.AddExtra({.tag = ExtraTag::kLora, .bytes = std::string(4097, 'x')}).message(), HasSubstr("4097"));
-  EXPECT_THAT(hasher.AddExtra({.tag = ExtraTag::kMultimodal, .bytes = "x", .offset_tokens = 16}).message(), HasSubstr("16"));
+  EXPECT_THAT(hasher.AddExtra({.tag = ExtraTag::kMultimodal, .bytes = "x", .offset_tokens = 16}).message(),
+              HasSubstr("16"));
   EXPECT_THAT(hasher.AddExtra({.tag = ExtraTag::kLora, .bytes = "x", .offset_tokens = 1}).message(), HasSubstr("1"));
   EXPECT_THAT(hasher.Restart(std::string(1025, 's')).message(), HasSubstr("1025"));
   EXPECT_THAT(ChainHasher::Create(GetParam(), kRoot, "", 0).status().message(), HasSubstr("block_tokens is 0"));

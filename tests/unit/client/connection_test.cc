@@ -34,13 +34,16 @@ TEST_F(ConnectionTest, AttachTellsWhoTheNodeIs) {
 
 TEST_F(ConnectionTest, NobodyListensIsUnavailableAtOnce) {
   const absl::Status status =
-      CacheClient::Connect({.node = "unix://" + directory_.path() + "/none.sock", .space = SmallSpec(64)}, Soon()).status();
+      CacheClient::Connect({.node = "unix://" + directory_.path() + "/none.sock", .space = SmallSpec(64)}, Soon())
+          .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr("none.sock.attach"));
 }
 
 TEST_F(ConnectionTest, BadOptionsAreRefusedWithTheValue) {
-  const auto refused = [](CacheClient::Options options) { return CacheClient::Connect(std::move(options), Soon()).status(); };
+  const auto refused = [](CacheClient::Options options) {
+    return CacheClient::Connect(std::move(options), Soon()).status();
+  };
   EXPECT_THAT(refused({.node = "localhost:9", .space = SmallSpec(64)}).message(), HasSubstr("localhost:9"));
   EXPECT_THAT(refused({.node = "unix:///" + std::string(120, 'x'), .space = SmallSpec(64)}).code(),
               absl::StatusCode::kInvalidArgument);
@@ -68,10 +71,12 @@ TEST_F(ConnectionTest, BadAttachRepliesAreRefused) {
       [](v1::AttachReply& reply) { reply.set_session_token("x"); },
       [](v1::AttachReply& reply) { reply.set_incarnation(0); },
       [](v1::AttachReply& reply) { reply.clear_arenas(); },
-      [](v1::AttachReply& reply) { *reply.add_arenas() = reply.arenas(0); },               // one descriptor short
-      [](v1::AttachReply& reply) { reply.mutable_arenas(0)->set_bytes(1ULL << 40); },      // beyond the file: no SIGBUS later
-      [](v1::AttachReply& reply) { reply.mutable_arenas(0)->set_payload_offset(64); },     // no room for a header
-      [](v1::AttachReply& reply) { reply.mutable_arenas(0)->set_slot_bytes(8192); },       // no room for a payload
+      [](v1::AttachReply& reply) { *reply.add_arenas() = reply.arenas(0); },  // one descriptor short
+      [](v1::AttachReply& reply) {
+        reply.mutable_arenas(0)->set_bytes(1ULL << 40);
+      },  // beyond the file: no SIGBUS later
+      [](v1::AttachReply& reply) { reply.mutable_arenas(0)->set_payload_offset(64); },  // no room for a header
+      [](v1::AttachReply& reply) { reply.mutable_arenas(0)->set_slot_bytes(8192); },    // no room for a payload
       [](v1::AttachReply& reply) { reply.set_staging_bytes(1ULL << 43); },
   };
   for (size_t i = 0; i < alterations.size(); ++i) {

@@ -100,7 +100,8 @@ TEST_F(ReservationTest, StagingStaysOutOfUseUntilTheNodeHasAnswered) {
   node_->Send(late);
   size_t wanted = 0;
   const absl::Time give_up = Soon();
-  while (wanted == 0 && absl::Now() < give_up) wanted = client_->Reserve(std::span(keys_).first(1), {}, Soon())->wanted().size();
+  while (wanted == 0 && absl::Now() < give_up)
+    wanted = client_->Reserve(std::span(keys_).first(1), {}, Soon())->wanted().size();
   EXPECT_EQ(wanted, 1u);
 }
 
@@ -136,7 +137,7 @@ TEST_F(ReservationTest, BadReservedMessagesAreRefusedAndAbandoned) {
   bad[0].mutable_reserved()->add_wanted()->set_count(7);  // more than asked for
   bad[1].mutable_reserved()->add_wanted()->set_first(2);  // none counted
   bad[2].mutable_reserved()->set_held(7);
-  bad[3].mutable_opened();                                // something else
+  bad[3].mutable_opened();  // something else
   for (size_t i = 0; i < bad.size(); ++i) {
     node_->SetScript([&](const Message& message, v1::NodeMessage& reply) {
       if (message.has_reserve()) reply = bad[i];

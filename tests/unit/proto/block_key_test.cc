@@ -47,7 +47,10 @@ TEST(BlockKeyTest, IndexFingerprintDependsOnEveryWord) {
   std::set<uint64_t> seen = {IndexFingerprint(name)};
   for (int word = 0; word < 4; ++word) {
     BlockName other = name;
-    (word == 0 ? other.space.low : word == 1 ? other.space.high : word == 2 ? other.key.low : other.key.high) ^= 1ULL << 40;
+    (word == 0   ? other.space.low
+     : word == 1 ? other.space.high
+     : word == 2 ? other.key.low
+                 : other.key.high) ^= 1ULL << 40;
     seen.insert(IndexFingerprint(other));
   }
   // A flip of the same bit in namespace and key names the same place: a hint, the slot's header is the proof.
@@ -58,7 +61,8 @@ TEST(BlockKeyTest, NamesOrderHashAndCompareByValue) {
   const BlockKey a{{.low = 1, .high = 0}}, b{{.low = 2, .high = 0}};
   EXPECT_TRUE(a < b);
   EXPECT_TRUE(a != b);
-  EXPECT_TRUE(absl::VerifyTypeImplementsAbslHashCorrectly({BlockName{}, BlockName{.space = {}, .key = a}, BlockName{.space = {{.low = 1, .high = 0}}, .key = {}}}));
+  EXPECT_TRUE(absl::VerifyTypeImplementsAbslHashCorrectly(
+      {BlockName{}, BlockName{.space = {}, .key = a}, BlockName{.space = {{.low = 1, .high = 0}}, .key = {}}}));
 }
 
 }  // namespace

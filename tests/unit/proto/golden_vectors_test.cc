@@ -1,4 +1,6 @@
 // The bytes of proto/FORMAT.md against vectors that were not computed by our code.
+#include "tests/support/golden_vectors.h"
+
 #include <gtest/gtest.h>
 
 #include <span>
@@ -7,7 +9,6 @@
 #include "kernels/checksum.h"
 #include "proto/block_key.h"
 #include "proto/namespace_spec.h"
-#include "tests/support/golden_vectors.h"
 
 namespace stem {
 namespace {

@@ -15,10 +15,19 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 NamespaceSpec Example() {
-  return {.model = "m", .revision = "r", .weights_digest = "w", .kv_dtype = "fp8_e4m3", .scale_scheme = "s",
-          .layout = "nhd", .instruction_set = "i", .block_tokens = 16, .hash_scheme = HashScheme::kXxh3,
-          .parts = {Part{.id = 0, .block_bytes = 4096}, Part{.id = 3, .group = GroupKind::kWindow, .window_tokens = 64, .block_bytes = 8192}},
-          .tokenizer_digest = "t", .chat_template_digest = "c"};
+  return {.model = "m",
+          .revision = "r",
+          .weights_digest = "w",
+          .kv_dtype = "fp8_e4m3",
+          .scale_scheme = "s",
+          .layout = "nhd",
+          .instruction_set = "i",
+          .block_tokens = 16,
+          .hash_scheme = HashScheme::kXxh3,
+          .parts = {Part{.id = 0, .block_bytes = 4096},
+                    Part{.id = 3, .group = GroupKind::kWindow, .window_tokens = 64, .block_bytes = 8192}},
+          .tokenizer_digest = "t",
+          .chat_template_digest = "c"};
 }
 
 struct Change {
@@ -72,7 +81,8 @@ TEST(NamespaceSpecTest, TokenizerAndTemplateAreComparedButDoNotName) {
   spec.tokenizer_digest = "other";
   spec.chat_template_digest.clear();
   EXPECT_EQ(FingerprintOf(spec, "g"), FingerprintOf(Example(), "g"));
-  EXPECT_THAT(DifferingFields(Example(), spec), ElementsAre("tokenizer_digest (t, other)", "chat_template_digest (c, )"));
+  EXPECT_THAT(DifferingFields(Example(), spec),
+              ElementsAre("tokenizer_digest (t, other)", "chat_template_digest (c, )"));
 }
 
 TEST(NamespaceSpecTest, DifferingFieldsNamesExactlyTheField) {

@@ -14,9 +14,18 @@ namespace {
 using ::testing::HasSubstr;
 
 NamespaceSpec OnePart() {
-  return {.model = "m", .revision = {}, .weights_digest = {}, .kv_dtype = "bf16", .scale_scheme = {}, .layout = "nhd",
-          .instruction_set = {}, .block_tokens = 16, .hash_scheme = HashScheme::kXxh3,
-          .parts = {Part{.id = 0, .block_bytes = 8000}}, .tokenizer_digest = {}, .chat_template_digest = {}};
+  return {.model = "m",
+          .revision = {},
+          .weights_digest = {},
+          .kv_dtype = "bf16",
+          .scale_scheme = {},
+          .layout = "nhd",
+          .instruction_set = {},
+          .block_tokens = 16,
+          .hash_scheme = HashScheme::kXxh3,
+          .parts = {Part{.id = 0, .block_bytes = 8000}},
+          .tokenizer_digest = {},
+          .chat_template_digest = {}};
 }
 
 v1::AttachReply GoodReply() {
@@ -52,7 +61,8 @@ TEST(ValidateRepliesTest, AttachReplyRefusals) {
       {[](auto& m) { m.clear_node(); }, "node is 0"},
       {[](auto& m) { m.set_incarnation(0); }, "incarnation is 0"},
       {[](auto& m) { m.clear_arenas(); }, "the number of arenas is 0"},
-      {[](auto& m) { m.set_staging_bytes(0); }, "the number of descriptors is 2; staging and arenas of the reply need 1"},
+      {[](auto& m) { m.set_staging_bytes(0); },
+       "the number of descriptors is 2; staging and arenas of the reply need 1"},
       {[](auto& m) { m.set_staging_bytes(0), *m.add_arenas() = m.arenas(0); }, "arena is 3; it is named twice"},
       {[](auto& m) { m.mutable_arenas(0)->set_payload_offset(127); }, "payload_offset is 127"},
       {[](auto& m) { m.mutable_arenas(0)->set_slot_bytes(12095); }, "slot_bytes is 12095; behind payload_offset 4096"},

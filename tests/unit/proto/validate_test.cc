@@ -36,43 +36,58 @@ void ExpectRefusals(const Message& good, const Validate& validate, const std::ve
 std::string Keys(size_t count) { return std::string(count * sizeof(BlockKey), 'k'); }
 
 NamespaceSpec TwoParts() {
-  return {.model = "m", .revision = {}, .weights_digest = {}, .kv_dtype = "bf16", .scale_scheme = {}, .layout = "nhd",
-          .instruction_set = {}, .block_tokens = 16, .hash_scheme = HashScheme::kXxh3,
+  return {.model = "m",
+          .revision = {},
+          .weights_digest = {},
+          .kv_dtype = "bf16",
+          .scale_scheme = {},
+          .layout = "nhd",
+          .instruction_set = {},
+          .block_tokens = 16,
+          .hash_scheme = HashScheme::kXxh3,
           .parts = {Part{.id = 0, .block_bytes = 4096}, Part{.id = 5, .block_bytes = 8192}},
-          .tokenizer_digest = {}, .chat_template_digest = {}};
+          .tokenizer_digest = {},
+          .chat_template_digest = {}};
 }
 
 TEST(ValidateTest, SpecRefusals) {
   using Case = Spoiled<v1::NamespaceSpec>;
-  ExpectRefusals(ToMessage(TwoParts()), [](const v1::NamespaceSpec& m) { return ValidateSpec(m).status(); },
-                 std::vector<Case>{
-                     {[](auto& m) { m.clear_model(); }, {"the length of model is 0", "1 to 256"}},
-                     {[](auto& m) { m.set_model(std::string(257, 'm')); }, {"257", "256"}},
-                     {[](auto& m) { m.clear_kv_dtype(); }, {"kv_dtype", "0"}},
-                     {[](auto& m) { m.set_layout(std::string(65, 'l')); }, {"layout", "65"}},
-                     {[](auto& m) { m.set_instruction_set(std::string(33, 'l')); }, {"instruction_set", "33"}},
-                     {[](auto& m) { m.set_tokenizer_digest(std::string(129, 'l')); }, {"tokenizer_digest", "129"}},
-                     {[](auto& m) { m.set_block_tokens(0); }, {"block_tokens is 0", "1 to 65536"}},
-                     {[](auto& m) { m.set_block_tokens(65537); }, {"block_tokens is 65537"}},
-                     {[](auto& m) { m.set_hash_scheme(v1::HASH_SCHEME_UNSPECIFIED); }, {"hash_scheme is 0"}},
-                     {[](auto& m) { m.set_hash_scheme(static_cast<v1::HashScheme>(9)); }, {"hash_scheme is 9"}},
-                     {[](auto& m) { m.clear_parts(); }, {"the number of parts is 0", "1 to 64"}},
-                     {[](auto& m) { m.mutable_parts(1)->set_id(0); }, {"part id is 0", "ascend"}},
-                     {[](auto& m) { m.mutable_parts(1)->set_id(64); }, {"part id is 64", "below 64"}},
-                     {[](auto& m) { m.mutable_parts(0)->set_group(v1::GROUP_KIND_UNSPECIFIED); }, {"part group is 0"}},
-                     {[](auto& m) { m.mutable_parts(0)->set_group(v1::GROUP_KIND_WINDOW); }, {"window_tokens is 0"}},
-                     {[](auto& m) { m.mutable_parts(0)->set_window_tokens(8); }, {"window_tokens is 8"}},
-                     {[](auto& m) { m.mutable_parts(0)->set_layer_count(0); }, {"layer_count is 0"}},
-                     {[](auto& m) { m.mutable_parts(0)->set_head_count(0); }, {"head_count is 0"}},
-                     {[](auto& m) { m.mutable_parts(0)->set_block_bytes(0); }, {"block_bytes is 0"}},
-                     {[](auto& m) { m.mutable_parts(0)->set_block_bytes((1ULL << 30) + 1); }, {"1073741825"}},
-                 });
+  ExpectRefusals(
+      ToMessage(TwoParts()), [](const v1::NamespaceSpec& m) { return ValidateSpec(m).status(); },
+      std::vector<Case>{
+          {[](auto& m) { m.clear_model(); }, {"the length of model is 0", "1 to 256"}},
+          {[](auto& m) { m.set_model(std::string(257, 'm')); }, {"257", "256"}},
+          {[](auto& m) { m.clear_kv_dtype(); }, {"kv_dtype", "0"}},
+          {[](auto& m) { m.set_layout(std::string(65, 'l')); }, {"layout", "65"}},
+          {[](auto& m) { m.set_instruction_set(std::string(33, 'l')); }, {"instruction_set", "33"}},
+          {[](auto& m) { m.set_tokenizer_digest(std::string(129, 'l')); }, {"tokenizer_digest", "129"}},
+          {[](auto& m) { m.set_block_tokens(0); }, {"block_tokens is 0", "1 to 65536"}},
+          {[](auto& m) { m.set_block_tokens(65537); }, {"block_tokens is 65537"}},
+          {[](auto& m) { m.set_hash_scheme(v1::HASH_SCHEME_UNSPECIFIED); }, {"hash_scheme is 0"}},
+          {[](auto& m) { m.set_hash_scheme(static_cast<v1::HashScheme>(9)); }, {"hash_scheme is 9"}},
+          {[](auto& m) { m.clear_parts(); }, {"the number of parts is 0", "1 to 64"}},
+          {[](auto& m) { m.mutable_parts(1)->set_id(0); }, {"part id is 0", "ascend"}},
+          {[](auto& m) { m.mutable_parts(1)->set_id(64); }, {"part id is 64", "below 64"}},
+          {[](auto& m) { m.mutable_parts(0)->set_group(v1::GROUP_KIND_UNSPECIFIED); }, {"part group is 0"}},
+          {[](auto& m) { m.mutable_parts(0)->set_group(v1::GROUP_KIND_WINDOW); }, {"window_tokens is 0"}},
+          {[](auto& m) { m.mutable_parts(0)->set_window_tokens(8); }, {"window_tokens is 8"}},
+          {[](auto& m) { m.mutable_parts(0)->set_layer_count(0); }, {"layer_count is 0"}},
+          {[](auto& m) { m.mutable_parts(0)->set_head_count(0); }, {"head_count is 0"}},
+          {[](auto& m) { m.mutable_parts(0)->set_block_bytes(0); }, {"block_bytes is 0"}},
+          {[](auto& m) { m.mutable_parts(0)->set_block_bytes((1ULL << 30) + 1); }, {"1073741825"}},
+      });
 }
 
 TEST(ValidateTest, SpecComesBackFromItsMessage) {
   NamespaceSpec spec = TwoParts();
-  spec.parts[1] = {.id = 5, .group = GroupKind::kWindow, .window_tokens = 9, .layer_first = 1, .layer_count = 2,
-                   .head_first = 3, .head_count = 4, .block_bytes = 5};
+  spec.parts[1] = {.id = 5,
+                   .group = GroupKind::kWindow,
+                   .window_tokens = 9,
+                   .layer_first = 1,
+                   .layer_count = 2,
+                   .head_first = 3,
+                   .head_count = 4,
+                   .block_bytes = 5};
   spec.tokenizer_digest = "t";
   spec.scale_scheme = "s";
   EXPECT_EQ(*ValidateSpec(ToMessage(spec)), spec);
@@ -83,14 +98,15 @@ TEST(ValidateTest, AttachRefusals) {
   good.set_protocol(1);
   *good.mutable_namespace_() = ToMessage(TwoParts());
   using Case = Spoiled<v1::AttachRequest>;
-  ExpectRefusals(good, [](const v1::AttachRequest& m) { return ValidateAttach(m).status(); },
-                 std::vector<Case>{
-                     {[](auto& m) { m.set_protocol(2); }, {"protocol is 2", "speaks 1"}},
-                     {[](auto& m) { m.clear_namespace_(); }, {"model"}},
-                     {[](auto& m) { m.set_staging_bytes(1ULL << 45); }, {"staging_bytes is 35184372088832"}},
-                     {[](auto& m) { m.set_client_name(std::string(129, 'c')); }, {"client_name", "129"}},
-                     {[](auto& m) { m.set_shared_group(std::string(129, 'c')); }, {"shared_group", "129"}},
-                 });
+  ExpectRefusals(
+      good, [](const v1::AttachRequest& m) { return ValidateAttach(m).status(); },
+      std::vector<Case>{
+          {[](auto& m) { m.set_protocol(2); }, {"protocol is 2", "speaks 1"}},
+          {[](auto& m) { m.clear_namespace_(); }, {"model"}},
+          {[](auto& m) { m.set_staging_bytes(1ULL << 45); }, {"staging_bytes is 35184372088832"}},
+          {[](auto& m) { m.set_client_name(std::string(129, 'c')); }, {"client_name", "129"}},
+          {[](auto& m) { m.set_shared_group(std::string(129, 'c')); }, {"shared_group", "129"}},
+      });
 }
 
 TEST(ValidateTest, EnvelopeRefusals) {
@@ -99,15 +115,16 @@ TEST(ValidateTest, EnvelopeRefusals) {
   good.set_deadline_us(1000);
   good.mutable_acquire();
   using Case = Spoiled<v1::ClientMessage>;
-  ExpectRefusals(good, [](const v1::ClientMessage& m) { return ValidateEnvelope(m); },
-                 std::vector<Case>{
-                     {[](auto& m) { m.set_request_id(0); }, {"request_id is 0"}},
-                     {[](auto& m) { m.set_deadline_us(0); }, {"deadline_us is 0"}},
-                     {[](auto& m) { m.set_deadline_us(3'600'000'001); }, {"deadline_us is 3600000001"}},
-                     {[](auto& m) { m.set_traceparent(std::string(257, 't')); }, {"traceparent", "257"}},
-                     {[](auto& m) { m.mutable_open()->set_session_token("short"); }, {"session_token is 5", "16"}},
-                     {[](auto& m) { m.clear_message(); }, {"not set"}},
-                 });
+  ExpectRefusals(
+      good, [](const v1::ClientMessage& m) { return ValidateEnvelope(m); },
+      std::vector<Case>{
+          {[](auto& m) { m.set_request_id(0); }, {"request_id is 0"}},
+          {[](auto& m) { m.set_deadline_us(0); }, {"deadline_us is 0"}},
+          {[](auto& m) { m.set_deadline_us(3'600'000'001); }, {"deadline_us is 3600000001"}},
+          {[](auto& m) { m.set_traceparent(std::string(257, 't')); }, {"traceparent", "257"}},
+          {[](auto& m) { m.mutable_open()->set_session_token("short"); }, {"session_token is 5", "16"}},
+          {[](auto& m) { m.clear_message(); }, {"not set"}},
+      });
   good.set_deadline_us(0);
   good.mutable_release();
   EXPECT_TRUE(ValidateEnvelope(good).ok());  // a release has no deadline
@@ -117,16 +134,17 @@ TEST(ValidateTest, AcquireRefusals) {
   v1::Acquire good;
   good.set_keys(Keys(3));
   using Case = Spoiled<v1::Acquire>;
-  ExpectRefusals(good, [](const v1::Acquire& m) { return ValidateAcquire(m, TwoParts()).status(); },
-                 std::vector<Case>{
-                     {[](auto& m) { m.clear_keys(); }, {"the length of keys is 0"}},
-                     {[](auto& m) { m.set_keys(Keys(3) + "x"); }, {"the length of keys is 49", "16"}},
-                     {[](auto& m) { m.set_keys(Keys(65537)); }, {"65536"}},
-                     {[](auto& m) { m.set_keys(Keys(40000)); }, {"keys times parts is 80000"}},
-                     {[](auto& m) { m.add_parts(1); }, {"part id is 1", "no such part"}},
-                     {[](auto& m) { m.add_parts(5), m.add_parts(0); }, {"part id is 0", "ascend"}},
-                     {[](auto& m) { m.set_request(std::string(129, 'r')); }, {"request", "129"}},
-                 });
+  ExpectRefusals(
+      good, [](const v1::Acquire& m) { return ValidateAcquire(m, TwoParts()).status(); },
+      std::vector<Case>{
+          {[](auto& m) { m.clear_keys(); }, {"the length of keys is 0"}},
+          {[](auto& m) { m.set_keys(Keys(3) + "x"); }, {"the length of keys is 49", "16"}},
+          {[](auto& m) { m.set_keys(Keys(65537)); }, {"65536"}},
+          {[](auto& m) { m.set_keys(Keys(40000)); }, {"keys times parts is 80000"}},
+          {[](auto& m) { m.add_parts(1); }, {"part id is 1", "no such part"}},
+          {[](auto& m) { m.add_parts(5), m.add_parts(0); }, {"part id is 0", "ascend"}},
+          {[](auto& m) { m.set_request(std::string(129, 'r')); }, {"request", "129"}},
+      });
   const ChainCall call = *ValidateAcquire(good, TwoParts());
   EXPECT_EQ(call.keys.size(), 3u);
   EXPECT_EQ(call.parts, (std::vector<uint32_t>{0, 5}));  // none asked for means all
@@ -135,36 +153,39 @@ TEST(ValidateTest, AcquireRefusals) {
 TEST(ValidateTest, ReserveAndCommitRefusals) {
   v1::Reserve reserve;
   reserve.set_keys(Keys(1));
-  ExpectRefusals(reserve, [](const v1::Reserve& m) { return ValidateReserve(m, TwoParts()).status(); },
-                 std::vector<Spoiled<v1::Reserve>>{
-                     {[](auto& m) { m.set_parent("0123456789abcde"); }, {"parent is 15", "16"}},
-                     {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
-                 });
+  ExpectRefusals(
+      reserve, [](const v1::Reserve& m) { return ValidateReserve(m, TwoParts()).status(); },
+      std::vector<Spoiled<v1::Reserve>>{
+          {[](auto& m) { m.set_parent("0123456789abcde"); }, {"parent is 15", "16"}},
+          {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
+      });
   v1::Commit commit;
   commit.add_positions(2);
   commit.add_positions(4);
   commit.add_staging_offsets(64);
   commit.add_staging_offsets(0);
-  ExpectRefusals(commit, [](const v1::Commit& m) { return ValidateCommit(m); },
-                 std::vector<Spoiled<v1::Commit>>{
-                     {[](auto& m) { m.clear_positions(); }, {"positions is empty"}},
-                     {[](auto& m) { m.add_positions(9); }, {"staging_offsets is 2", "3"}},
-                     {[](auto& m) { m.set_positions(1, 2); }, {"position is 2", "ascend"}},
-                     {[](auto& m) { m.set_staging_offsets(1, 65); }, {"staging_offset is 65", "multiple of 64"}},
-                 });
+  ExpectRefusals(
+      commit, [](const v1::Commit& m) { return ValidateCommit(m); },
+      std::vector<Spoiled<v1::Commit>>{
+          {[](auto& m) { m.clear_positions(); }, {"positions is empty"}},
+          {[](auto& m) { m.add_positions(9); }, {"staging_offsets is 2", "3"}},
+          {[](auto& m) { m.set_positions(1, 2); }, {"position is 2", "ascend"}},
+          {[](auto& m) { m.set_staging_offsets(1, 65); }, {"staging_offset is 65", "multiple of 64"}},
+      });
 }
 
 TEST(ValidateTest, MatchRefusals) {
   v1::MatchRequest match;
   match.set_namespace_fingerprint(std::string(16, 'n'));
   match.set_keys(Keys(2));
-  ExpectRefusals(match, [](const v1::MatchRequest& m) { return ValidateMatch(m).status(); },
-                 std::vector<Spoiled<v1::MatchRequest>>{
-                     {[](auto& m) { m.set_namespace_fingerprint("n"); }, {"namespace_fingerprint is 1", "16"}},
-                     {[](auto& m) { m.set_keys("k"); }, {"keys is 1"}},
-                     {[](auto& m) { m.add_parts(64); }, {"part id is 64"}},
-                     {[](auto& m) { m.set_requester(std::string(129, 'r')); }, {"requester", "129"}},
-                 });
+  ExpectRefusals(
+      match, [](const v1::MatchRequest& m) { return ValidateMatch(m).status(); },
+      std::vector<Spoiled<v1::MatchRequest>>{
+          {[](auto& m) { m.set_namespace_fingerprint("n"); }, {"namespace_fingerprint is 1", "16"}},
+          {[](auto& m) { m.set_keys("k"); }, {"keys is 1"}},
+          {[](auto& m) { m.add_parts(64); }, {"part id is 64"}},
+          {[](auto& m) { m.set_requester(std::string(129, 'r')); }, {"requester", "129"}},
+      });
   v1::MatchReply reply;
   reply.set_matched_blocks(2);
   v1::HolderRun* run = reply.add_runs();
@@ -176,18 +197,19 @@ TEST(ValidateTest, MatchRefusals) {
   v1::Miss* miss = reply.add_misses();
   miss->set_first(2);
   miss->set_count(3);
-  ExpectRefusals(reply, [](const v1::MatchReply& m) { return ValidateMatchReply(m, 5); },
-                 std::vector<Spoiled<v1::MatchReply>>{
-                     {[](auto& m) { m.set_matched_blocks(6); }, {"matched_blocks is 6", "5"}},
-                     {[](auto& m) { m.mutable_runs(0)->set_first(1); }, {"run.first is 1", "at 0"}},
-                     {[](auto& m) { m.mutable_runs(0)->set_count(1); }, {"the end of runs is 1"}},
-                     {[](auto& m) { m.mutable_runs(0)->set_holder(1); }, {"run.holder is 1"}},
-                     {[](auto& m) { m.clear_misses(); }, {"the end of misses is 2", "5 blocks"}},
-                     {[](auto& m) { m.mutable_misses(0)->set_first(3); }, {"miss.first is 3"}},
-                     {[](auto& m) { m.mutable_holders(0)->set_incarnation(0); }, {"incarnation is 0"}},
-                     {[](auto& m) { m.mutable_holders(0)->clear_node(); }, {"node is 0"}},
-                     {[](auto& m) { m.mutable_holders(0)->clear_peer_address(); }, {"peer_address is 0"}},
-                 });
+  ExpectRefusals(
+      reply, [](const v1::MatchReply& m) { return ValidateMatchReply(m, 5); },
+      std::vector<Spoiled<v1::MatchReply>>{
+          {[](auto& m) { m.set_matched_blocks(6); }, {"matched_blocks is 6", "5"}},
+          {[](auto& m) { m.mutable_runs(0)->set_first(1); }, {"run.first is 1", "at 0"}},
+          {[](auto& m) { m.mutable_runs(0)->set_count(1); }, {"the end of runs is 1"}},
+          {[](auto& m) { m.mutable_runs(0)->set_holder(1); }, {"run.holder is 1"}},
+          {[](auto& m) { m.clear_misses(); }, {"the end of misses is 2", "5 blocks"}},
+          {[](auto& m) { m.mutable_misses(0)->set_first(3); }, {"miss.first is 3"}},
+          {[](auto& m) { m.mutable_holders(0)->set_incarnation(0); }, {"incarnation is 0"}},
+          {[](auto& m) { m.mutable_holders(0)->clear_node(); }, {"node is 0"}},
+          {[](auto& m) { m.mutable_holders(0)->clear_peer_address(); }, {"peer_address is 0"}},
+      });
 }
 
 TEST(ValidateTest, ChangeRunRefusals) {
@@ -195,14 +217,15 @@ TEST(ValidateTest, ChangeRunRefusals) {
   add.set_namespace_(1);
   add.set_tier(v1::TIER_DRAM);
   add.set_keys(Keys(1));
-  ExpectRefusals(add, [](const v1::ChangeRun& m) { return ValidateChangeRun(m).status(); },
-                 std::vector<Spoiled<v1::ChangeRun>>{
-                     {[](auto& m) { m.set_namespace_(0); }, {"namespace is 0"}},
-                     {[](auto& m) { m.set_tier(v1::TIER_UNSPECIFIED); }, {"tier is 0"}},
-                     {[](auto& m) { m.set_remove(true); }, {"reason is 0"}},
-                     {[](auto& m) { m.set_parent("p"); }, {"parent is 1"}},
-                     {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
-                 });
+  ExpectRefusals(
+      add, [](const v1::ChangeRun& m) { return ValidateChangeRun(m).status(); },
+      std::vector<Spoiled<v1::ChangeRun>>{
+          {[](auto& m) { m.set_namespace_(0); }, {"namespace is 0"}},
+          {[](auto& m) { m.set_tier(v1::TIER_UNSPECIFIED); }, {"tier is 0"}},
+          {[](auto& m) { m.set_remove(true); }, {"reason is 0"}},
+          {[](auto& m) { m.set_parent("p"); }, {"parent is 1"}},
+          {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
+      });
 }
 
 v1::LeaseReply GoodLeaseReply() {
@@ -227,25 +250,27 @@ TEST(ValidateTest, LeaseRefusals) {
   request.set_namespace_fingerprint(std::string(16, 'n'));
   request.set_keys(Keys(1));
   request.set_requester("a");
-  ExpectRefusals(request, [](const v1::LeaseRequest& m) { return ValidateLease(m).status(); },
-                 std::vector<Spoiled<v1::LeaseRequest>>{
-                     {[](auto& m) { m.clear_requester(); }, {"requester is 0"}},
-                     {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
-                     {[](auto& m) { m.clear_namespace_fingerprint(); }, {"namespace_fingerprint is 0"}},
-                 });
-  ExpectRefusals(GoodLeaseReply(), [](const v1::LeaseReply& m) { return ValidateLeaseReply(m, 1, 8192); },
-                 std::vector<Spoiled<v1::LeaseReply>>{
-                     {[](auto& m) { m.add_slots(4); }, {"slots is 2", "1 keys"}},
-                     {[](auto& m) { m.clear_generations(); }, {"slots is 1", "one entry per slot"}},
-                     {[](auto& m) { m.clear_from_ssd(); }, {"one entry per slot"}},
-                     {[](auto& m) { m.set_lease_id(0); }, {"lease_id"}},
-                     {[](auto& m) { m.set_lengths(0, 0); }, {"length is 0", "8192"}},
-                     {[](auto& m) { m.set_lengths(0, 8193); }, {"length is 8193"}},
-                     {[](auto& m) { m.set_chunk_hashes("x"); }, {"chunk_hashes is 1", "16"}},
-                     {[](auto& m) { m.set_payload_offset(16384); }, {"slot_bytes is 16384"}},
-                     {[](auto& m) { m.set_arena(9); }, {"arena is 9"}},
-                     {[](auto& m) { m.set_slots(0, 4); }, {"slot is 4", "4 slots"}},
-                 });
+  ExpectRefusals(
+      request, [](const v1::LeaseRequest& m) { return ValidateLease(m).status(); },
+      std::vector<Spoiled<v1::LeaseRequest>>{
+          {[](auto& m) { m.clear_requester(); }, {"requester is 0"}},
+          {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
+          {[](auto& m) { m.clear_namespace_fingerprint(); }, {"namespace_fingerprint is 0"}},
+      });
+  ExpectRefusals(
+      GoodLeaseReply(), [](const v1::LeaseReply& m) { return ValidateLeaseReply(m, 1, 8192); },
+      std::vector<Spoiled<v1::LeaseReply>>{
+          {[](auto& m) { m.add_slots(4); }, {"slots is 2", "1 keys"}},
+          {[](auto& m) { m.clear_generations(); }, {"slots is 1", "one entry per slot"}},
+          {[](auto& m) { m.clear_from_ssd(); }, {"one entry per slot"}},
+          {[](auto& m) { m.set_lease_id(0); }, {"lease_id"}},
+          {[](auto& m) { m.set_lengths(0, 0); }, {"length is 0", "8192"}},
+          {[](auto& m) { m.set_lengths(0, 8193); }, {"length is 8193"}},
+          {[](auto& m) { m.set_chunk_hashes("x"); }, {"chunk_hashes is 1", "16"}},
+          {[](auto& m) { m.set_payload_offset(16384); }, {"slot_bytes is 16384"}},
+          {[](auto& m) { m.set_arena(9); }, {"arena is 9"}},
+          {[](auto& m) { m.set_slots(0, 4); }, {"slot is 4", "4 slots"}},
+      });
 }
 
 TEST(ValidateTest, SlotAddressesCannotOverflow) {
@@ -270,28 +295,30 @@ TEST(ValidateTest, SlotRunAndArenaRefusals) {
   arena.set_bytes(40960);
   arena.set_slot_bytes(8192);
   arena.set_payload_offset(4096);
-  ExpectRefusals(arena, [](const v1::ArenaMap& m) { return ValidateArenaMap(m); },
-                 std::vector<Spoiled<v1::ArenaMap>>{
-                     {[](auto& m) { m.set_bytes(0); }, {"arena.bytes is 0"}},
-                     {[](auto& m) { m.set_bytes(1ULL << 45); }, {"35184372088832"}},
-                     {[](auto& m) { m.set_slot_bytes(0); }, {"slot_bytes is 0"}},
-                     {[](auto& m) { m.set_slot_bytes(40961); }, {"slot_bytes is 40961"}},
-                     {[](auto& m) { m.set_payload_offset(8192); }, {"payload_offset"}},
-                 });
+  ExpectRefusals(
+      arena, [](const v1::ArenaMap& m) { return ValidateArenaMap(m); },
+      std::vector<Spoiled<v1::ArenaMap>>{
+          {[](auto& m) { m.set_bytes(0); }, {"arena.bytes is 0"}},
+          {[](auto& m) { m.set_bytes(1ULL << 45); }, {"35184372088832"}},
+          {[](auto& m) { m.set_slot_bytes(0); }, {"slot_bytes is 0"}},
+          {[](auto& m) { m.set_slot_bytes(40961); }, {"slot_bytes is 40961"}},
+          {[](auto& m) { m.set_payload_offset(8192); }, {"payload_offset"}},
+      });
   v1::SlotRun run;
   run.set_first(1);
   run.set_arena(7);
   run.add_slots(4);
   run.add_generations(9);
-  ExpectRefusals(run, [&](const v1::SlotRun& m) { return ValidateSlotRun(m, 2, {arena}); },
-                 std::vector<Spoiled<v1::SlotRun>>{
-                     {[](auto& m) { m.clear_slots(); }, {"slots is 0"}},
-                     {[](auto& m) { m.add_generations(1); }, {"one generation each"}},
-                     {[](auto& m) { m.set_first(2); }, {"first is 2", "2 positions"}},
-                     {[](auto& m) { m.set_first(UINT32_MAX); }, {"first is 4294967295"}},
-                     {[](auto& m) { m.set_arena(8); }, {"arena is 8"}},
-                     {[](auto& m) { m.set_slots(0, 5); }, {"slot is 5", "5 slots"}},
-                 });
+  ExpectRefusals(
+      run, [&](const v1::SlotRun& m) { return ValidateSlotRun(m, 2, {arena}); },
+      std::vector<Spoiled<v1::SlotRun>>{
+          {[](auto& m) { m.clear_slots(); }, {"slots is 0"}},
+          {[](auto& m) { m.add_generations(1); }, {"one generation each"}},
+          {[](auto& m) { m.set_first(2); }, {"first is 2", "2 positions"}},
+          {[](auto& m) { m.set_first(UINT32_MAX); }, {"first is 4294967295"}},
+          {[](auto& m) { m.set_arena(8); }, {"arena is 8"}},
+          {[](auto& m) { m.set_slots(0, 5); }, {"slot is 5", "5 slots"}},
+      });
 }
 
 }  // namespace
