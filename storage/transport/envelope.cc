@@ -32,9 +32,9 @@ void Append(std::string& bytes, T value) {
 
 absl::string_view Name(uint8_t kind) {
   switch (static_cast<EnvelopeKind>(kind)) {
-    case EnvelopeKind::kMessageAddress: return "worker address for reads by messages";
+    case EnvelopeKind::kMessageAddress: return "transport address for reads by messages";
     case EnvelopeKind::kMessageRegion: return "region token for reads by messages";
-    case EnvelopeKind::kGetAddress: return "worker address for one-sided reads";
+    case EnvelopeKind::kGetAddress: return "transport address for one-sided reads";
     case EnvelopeKind::kGetRegion: return "rkey for one-sided reads";
   }
   return "unknown kind";

@@ -1,4 +1,4 @@
-// The bytes by which nodes hand each other worker addresses and region keys: sealed with kind, length and checksum,
+// The bytes by which nodes hand each other transport addresses and region keys: sealed with kind, length and checksum,
 // so that truncation and corruption are refused before UCX, which reads out of bounds on garbage, sees them.
 // Layout, little-endian: u32 "STXE", u8 version 1, u8 kind, u16 payload length, payload, u64 XXH3-64 of all before.
 #pragma once
@@ -15,9 +15,9 @@ namespace stem {
 inline constexpr size_t kEnvelopePayloadBytesMax = 16384;
 
 enum class EnvelopeKind : uint8_t {
-  kMessageAddress = 1,  // UCX worker address of a node that serves reads by messages
+  kMessageAddress = 1,  // "host:port" of the UCX listener of a node that serves reads by messages
   kMessageRegion = 2,   // u64 token of a region that is read by messages
-  kGetAddress = 3,      // UCX worker address of a node whose memory is read by one-sided gets
+  kGetAddress = 3,      // the same of a node whose memory is read by one-sided gets
   kGetRegion = 4,       // packed UCX rkey
 };
 

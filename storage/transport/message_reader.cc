@@ -24,8 +24,8 @@ uint32_t MillisecondsLeft(SteadyTime deadline) {
 
 }  // namespace
 
-MessageReader::MessageReader(ucp_worker_h worker, std::string own_address, UcxLinks& links, OpEnded ended)
-    : own_address_(std::move(own_address)), links_(links), ended_(std::move(ended)) {
+MessageReader::MessageReader(ucp_worker_h worker, UcxLinks& links, OpEnded ended)
+    : links_(links), ended_(std::move(ended)) {
   ucp_am_handler_param_t params{};
   params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
   params.id = kReadReplyMessage;
@@ -50,7 +50,7 @@ absl::StatusOr<ReadWire::Issued> MessageReader::Issue(PeerId peer, OpId op, cons
   auto send = std::make_unique<RequestSend>(RequestSend{Encode(request), &sends_in_flight_});
   ucp_request_param_t params{};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
-  params.flags = UCP_AM_SEND_FLAG_EAGER;
+  params.flags = UCP_AM_SEND_FLAG_EAGER | UCP_AM_SEND_FLAG_REPLY;  // tells the owner which endpoint to answer
   params.user_data = send.get();
   // A request that could not be sent is a failed endpoint, and that is how its ops hear of it.
   params.cb.send = [](void* sent, ucs_status_t, void* data) {
@@ -60,7 +60,7 @@ absl::StatusOr<ReadWire::Issued> MessageReader::Issue(PeerId peer, OpId op, cons
   };
   const ucs_status_ptr_t sending =
       ucp_am_send_nbx(link.endpoint->handle(), kReadRequestMessage, send->header.data(), send->header.size(),
-                      own_address_.data(), own_address_.size(), &params);
+                      nullptr, 0, &params);
   if (UCS_PTR_IS_ERR(sending)) return UcxStatus(UCS_PTR_STATUS(sending), "sending a read request");
   if (sending != nullptr) {
     ++sends_in_flight_;

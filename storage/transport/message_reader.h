@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <string>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
@@ -18,8 +17,8 @@ namespace stem {
 
 class MessageReader : public ReadWire {
  public:
-  // `own_address` is this transport's sealed worker address. `links` and this must outlive `worker`.
-  MessageReader(ucp_worker_h worker, std::string own_address, UcxLinks& links, OpEnded ended);
+  // `links` and this must outlive `worker`.
+  MessageReader(ucp_worker_h worker, UcxLinks& links, OpEnded ended);
   MessageReader(const MessageReader&) = delete;
   MessageReader& operator=(const MessageReader&) = delete;
 
@@ -41,7 +40,6 @@ class MessageReader : public ReadWire {
   // Ends an op that is not given up.
   void End(OpId op, const absl::Status& status);
 
-  const std::string own_address_;
   UcxLinks& links_;
   const OpEnded ended_;
   absl::flat_hash_map<OpId, Transfer> transfers_;

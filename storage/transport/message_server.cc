@@ -5,9 +5,15 @@
 #include <utility>
 
 #include "proto/check.h"
-#include "storage/transport/envelope.h"
+#include "proto/status.h"
 
 namespace stem {
+namespace {
+
+constexpr unsigned kIdleProgressBeforeAccept = 3;
+constexpr unsigned kProgressBeforeAcceptMax = 1000;
+
+}  // namespace
 
 struct MessageServer::Reply {
   MessageServer* server;
@@ -17,21 +23,30 @@ struct MessageServer::Reply {
   ReadReplyBytes header;  // UCX reads it until the send ends
 };
 
-MessageServer::MessageServer(ucp_worker_h worker, Limits limits, TransportCounters& counters,
-                             uint64_t& endpoint_failures)
-    : worker_(worker), limits_(limits), counters_(counters), endpoint_failures_(endpoint_failures) {
+absl::StatusOr<std::unique_ptr<MessageServer>> MessageServer::Start(ucp_worker_h worker, const std::string& host,
+                                                                    bool answers, Limits limits,
+                                                                    TransportCounters& counters) {
+  std::unique_ptr<MessageServer> server(new MessageServer(worker, limits, counters));
+  if (answers) server->SetHandler();
+  STEM_ASSIGN(server->listener_, UcxListener::Listen(worker, host, limits.requesters_max));
+  return server;
+}
+
+MessageServer::MessageServer(ucp_worker_h worker, Limits limits, TransportCounters& counters)
+    : worker_(worker), limits_(limits), counters_(counters) {}
+
+void MessageServer::SetHandler() {
   ucp_am_handler_param_t params{};
   params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
   params.id = kReadRequestMessage;
   params.arg = this;
-  params.cb = [](void* self, const void* header, size_t header_bytes, void* data, size_t data_bytes,
+  params.cb = [](void* self, const void* header, size_t header_bytes, void*, size_t,
                  const ucp_am_recv_param_t* received) {
-    if ((received->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) return UCS_OK;
-    static_cast<MessageServer*>(self)->OnRequest({static_cast<const char*>(header), header_bytes},
-                                                 {static_cast<const char*>(data), data_bytes});
+    if ((received->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0) return UCS_OK;  // of nobody we could answer
+    static_cast<MessageServer*>(self)->OnRequest({static_cast<const char*>(header), header_bytes}, received->reply_ep);
     return UCS_OK;
   };
-  ucp_worker_set_am_recv_handler(worker, &params);
+  ucp_worker_set_am_recv_handler(worker_, &params);
 }
 
 void MessageServer::Offer(uint64_t token, std::span<const std::byte> memory) {
@@ -61,42 +76,66 @@ absl::StatusCode MessageServer::Check(const ReadRequest& request) const {
   return absl::StatusCode::kOk;
 }
 
-MessageServer::Requester* MessageServer::RequesterAt(absl::string_view sealed_address) {
-  std::string key(sealed_address);
-  if (const auto known = requesters_.find(key); known != requesters_.end()) return known->second.get();
-  const auto address = Unseal(EnvelopeKind::kMessageAddress, sealed_address);
-  if (!address.ok() || requesters_.size() >= limits_.requesters_max) return nullptr;
-  auto endpoint = UcxEndpoint::Create(worker_, *address, endpoint_failures_);
-  if (!endpoint.ok()) return nullptr;
-  auto requester = std::make_unique<Requester>();
-  requester->endpoint = *std::move(endpoint);
-  ++counters_.requesters_open;
-  return requesters_.emplace(std::move(key), std::move(requester)).first->second.get();
+void MessageServer::OnRequest(absl::string_view header, ucp_ep_h from) {
+  const auto request = DecodeReadRequest(header);
+  if (request.ok() && arrivals_.size() < limits_.arrivals_max) {
+    arrivals_.emplace_back(*request, from);
+  } else {
+    ++counters_.serves_refused;  // dropped: the deadline of the read ends it
+  }
 }
 
-void MessageServer::OnRequest(absl::string_view header, absl::string_view sealed_address) {
-  const auto request = DecodeReadRequest(header);
-  Requester* requester = request.ok() ? RequesterAt(sealed_address) : nullptr;
-  if (requester == nullptr || requester->jobs.size() >= limits_.requests_queued_max) {
-    ++counters_.serves_refused;  // dropped: the deadline of the read ends it
+void MessageServer::Queue(const ReadRequest& request, ucp_ep_h from) {
+  const auto requester = requesters_.find(from);
+  if (requester == requesters_.end()) return;  // cut off since
+  if (requester->second->jobs.size() >= limits_.requests_queued_max) {
+    ++counters_.serves_refused;
     return;
   }
-  const absl::StatusCode refusal = Check(*request);
+  const absl::StatusCode refusal = Check(request);
   if (refusal != absl::StatusCode::kOk) ++counters_.serves_refused;
-  const SteadyTime expires = std::chrono::steady_clock::now() + std::chrono::milliseconds(request->time_left_ms);
-  requester->jobs.push_back({.request = *request, .expires = expires, .refusal = refusal});
+  const SteadyTime expires = std::chrono::steady_clock::now() + std::chrono::milliseconds(request.time_left_ms);
+  requester->second->jobs.push_back({.request = request, .expires = expires, .refusal = refusal});
+}
+
+bool MessageServer::AcceptWaiting() {
+  if (listener_ == nullptr || !listener_->any_waiting()) return false;
+  // UCX 1.13 mistakes a connection that has failed, and that it has not yet taken back, for one of the new endpoint's,
+  // and ends the process: so it first gets to take back all that have.
+  unsigned idle = 0;
+  for (unsigned i = 0; i < kProgressBeforeAcceptMax && idle < kIdleProgressBeforeAccept; ++i) {
+    idle = ucp_worker_progress(worker_) != 0 ? 0 : idle + 1;
+  }
+  for (const ucp_conn_request_h connection : listener_->TakeWaiting()) {
+    if (requesters_.size() >= limits_.requesters_max) {
+      listener_->Reject(connection);
+      ++counters_.serves_refused;
+      continue;
+    }
+    auto endpoint = UcxEndpoint::Accept(worker_, connection, endpoint_failures_);
+    if (!endpoint.ok()) continue;  // gone before it was taken
+    const ucp_ep_h handle = (*endpoint)->handle();
+    auto requester = std::make_unique<Requester>();
+    requester->endpoint = *std::move(endpoint);
+    requesters_.emplace(handle, std::move(requester));
+    ++counters_.requesters_open;
+  }
+  return true;
 }
 
 bool MessageServer::Pump() {
-  bool sent = false;
+  bool did = AcceptWaiting();
+  // Requests before failures: what a requester has asked is dropped with it, and not for whoever gets its handle next.
+  for (; !arrivals_.empty(); arrivals_.pop_front()) Queue(arrivals_.front().first, arrivals_.front().second);
+  DropFailed();
   const SteadyTime now = std::chrono::steady_clock::now();
   for (bool any = true; any;) {
     any = false;
     // One reply each in turn, so that a requester with much to ask does not hold up one with little.
-    for (auto& [key, requester] : requesters_) any |= SendNext(*requester, now);
-    sent |= any;
+    for (auto& [handle, requester] : requesters_) any |= SendNext(*requester, now);
+    did |= any;
   }
-  return sent;
+  return did || endpoint_failures_ > 0;
 }
 
 bool MessageServer::SendNext(Requester& requester, SteadyTime now) {
@@ -158,7 +197,7 @@ void MessageServer::Ended(const Reply& reply) {
   withdrawn();
 }
 
-void MessageServer::Drop(std::map<std::string, std::unique_ptr<Requester>>::iterator requester) {
+void MessageServer::Drop(std::map<ucp_ep_h, std::unique_ptr<Requester>>::iterator requester) {
   requester->second->jobs.clear();
   requester->second->endpoint->StartClose();
   closing_.push_back(std::move(requester->second));
@@ -167,6 +206,7 @@ void MessageServer::Drop(std::map<std::string, std::unique_ptr<Requester>>::iter
 }
 
 void MessageServer::DropFailed() {
+  if (std::exchange(endpoint_failures_, 0) == 0) return;
   for (auto it = requesters_.begin(); it != requesters_.end();) {
     const auto current = it++;
     if (!current->second->endpoint->failure().ok()) Drop(current);
@@ -174,6 +214,7 @@ void MessageServer::DropFailed() {
 }
 
 void MessageServer::DropAll() {
+  listener_.reset();
   while (!requesters_.empty()) Drop(requesters_.begin());
 }
 

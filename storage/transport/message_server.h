@@ -1,5 +1,5 @@
-// Reads by messages, the owner's side: answers requests out of the regions that are offered, and out of nothing else.
-// A requester that does not read its replies, or dies in the middle, costs a bounded queue and nobody else's time.
+// The owner's side: accepts the connections of requesters and, for reads by messages, answers their requests out of
+// the regions that are offered, and out of nothing else. A requester that does not read its replies, or dies in the middle, costs a bounded queue and nobody else's time.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "storage/transport/message_format.h"
 #include "storage/transport/read_scheduler.h"
@@ -25,13 +27,16 @@ class MessageServer {
  public:
   struct Limits {
     size_t reply_bytes_max = 0;          // payload of one reply
-    size_t requesters_max = 0;           // more are not answered
+    size_t requesters_max = 0;           // more are not accepted
     size_t requests_queued_max = 0;      // per requester; more are dropped
+    size_t arrivals_max = 0;             // of all requesters between two calls of Pump; more are dropped
     size_t replies_in_flight_max = 0;    // per requester
   };
 
-  // All on the thread of `worker`, which must be destroyed before this.
-  MessageServer(ucp_worker_h worker, Limits limits, TransportCounters& counters, uint64_t& endpoint_failures);
+  // All on the thread of `worker`, which must be destroyed before this. Listens on `host`. With `answers` off it only
+  // holds the connections, over which requesters read by themselves.
+  static absl::StatusOr<std::unique_ptr<MessageServer>> Start(ucp_worker_h worker, const std::string& host, bool answers,
+                                                              Limits limits, TransportCounters& counters);
   MessageServer(const MessageServer&) = delete;
   MessageServer& operator=(const MessageServer&) = delete;
 
@@ -41,10 +46,11 @@ class MessageServer {
   // cut off.
   void Withdraw(uint64_t token, std::function<void()> withdrawn);
 
-  // Sends what may be sent. True when it sent something.
+  const std::string& address() const { return listener_->address(); }
+
+  // Accepts who waits, sends what may be sent, cuts off whose endpoint has failed. True when it did something.
   bool Pump();
-  // Cuts off the requesters whose endpoint has failed.
-  void DropFailed();
+  // Accepts nobody any more, and cuts all off.
   void DropAll();
   // As DropAll, and leaves the rest to the worker, which is about to be destroyed.
   void DetachAll();
@@ -71,19 +77,26 @@ class MessageServer {
   };
   struct Reply;  // being sent
 
-  void OnRequest(absl::string_view header, absl::string_view sealed_address);
-  Requester* RequesterAt(absl::string_view sealed_address);
+  MessageServer(ucp_worker_h worker, Limits limits, TransportCounters& counters);
+  void SetHandler();
+  // Only takes note: UCX 1.13 crashes when it is called from the middle of its progress.
+  void OnRequest(absl::string_view header, ucp_ep_h from);
+  void Queue(const ReadRequest& request, ucp_ep_h from);
+  bool AcceptWaiting();
+  void DropFailed();
   absl::StatusCode Check(const ReadRequest& request) const;
   bool SendNext(Requester& requester, SteadyTime now);
   void Ended(const Reply& reply);
-  void Drop(std::map<std::string, std::unique_ptr<Requester>>::iterator requester);
+  void Drop(std::map<ucp_ep_h, std::unique_ptr<Requester>>::iterator requester);
 
   const ucp_worker_h worker_;
   const Limits limits_;
   TransportCounters& counters_;
-  uint64_t& endpoint_failures_;
+  uint64_t endpoint_failures_ = 0;  // not yet looked at
+  std::unique_ptr<UcxListener> listener_;
   absl::flat_hash_map<uint64_t, Region> regions_;
-  std::map<std::string, std::unique_ptr<Requester>> requesters_;  // by sealed worker address
+  std::deque<std::pair<ReadRequest, ucp_ep_h>> arrivals_;
+  std::map<ucp_ep_h, std::unique_ptr<Requester>> requesters_;
   std::vector<std::unique_ptr<Requester>> closing_;
 };
 

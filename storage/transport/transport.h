@@ -99,11 +99,15 @@ struct TransportStats {
   uint64_t bytes_in_flight = 0;
 };
 
-// Any thread may call, but for the destructor: call it when no other call is running and every Registration is gone;
-// reads that are then unfinished end with Cancelled before it returns.
+// Any thread may call, but for the destructor: call it when no other call is running and every Registration is gone.
+// To end: Close, then the Registrations, then the transport.
 class Transport {
  public:
   virtual ~Transport() = default;
+
+  // Ends every read with Cancelled, closes every endpoint and serves nobody any more; returns when each read has had
+  // its on_safe. Later calls are refused with FailedPrecondition. Not from a callback. Twice is once.
+  virtual void Close() = 0;
 
   // What a peer needs to reach this transport: sealed bytes for MemoryMap.worker_address.
   virtual const std::string& worker_address() const = 0;

@@ -93,6 +93,10 @@ absl::Status CheckRange(absl::string_view name, uint64_t value, uint64_t min, ui
 absl::StatusOr<ConfiguredUcx> ConfigureUcx(const UcxOptions& options) {
   STEM_TRY(CheckRange("segment_bytes", options.segment_bytes, kSegmentBytesMin, kSegmentBytesMax));
   STEM_TRY(CheckRange("socket_buffer_bytes", options.socket_buffer_bytes, kSegmentBytesMin, kSocketBufferBytesMax));
+  if (options.loopback_only && options.listen_host != "127.0.0.1") {
+    return absl::InvalidArgumentError(absl::StrCat("listen_host is ", options.listen_host, ", but only loopback is "
+                                                   "allowed: want 127.0.0.1, or loopback_only off"));
+  }
   const std::string tls = ChooseLanes(options);
   ConfiguredUcx ucx;
   STEM_ASSIGN(ucx.context, OpenContext(options, tls, UCP_FEATURE_AM | UCP_FEATURE_WAKEUP));

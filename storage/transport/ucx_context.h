@@ -23,8 +23,10 @@ struct UcxOptions {
   // UCX_TLS expression. Empty: RDMA lanes where there are any and loopback_only is off, else "tcp". Never shared
   // memory: peers on one host map each other's arenas instead.
   std::string tls;
-  // Every TCP listener of UCX binds 127.0.0.1 (law 9). Off: every device, or those in UCX_NET_DEVICES.
+  // Every TCP listener of UCX binds loopback (law 9). Off: every device, or those in UCX_NET_DEVICES.
   bool loopback_only = true;
+  // Where peers connect, an IP address in numbers; the port is the system's choice. With loopback_only 127.0.0.1.
+  std::string listen_host = "127.0.0.1";
   ReadPath read_path = ReadPath::kAuto;
   // UCX's 8 KiB segments and the kernel's buffers cap TCP at a fifth of the socket (tests/bench/transport_bench.cc).
   uint64_t segment_bytes = 256 * 1024;

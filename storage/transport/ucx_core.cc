@@ -16,12 +16,15 @@ namespace stem {
 namespace {
 
 constexpr size_t kRequestersMax = 256;
+constexpr size_t kArrivalsMax = 65536;
 constexpr size_t kRepliesInFlightMax = 16;
 constexpr auto kDrainStep = std::chrono::milliseconds(1);
 constexpr auto kShutDownMax = std::chrono::seconds(2);
 constexpr unsigned kProgressPerStepMax = 64;  // then commands and deadlines have their turn
 
 uint64_t Draw(std::random_device& device) { return uint64_t{device()} << 32 | device(); }
+
+absl::Status Closed() { return absl::FailedPreconditionError("the transport is closed"); }
 
 // Refuses a map whose regions overlap in name or wrap around the address space.
 absl::Status CheckRegions(const PeerMemory& memory) {
@@ -59,25 +62,20 @@ absl::Status UcxCore::Open() {
   std::random_device device;
   random_.seed(Draw(device));
   STEM_ASSIGN(wake_fd_, WorkerEventFd(worker_.get()));
-  STEM_ASSIGN(const std::string address, WorkerAddress(worker_.get()));
-  if (address.size() > kEnvelopePayloadBytesMax) {
-    return absl::ResourceExhaustedError(absl::StrCat("UCX worker address of ", address.size(), " bytes; at most ",
-                                                     kEnvelopePayloadBytesMax, ": choose fewer devices"));
-  }
+  const MessageServer::Limits limits{.reply_bytes_max = limits_.reply_bytes_max,
+                                     .requesters_max = kRequestersMax,
+                                     // Room for as many again that their requester has given up.
+                                     .requests_queued_max = 2 * limits_.windows.peer_ops_max,
+                                     .arrivals_max = kArrivalsMax,
+                                     .replies_in_flight_max = kRepliesInFlightMax};
+  STEM_ASSIGN(server_, MessageServer::Start(worker_.get(), limits_.listen_host, ucx_.reads_by_messages, limits, counters_));
+  sealed_address_ = Seal(address_kind(), server_->address());
   const auto ended = [this](OpId op, const absl::Status& status) { scheduler_->Ended(op, status); };
   if (ucx_.reads_by_messages) {
-    sealed_address_ = Seal(EnvelopeKind::kMessageAddress, address);
-    auto reader = std::make_unique<MessageReader>(worker_.get(), sealed_address_, links_, ended);
+    auto reader = std::make_unique<MessageReader>(worker_.get(), links_, ended);
     message_reader_ = reader.get();
     wire_ = std::move(reader);
-    const MessageServer::Limits limits{.reply_bytes_max = limits_.reply_bytes_max,
-                                       .requesters_max = kRequestersMax,
-                                       // Room for as many again that their requester has given up.
-                                       .requests_queued_max = 2 * limits_.windows.peer_ops_max,
-                                       .replies_in_flight_max = kRepliesInFlightMax};
-    server_ = std::make_unique<MessageServer>(worker_.get(), limits, counters_, endpoint_failures_);
   } else {
-    sealed_address_ = Seal(EnvelopeKind::kGetAddress, address);
     wire_ = std::make_unique<GetReader>(links_, ended);
   }
   scheduler_ = std::make_unique<ReadScheduler>(limits_.windows, *wire_, counters_, Draw(device) >> 1);
@@ -85,16 +83,30 @@ absl::Status UcxCore::Open() {
 }
 
 UcxCore::~UcxCore() {
+  if (worker_ != nullptr) TearDown();
+}
+
+void UcxCore::TearDown() {
   links_.clear();
   closing_.clear();
   if (server_ != nullptr) server_->DetachAll();
   worker_.reset();  // from here on nothing writes any destination
+  server_.reset();
   if (scheduler_ != nullptr) scheduler_->LoseAll(absl::CancelledError("the transport was closed"), true);
 }
 
+EnvelopeKind UcxCore::address_kind() const {
+  return ucx_.reads_by_messages ? EnvelopeKind::kMessageAddress : EnvelopeKind::kGetAddress;
+}
+
+EnvelopeKind UcxCore::region_kind() const {
+  return ucx_.reads_by_messages ? EnvelopeKind::kMessageRegion : EnvelopeKind::kGetRegion;
+}
+
 absl::StatusOr<std::unique_ptr<UcxCore::Region>> UcxCore::AddRegion(std::span<std::byte> memory) {
+  if (worker_ == nullptr) return Closed();
   auto region = std::make_unique<Region>();
-  if (server_ != nullptr) {
+  if (ucx_.reads_by_messages) {
     std::random_device device;  // the token is what a peer must know to read the region
     region->token = Draw(device);
     region->rkey = Seal(EnvelopeKind::kMessageRegion,
@@ -110,7 +122,7 @@ absl::StatusOr<std::unique_ptr<UcxCore::Region>> UcxCore::AddRegion(std::span<st
 }
 
 void UcxCore::RemoveRegion(std::unique_ptr<Region> region, std::function<void()> removed) {
-  if (server_ != nullptr) {
+  if (server_ != nullptr && ucx_.reads_by_messages) {
     server_->Withdraw(region->token, std::move(removed));
     return;
   }
@@ -119,21 +131,21 @@ void UcxCore::RemoveRegion(std::unique_ptr<Region> region, std::function<void()>
 }
 
 absl::StatusOr<std::shared_ptr<UcxPeer>> UcxCore::Connect(const PeerMemory& memory) {
+  if (worker_ == nullptr) return Closed();
   for (const auto& [id, link] : links_) {
     if (link->peer->memory() == memory) return link->peer;
   }
   STEM_TRY(CheckRegions(memory));
-  const EnvelopeKind kind = server_ != nullptr ? EnvelopeKind::kMessageAddress : EnvelopeKind::kGetAddress;
-  STEM_ASSIGN(const absl::string_view address, Unseal(kind, memory.worker_address));
+  STEM_ASSIGN(const absl::string_view address, Unseal(address_kind(), memory.worker_address));
   STEM_TRY(MakeRoom());
   auto link = std::make_unique<UcxLink>();
   link->peer = std::make_shared<UcxPeer>(next_peer_++, memory);
   link->nonce = random_();
   // The keys that need no endpoint are looked at first: a damaged one should not open a connection.
   for (const RemoteRegion& region : memory.regions) {
-    STEM_TRY(Unseal(server_ != nullptr ? EnvelopeKind::kMessageRegion : EnvelopeKind::kGetRegion, region.rkey).status());
+    STEM_TRY(Unseal(region_kind(), region.rkey).status());
   }
-  STEM_ASSIGN(link->endpoint, UcxEndpoint::Create(worker_.get(), address, endpoint_failures_));
+  STEM_ASSIGN(link->endpoint, UcxEndpoint::Connect(worker_.get(), address, endpoint_failures_));
   if (absl::Status filled = FillLink(*link, memory); !filled.ok()) {
     link->endpoint->StartClose();
     closing_.push_back(std::move(link));
@@ -147,15 +159,14 @@ absl::StatusOr<std::shared_ptr<UcxPeer>> UcxCore::Connect(const PeerMemory& memo
 
 absl::Status UcxCore::FillLink(UcxLink& link, const PeerMemory& memory) {
   for (const RemoteRegion& region : memory.regions) {
-    if (server_ != nullptr) {
-      STEM_ASSIGN(const absl::string_view token, Unseal(EnvelopeKind::kMessageRegion, region.rkey));
-      if (token.size() != sizeof(uint64_t)) {
-        return absl::InvalidArgumentError(absl::StrCat("region token of ", token.size(), " bytes; want 8"));
+    STEM_ASSIGN(const absl::string_view packed, Unseal(region_kind(), region.rkey));
+    if (ucx_.reads_by_messages) {
+      if (packed.size() != sizeof(uint64_t)) {
+        return absl::InvalidArgumentError(absl::StrCat("region token of ", packed.size(), " bytes; want 8"));
       }
-      std::memcpy(&link.tokens[region.arena], token.data(), token.size());
+      std::memcpy(&link.tokens[region.arena], packed.data(), packed.size());
       continue;
     }
-    STEM_ASSIGN(const absl::string_view packed, Unseal(EnvelopeKind::kGetRegion, region.rkey));
     ucp_rkey_h key = nullptr;
     STEM_TRY(UcxStatus(ucp_ep_rkey_unpack(link.endpoint->handle(), packed.data(), &key), "ucp_ep_rkey_unpack"));
     link.remote_keys.emplace(region.arena, key);
@@ -195,7 +206,6 @@ void UcxCore::CloseLink(PeerId id, const absl::Status& why) {
 
 void UcxCore::DropFailed() {
   if (std::exchange(endpoint_failures_, 0) == 0) return;
-  if (server_ != nullptr) server_->DropFailed();
   std::vector<PeerId> failed;
   for (const auto& [id, link] : links_) {
     if (!link->endpoint->failure().ok()) failed.push_back(id);
@@ -223,40 +233,42 @@ void UcxCore::Reap() {
   std::erase_if(closing_, [this](const auto& link) {
     return link->endpoint->Closed() && scheduler_->on_wire(link->peer->id()) == 0;
   });
-  const bool requesters_closed = server_ == nullptr || server_->Reap();
+  const bool requesters_closed = server_->Reap();
   draining_ = !closing_.empty() || !requesters_closed;
   if (!shut_down_) return;
   draining_ = true;
   const bool sends_ended = message_reader_ == nullptr || message_reader_->sends_in_flight() == 0;
   const bool drained = closing_.empty() && requesters_closed && sends_ended && scheduler_->idle();
   if (drained || std::chrono::steady_clock::now() >= shut_down_limit_) {
-    std::exchange(shut_down_, nullptr)();
+    TearDown();
     draining_ = false;
+    std::exchange(shut_down_, nullptr)();
   }
 }
 
 void UcxCore::ShutDown(std::function<void()> done) {
   while (!links_.empty()) CloseLink(links_.begin()->first, absl::CancelledError("the transport is being closed"));
   scheduler_->LoseAll(absl::CancelledError("the transport is being closed"), false);
-  if (server_ != nullptr) server_->DropAll();
+  server_->DropAll();
   shut_down_ = std::move(done);
   shut_down_limit_ = std::chrono::steady_clock::now() + kShutDownMax;
 }
 
 bool UcxCore::Step() {
+  if (worker_ == nullptr) return false;
   unsigned progressed = 0;
   while (progressed < kProgressPerStepMax && ucp_worker_progress(worker_.get()) != 0) ++progressed;
   DropFailed();
-  const bool served = server_ != nullptr && server_->Pump();
+  const bool served = server_->Pump();
   Expire();
   const bool issued = scheduler_->Issue() > 0;
   Reap();
-  return progressed > 0 || served || issued || endpoint_failures_ > 0;
+  return progressed > 0 || served || issued || (endpoint_failures_ > 0 && worker_ != nullptr);
 }
 
 bool UcxCore::Arm() {
   // Any other answer than OK means that events came since the last progress, or that nothing would wake us.
-  return ucp_worker_arm(worker_.get()) == UCS_OK;
+  return worker_ == nullptr || ucp_worker_arm(worker_.get()) == UCS_OK;
 }
 
 SteadyTime UcxCore::NextDeadline() const {

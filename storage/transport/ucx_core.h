@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "storage/transport/envelope.h"
 #include "storage/transport/message_reader.h"
 #include "storage/transport/message_server.h"
 #include "storage/transport/progress_loop.h"
@@ -29,12 +30,12 @@ class UcxCore : public ProgressDriver {
     size_t peers_max = 0;
     absl::Duration silence_max;
     uint64_t reply_bytes_max = 0;
+    std::string listen_host;
   };
 
   // `counters` must outlive the core.
   static absl::StatusOr<std::unique_ptr<UcxCore>> Create(ConfiguredUcx ucx, Limits limits, TransportCounters& counters);
-  // After its thread has ended; ends what a shutdown that ran out of time has left.
-  ~UcxCore() override;
+  ~UcxCore() override;  // after its thread has ended
 
   const std::string& worker_address() const { return sealed_address_; }  // any thread
 
@@ -52,7 +53,7 @@ class UcxCore : public ProgressDriver {
   void Submit(const std::shared_ptr<UcxPeer>& peer, std::vector<ReadOp> ops, SteadyTime deadline,
               ReadCallbacks callbacks);
 
-  // Ends every read with Cancelled and closes every endpoint; `done` runs when that is complete or took too long.
+  // Ends every read with Cancelled, closes every endpoint and destroys the worker, in a bounded time; then `done`.
   void ShutDown(std::function<void()> done);
 
   bool Step() override;
@@ -63,12 +64,15 @@ class UcxCore : public ProgressDriver {
  private:
   UcxCore(ConfiguredUcx ucx, UcxWorker worker, Limits limits, TransportCounters& counters);
   absl::Status Open();
+  EnvelopeKind address_kind() const;
+  EnvelopeKind region_kind() const;
   absl::Status FillLink(UcxLink& link, const PeerMemory& memory);
   absl::Status MakeRoom();
   void CloseLink(PeerId id, const absl::Status& why);
   void DropFailed();
   void Expire();
   void Reap();
+  void TearDown();
 
   const ConfiguredUcx ucx_;
   const Limits limits_;
@@ -84,10 +88,10 @@ class UcxCore : public ProgressDriver {
   SteadyTime shut_down_limit_;
   bool draining_ = false;  // something is being closed: Step must run though no descriptor says so
 
-  // Destroyed in this order: first the worker, which may call back into what follows.
+  // The worker goes first, as it may call back into the rest while it is destroyed. Null once shut down.
   std::unique_ptr<ReadWire> wire_;
   std::unique_ptr<ReadScheduler> scheduler_;
-  std::unique_ptr<MessageServer> server_;  // reads by messages only
+  std::unique_ptr<MessageServer> server_;
   MessageReader* message_reader_ = nullptr;
   UcxWorker worker_;
 };

@@ -1,8 +1,14 @@
 #include "storage/transport/ucx_handles.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "proto/check.h"
 #include "proto/status.h"
 
@@ -33,6 +39,50 @@ absl::StatusCode CodeOf(ucs_status_t status) {
   }
 }
 
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t bytes = 0;
+};
+
+absl::StatusOr<SocketAddress> ParseHost(const std::string& host, uint16_t port) {
+  SocketAddress address;
+  auto* const v4 = reinterpret_cast<sockaddr_in*>(&address.storage);
+  auto* const v6 = reinterpret_cast<sockaddr_in6*>(&address.storage);
+  if (inet_pton(AF_INET, host.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(port);
+    address.bytes = sizeof *v4;
+  } else if (inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(port);
+    address.bytes = sizeof *v6;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat("\"", absl::CHexEscape(host.substr(0, 64)),
+                                                   "\" is no IP address in numbers, like 127.0.0.1"));
+  }
+  return address;
+}
+
+// "127.0.0.1:1234" or "[::1]:1234".
+absl::StatusOr<SocketAddress> ParseAddress(absl::string_view address) {
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == absl::string_view::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port == 0 ||
+      port > UINT16_MAX) {
+    return absl::InvalidArgumentError("peer's address has no port in 1..65535");
+  }
+  absl::string_view host = address.substr(0, colon);
+  if (absl::ConsumePrefix(&host, "[") && !absl::ConsumeSuffix(&host, "]")) host = {};
+  return ParseHost(std::string(host), static_cast<uint16_t>(port));
+}
+
+std::string FormatAddress(const std::string& host, const sockaddr_storage& bound) {
+  if (bound.ss_family == AF_INET6) {
+    return absl::StrCat("[", host, "]:", ntohs(reinterpret_cast<const sockaddr_in6*>(&bound)->sin6_port));
+  }
+  return absl::StrCat(host, ":", ntohs(reinterpret_cast<const sockaddr_in*>(&bound)->sin_port));
+}
+
 }  // namespace
 
 absl::Status UcxStatus(ucs_status_t status, absl::string_view doing) {
@@ -48,15 +98,6 @@ absl::StatusOr<UcxWorker> CreateWorker(ucp_context_h context) {
   ucp_worker_h worker = nullptr;
   STEM_TRY(UcxStatus(ucp_worker_create(context, &params, &worker), "ucp_worker_create"));
   return UcxWorker(worker);
-}
-
-absl::StatusOr<std::string> WorkerAddress(ucp_worker_h worker) {
-  ucp_address_t* address = nullptr;
-  size_t bytes = 0;
-  STEM_TRY(UcxStatus(ucp_worker_get_address(worker, &address, &bytes), "ucp_worker_get_address"));
-  std::string copy(reinterpret_cast<const char*>(address), bytes);
-  ucp_worker_release_address(worker, address);
-  return copy;
 }
 
 absl::StatusOr<int> WorkerEventFd(ucp_worker_h worker) {
@@ -91,22 +132,68 @@ absl::StatusOr<std::string> UcxMemory::PackRemoteKey() const {
   return copy;
 }
 
-absl::StatusOr<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Create(ucp_worker_h worker, absl::string_view address,
-                                                                 uint64_t& failures) {
-  auto endpoint = std::unique_ptr<UcxEndpoint>(new UcxEndpoint(failures));
+absl::StatusOr<std::unique_ptr<UcxListener>> UcxListener::Listen(ucp_worker_h worker, const std::string& host,
+                                                                 size_t waiting_max) {
+  STEM_ASSIGN(const SocketAddress bound, ParseHost(host, 0));
+  std::unique_ptr<UcxListener> listener(new UcxListener(waiting_max));
+  ucp_listener_params_t params{};
+  params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
+  params.sockaddr = {.addr = reinterpret_cast<const sockaddr*>(&bound.storage), .addrlen = bound.bytes};
+  params.conn_handler.arg = listener.get();
+  params.conn_handler.cb = [](ucp_conn_request_h connection, void* self) {
+    auto* const taking = static_cast<UcxListener*>(self);
+    if (taking->waiting_.size() < taking->waiting_max_) {
+      taking->waiting_.push_back(connection);
+    } else {
+      ucp_listener_reject(taking->handle_, connection);
+    }
+  };
+  STEM_TRY(UcxStatus(ucp_listener_create(worker, &params, &listener->handle_), absl::StrCat("listening on ", host)));
+  ucp_listener_attr_t attributes{};
+  attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
+  STEM_TRY(UcxStatus(ucp_listener_query(listener->handle_, &attributes), "ucp_listener_query"));
+  listener->address_ = FormatAddress(host, attributes.sockaddr);
+  return listener;
+}
+
+UcxListener::~UcxListener() {
+  if (handle_ == nullptr) return;
+  for (const ucp_conn_request_h connection : waiting_) ucp_listener_reject(handle_, connection);
+  ucp_listener_destroy(handle_);
+}
+
+absl::StatusOr<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Connect(ucp_worker_h worker, absl::string_view address,
+                                                                  uint64_t& failures) {
+  STEM_ASSIGN(const SocketAddress peer, ParseAddress(address));
+  std::unique_ptr<UcxEndpoint> endpoint(new UcxEndpoint(failures));
   ucp_ep_params_t params{};
-  params.field_mask =
-      UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
-  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+  params.field_mask = UCP_EP_PARAM_FIELD_SOCK_ADDR | UCP_EP_PARAM_FIELD_FLAGS;
+  params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
+  params.sockaddr = {.addr = reinterpret_cast<const sockaddr*>(&peer.storage), .addrlen = peer.bytes};
+  STEM_TRY(endpoint->Open(worker, params));
+  return endpoint;
+}
+
+absl::StatusOr<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Accept(ucp_worker_h worker, ucp_conn_request_h connection,
+                                                                 uint64_t& failures) {
+  std::unique_ptr<UcxEndpoint> endpoint(new UcxEndpoint(failures));
+  ucp_ep_params_t params{};
+  params.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST;
+  params.conn_request = connection;
+  STEM_TRY(endpoint->Open(worker, params));
+  return endpoint;
+}
+
+absl::Status UcxEndpoint::Open(ucp_worker_h worker, ucp_ep_params_t params) {
+  params.field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-  params.err_handler.arg = endpoint.get();
+  params.err_handler.arg = this;
   params.err_handler.cb = [](void* self, ucp_ep_h, ucs_status_t status) {
-    auto* failed = static_cast<UcxEndpoint*>(self);
+    auto* const failed = static_cast<UcxEndpoint*>(self);
     failed->failure_ = absl::UnavailableError(absl::StrCat("peer lost: ", ucs_status_string(status)));
     ++failed->failures_;
   };
-  STEM_TRY(UcxStatus(ucp_ep_create(worker, &params, &endpoint->handle_), "ucp_ep_create"));
-  return endpoint;
+  return UcxStatus(ucp_ep_create(worker, &params, &handle_), "ucp_ep_create");
 }
 
 UcxEndpoint::~UcxEndpoint() {

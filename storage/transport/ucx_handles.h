@@ -9,6 +9,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -32,8 +34,34 @@ using UcxRemoteKey = std::unique_ptr<ucp_rkey, UcxDeleter>;
 
 // Needs UCP_FEATURE_WAKEUP in its context.
 absl::StatusOr<UcxWorker> CreateWorker(ucp_context_h context);
-absl::StatusOr<std::string> WorkerAddress(ucp_worker_h worker);
 absl::StatusOr<int> WorkerEventFd(ucp_worker_h worker);
+
+// Takes connections for a worker. The callback of UCX only takes note of them: an endpoint must not be made in the
+// middle of its progress.
+class UcxListener {
+ public:
+  // Binds `host`, an IPv4 or IPv6 address in numbers, and a port that the system picks. At most `waiting_max`
+  // connections wait to be taken; more are refused.
+  static absl::StatusOr<std::unique_ptr<UcxListener>> Listen(ucp_worker_h worker, const std::string& host,
+                                                             size_t waiting_max);
+  ~UcxListener();
+  UcxListener(const UcxListener&) = delete;
+  UcxListener& operator=(const UcxListener&) = delete;
+
+  const std::string& address() const { return address_; }  // "127.0.0.1:1234", "[::1]:1234"
+  // Each must be made an endpoint, or rejected.
+  std::vector<ucp_conn_request_h> TakeWaiting() { return std::exchange(waiting_, {}); }
+  bool any_waiting() const { return !waiting_.empty(); }
+  // Refuses one that was taken, instead of making it an endpoint.
+  void Reject(ucp_conn_request_h connection) { ucp_listener_reject(handle_, connection); }
+
+ private:
+  explicit UcxListener(size_t waiting_max) : waiting_max_(waiting_max) {}
+  const size_t waiting_max_;
+  ucp_listener_h handle_ = nullptr;
+  std::string address_;
+  std::vector<ucp_conn_request_h> waiting_;
+};
 
 // Memory that is registered with a context until this is destroyed.
 class UcxMemory {
@@ -56,8 +84,11 @@ class UcxMemory {
 // endpoint must not be closed.
 class UcxEndpoint {
  public:
-  // `failures` is counted up at each failure and must outlive the endpoint. `address` is only read here.
-  static absl::StatusOr<std::unique_ptr<UcxEndpoint>> Create(ucp_worker_h worker, absl::string_view address,
+  // Begins to connect to a listener's address(). `failures` is counted up at each failure and must outlive this.
+  static absl::StatusOr<std::unique_ptr<UcxEndpoint>> Connect(ucp_worker_h worker, absl::string_view address,
+                                                              uint64_t& failures);
+  // Takes a connection. Uses `connection` up.
+  static absl::StatusOr<std::unique_ptr<UcxEndpoint>> Accept(ucp_worker_h worker, ucp_conn_request_h connection,
                                                              uint64_t& failures);
   // Starts to close if nobody did; UCX frees what is left as its worker progresses.
   ~UcxEndpoint();
@@ -76,6 +107,7 @@ class UcxEndpoint {
 
  private:
   explicit UcxEndpoint(uint64_t& failures) : failures_(failures) {}
+  absl::Status Open(ucp_worker_h worker, ucp_ep_params_t params);
   uint64_t& failures_;
   ucp_ep_h handle_ = nullptr;
   void* close_request_ = nullptr;

@@ -77,7 +77,8 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const Options
                                            .total_bytes_max = options.bytes_in_flight_max},
                                .peers_max = options.peers_max,
                                .silence_max = options.silence_max,
-                               .reply_bytes_max = options.ucx.segment_bytes};
+                               .reply_bytes_max = options.ucx.segment_bytes,
+                               .listen_host = options.ucx.listen_host};
   STEM_ASSIGN(transport->core_, UcxCore::Create(std::move(ucx), limits, transport->counters_));
   STEM_ASSIGN(transport->loop_, ProgressLoop::Start(*transport->core_, options.commands_max));
   return transport;
@@ -85,7 +86,11 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const Options
 
 UcxTransport::~UcxTransport() {
   STEM_CHECK(registrations_ == 0);
-  if (loop_ == nullptr) return;  // Create failed half-way
+  if (loop_ != nullptr) Close();  // null: Create failed half-way
+}
+
+void UcxTransport::Close() {
+  if (closed_.exchange(true)) return;
   auto closed = std::make_shared<Gate>();
   const absl::Status ran = loop_->Run([this, closed] { core_->ShutDown([closed] { closed->Open(); }); });
   STEM_CHECK(ran.ok());
@@ -121,6 +126,7 @@ absl::Status UcxTransport::Read(std::shared_ptr<RemotePeer> peer, std::vector<Re
       return absl::InvalidArgumentError(absl::StrCat("read op ", i, ": its destination is not registered here"));
     }
   }
+  if (closed_) return absl::FailedPreconditionError("the transport is closed");
   const absl::Duration left = deadline - absl::Now();
   if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the read's deadline has already passed");
   if (own_peer->lost()) return absl::UnavailableError("peer lost; connect again");

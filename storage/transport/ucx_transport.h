@@ -39,6 +39,7 @@ class UcxTransport : public Transport {
   static absl::StatusOr<std::unique_ptr<UcxTransport>> Create(const Options& options);
   ~UcxTransport() override;
 
+  void Close() override;
   const std::string& worker_address() const override { return core_->worker_address(); }
   const std::string& description() const override { return description_; }
   absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory) override;
@@ -59,6 +60,7 @@ class UcxTransport : public Transport {
   const std::string description_;
   TransportCounters counters_;
   std::atomic<size_t> registrations_{0};
+  std::atomic<bool> closed_{false};
   std::unique_ptr<UcxCore> core_;
   std::unique_ptr<ProgressLoop> loop_;  // ends before the core
 };

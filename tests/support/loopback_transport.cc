@@ -70,10 +70,16 @@ bool LoopbackFabric::alive(const std::string& owner) {
   return !killed_.contains(owner);
 }
 
-bool LoopbackFabric::Travel(absl::Time deadline) {
+void LoopbackFabric::Interrupt() {
+  MutexLock lock(mutex_);
+  changed_.NotifyAll();
+}
+
+bool LoopbackFabric::Travel(const std::string& owner, absl::Time deadline, const std::atomic<bool>& stopping) {
   MutexLock lock(mutex_);
   const absl::Time arrival = absl::Now() + delay_;
   for (;;) {
+    if (stopping || killed_.contains(owner)) return true;
     const absl::Time now = absl::Now();
     if (now >= deadline) return false;
     if (!held_ && now >= arrival) return true;
@@ -139,21 +145,26 @@ LoopbackTransport::LoopbackTransport(LoopbackFabric& fabric, size_t ops_queued_m
     : fabric_(fabric), ops_queued_max_(ops_queued_max), address_(fabric.Join()),
       sealed_address_(Seal(EnvelopeKind::kMessageAddress, address_)), thread_([this] { Main(); }) {}
 
-LoopbackTransport::~LoopbackTransport() {
+LoopbackTransport::~LoopbackTransport() { Close(); }
+
+void LoopbackTransport::Close() {
   {
     MutexLock lock(mutex_);
-    stopping_ = true;
+    if (stopping_.exchange(true)) return;
     changed_.NotifyAll();
   }
+  fabric_.Interrupt();
   thread_.join();
 }
 
 absl::StatusOr<std::unique_ptr<Registration>> LoopbackTransport::Register(std::span<std::byte> memory) {
+  if (stopping_) return absl::FailedPreconditionError("the transport is closed");
   if (memory.empty()) return absl::InvalidArgumentError("cannot register 0 bytes of memory");
   return std::make_unique<LoopbackRegistration>(fabric_, address_, memory);
 }
 
 absl::StatusOr<std::shared_ptr<RemotePeer>> LoopbackTransport::Connect(const PeerMemory& memory, absl::Time deadline) {
+  if (stopping_) return absl::FailedPreconditionError("the transport is closed");
   if (absl::Now() >= deadline) return absl::DeadlineExceededError("the deadline to connect has already passed");
   STEM_ASSIGN(const absl::string_view owner, Unseal(EnvelopeKind::kMessageAddress, memory.worker_address));
   for (const RemoteRegion& region : memory.regions) {
@@ -176,6 +187,7 @@ absl::Status LoopbackTransport::Read(std::shared_ptr<RemotePeer> peer, std::vect
   if (absl::Now() >= deadline) return absl::DeadlineExceededError("the read's deadline has already passed");
   if (own_peer->lost()) return absl::UnavailableError("peer lost; connect again");
   MutexLock lock(mutex_);
+  if (stopping_) return absl::FailedPreconditionError("the transport is closed");
   if (counters_.ops_queued + ops.size() > ops_queued_max_) {
     ++counters_.reads_refused;
     return absl::ResourceExhaustedError(absl::StrCat("at most ", ops_queued_max_, " read ops can be queued"));
@@ -185,11 +197,6 @@ absl::Status LoopbackTransport::Read(std::shared_ptr<RemotePeer> peer, std::vect
   queue_.push_back({std::move(own_peer), std::move(ops), deadline, std::move(callbacks)});
   changed_.NotifyAll();
   return absl::OkStatus();
-}
-
-bool LoopbackTransport::stopping() {
-  MutexLock lock(mutex_);
-  return stopping_;
 }
 
 void LoopbackTransport::Main() {
@@ -225,10 +232,10 @@ void LoopbackTransport::Serve(Pending& read) {
 }
 
 absl::Status LoopbackTransport::ServeOp(LoopbackPeer& peer, const ReadOp& op, absl::Time deadline) {
-  if (stopping()) return absl::CancelledError("the transport is being closed");
-  if (!fabric_.Travel(deadline)) {
+  if (!fabric_.Travel(peer.owner(), deadline, stopping_)) {
     return absl::DeadlineExceededError("the read's deadline passed before its bytes came");
   }
+  if (stopping_) return absl::CancelledError("the transport is being closed");
   return fabric_.Copy(peer.owner(), *peer.Find(op.arena), op);
 }
 

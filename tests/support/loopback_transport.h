@@ -2,6 +2,7 @@
 // with memcpy, and has knobs for what a network does. Keeps the whole contract of transport.h.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -51,8 +52,10 @@ class LoopbackFabric {
   std::string Offer(const std::string& owner, std::span<std::byte> memory);
   void Withdraw(const std::string& rkey);
   bool alive(const std::string& owner);
-  // Waits out hold and delay. False when `deadline` passed first.
-  bool Travel(absl::Time deadline);
+  // Waits out hold and delay. False when `deadline` passed first. Ends early when `owner` is killed or after
+  // Interrupt, if `stopping` is then set.
+  bool Travel(const std::string& owner, absl::Time deadline, const std::atomic<bool>& stopping);
+  void Interrupt();
   absl::Status Copy(const std::string& owner, const RemoteRegion& region, const ReadOp& op);
 
   Mutex mutex_;
@@ -74,6 +77,7 @@ class LoopbackTransport : public Transport {
   explicit LoopbackTransport(LoopbackFabric& fabric, size_t ops_queued_max = 65536);
   ~LoopbackTransport() override;
 
+  void Close() override;
   const std::string& worker_address() const override { return sealed_address_; }
   const std::string& description() const override { return description_; }
   absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory) override;
@@ -94,7 +98,6 @@ class LoopbackTransport : public Transport {
   void Main();
   void Serve(Pending& read);
   absl::Status ServeOp(LoopbackPeer& peer, const ReadOp& op, absl::Time deadline);
-  bool stopping();
 
   LoopbackFabric& fabric_;
   const size_t ops_queued_max_;
@@ -106,7 +109,7 @@ class LoopbackTransport : public Transport {
   CondVar changed_;
   std::deque<Pending> queue_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<LoopbackPeer>> peers_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> stopping_{false};
   std::thread thread_;
 };
 
