@@ -10,17 +10,21 @@ namespace stem {
 
 inline constexpr uint64_t kGarbageSlackBytes = 32ULL << 20;  // not worth a round, however little is live
 inline constexpr double kGarbageShareMax = 0.3;              // of the blob files' bytes
-inline constexpr uint64_t kMovedBytesMax = 1ULL << 30;       // live bytes that one round copies: about 3 s
+inline constexpr double kGarbageShareHard = 0.5;             // above it, writers wait for rounds
+inline constexpr uint64_t kMovedBytesMax = 512ULL << 20;     // live bytes that one round copies, if it is not one file
 
 struct BlobFileBytes {
   uint64_t total_bytes = 0;
   uint64_t garbage_bytes = 0;  // of these
 };
 
-bool WorthCollecting(uint64_t garbage_bytes, uint64_t blob_bytes);
+// Whether `garbage_bytes` are above `share` of `blob_bytes`, and more than a little.
+bool WorthCollecting(uint64_t garbage_bytes, uint64_t blob_bytes, double share);
 
-// How many of `files`, oldest first, to rewrite; 0 = none. Moves at most `moved_bytes_max` live bytes, and frees most
-// for what it moves: after LRU eviction the oldest files are nearly empty, so a round moves little.
-size_t OldestToCollect(std::span<const BlobFileBytes> files, uint64_t moved_bytes_max);
+// How many of `files`, oldest first, to rewrite in one round; 0 = none. Moves at most `room_bytes`, and at most
+// kMovedBytesMax unless it is a single file. Of the prefixes within that, the one that frees most for what it moves:
+// after LRU eviction the oldest files are nearly empty, so a round moves little. Where the oldest files are full of
+// long-lived blocks, as many of them as fit: they become the newest, and the garbage behind them comes within reach.
+size_t OldestToCollect(std::span<const BlobFileBytes> files, uint64_t room_bytes);
 
 }  // namespace stem

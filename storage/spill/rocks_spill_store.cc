@@ -52,7 +52,7 @@ class RocksSpillStore::Impl {
   void Get(SpillRead& read);
   absl::Status Remove(std::span<const BlockName> names);
   absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit);
-  absl::StatusOr<uint64_t> CollectGarbage();
+  absl::StatusOr<bool> CollectGarbage();
   SpillStats stats() const;
   uint64_t live_bytes() const { return live_bytes_.load(std::memory_order_relaxed); }
   const SpillDirectory& directory() const { return *directory_; }
@@ -73,10 +73,10 @@ class RocksSpillStore::Impl {
   absl::Status Flush();
 
   absl::Status Read(SpillRead& read);
-  absl::StatusOr<uint64_t> CollectOneRound();
+  absl::StatusOr<bool> CollectOneRound() ABSL_EXCLUSIVE_LOCKS_REQUIRED(collect_mutex_);
   absl::Status Compact(rocksdb::BlobGarbageCollectionPolicy policy, double cutoff);
-  // Blob bytes that no live record uses, counted by RocksDB or not yet.
-  uint64_t GarbageBytes() const;
+  // Whether more than `share` of the blob bytes belong to no live record, and that is more than a little.
+  bool GarbageAbove(double share) const;
   uint64_t Property(size_t family, const std::string& name) const;
   uint64_t DiskBytes() const;
 
@@ -88,12 +88,12 @@ class RocksSpillStore::Impl {
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
 
+  Mutex collect_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);  // one garbage round at a time; writes and reads go on beside it
   Mutex mutex_;  // writers take turns, flush included
   rocksdb::WriteBatch batch_ ABSL_GUARDED_BY(mutex_);
   bool failed_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<BlockName> undo_ ABSL_GUARDED_BY(mutex_);  // names of the Put that failed
 
-  std::atomic<bool> collecting_{false};
   std::atomic<uint64_t> records_{0};
   std::atomic<uint64_t> live_bytes_{0};
   std::atomic<uint64_t> writes_{0};
@@ -218,6 +218,8 @@ absl::Status RocksSpillStore::Impl::Put(std::span<const SpillWrite> writes) {
   uint64_t record_bytes = 0;
   for (const SpillWrite& write : writes) record_bytes += SpillRecordBytes(write.meta.length);
 
+  // Copying lags behind removals: the writer waits, or files would grow without a bound.
+  if (GarbageAbove(kGarbageShareHard)) STEM_TRY(CollectGarbage().status());
   const MutexLock lock(mutex_);
   if (record_bytes > 0) STEM_TRY(RequireRoom(record_bytes));
   STEM_TRY(Recover());
@@ -312,12 +314,12 @@ uint64_t RocksSpillStore::Impl::DiskBytes() const {
          Property(kMeta, rocksdb::DB::Properties::kTotalSstFilesSize);
 }
 
-uint64_t RocksSpillStore::Impl::GarbageBytes() const {
+bool RocksSpillStore::Impl::GarbageAbove(double share) const {
   // RocksDB counts garbage only once a compaction has met it, so it is told from what is live. A blob has a header of
   // 32 bytes and its key beside the record.
-  const uint64_t live_bytes = this->live_bytes() + records_.load(std::memory_order_relaxed) * (32 + kSpillKeyBytes);
+  const uint64_t used_bytes = live_bytes() + records_.load(std::memory_order_relaxed) * (32 + kSpillKeyBytes);
   const uint64_t blob_bytes = Property(kPayload, rocksdb::DB::Properties::kLiveBlobFileSize);
-  return blob_bytes > live_bytes ? blob_bytes - live_bytes : 0;
+  return blob_bytes > used_bytes && WorthCollecting(blob_bytes - used_bytes, blob_bytes, share);
 }
 
 absl::Status RocksSpillStore::Impl::Compact(rocksdb::BlobGarbageCollectionPolicy policy, double cutoff) {
@@ -329,35 +331,34 @@ absl::Status RocksSpillStore::Impl::Compact(rocksdb::BlobGarbageCollectionPolicy
   return FromRocks(db_->CompactRange(options, families_[kPayload], nullptr, nullptr), "collect garbage");
 }
 
-absl::StatusOr<uint64_t> RocksSpillStore::Impl::CollectOneRound() {
-  const auto worth_it = [this] {
-    return WorthCollecting(GarbageBytes(), Property(kPayload, rocksdb::DB::Properties::kLiveBlobFileSize));
-  };
-  if (!worth_it()) return 0;
-  const uint64_t bytes_before = DiskBytes();
+absl::StatusOr<bool> RocksSpillStore::Impl::CollectOneRound() {
+  if (!GarbageAbove(kGarbageShareMax)) return false;
   // First the index alone: it tells each file's garbage, and files without a live record go without any copying.
+  const uint64_t files_before = Property(kPayload, rocksdb::DB::Properties::kNumBlobFiles);
   STEM_TRY(Compact(rocksdb::BlobGarbageCollectionPolicy::kDisable, -1));
-  if (worth_it()) {
-    rocksdb::ColumnFamilyMetaData family;
-    db_->GetColumnFamilyMetaData(families_[kPayload], &family);
-    std::vector<BlobFileBytes> files;
-    for (const rocksdb::BlobMetaData& file : family.blob_files) {
-      files.push_back({.total_bytes = file.total_blob_bytes, .garbage_bytes = file.garbage_blob_bytes});
-    }
-    const size_t count = OldestToCollect(files, std::min(kMovedBytesMax, directory_->free_bytes() / 2));
-    // RocksDB wants a share of all files and rounds down, hence half a file more.
-    const double cutoff = (static_cast<double>(count) + 0.5) / static_cast<double>(files.size());
-    if (count > 0) STEM_TRY(Compact(rocksdb::BlobGarbageCollectionPolicy::kForce, std::min(cutoff, 1.0)));
+  const bool dropped = Property(kPayload, rocksdb::DB::Properties::kNumBlobFiles) < files_before;
+
+  rocksdb::ColumnFamilyMetaData family;
+  db_->GetColumnFamilyMetaData(families_[kPayload], &family);
+  std::vector<BlobFileBytes> files;
+  BlobFileBytes sum;
+  for (const rocksdb::BlobMetaData& file : family.blob_files) {
+    files.push_back({.total_bytes = file.total_blob_bytes, .garbage_bytes = file.garbage_blob_bytes});
+    sum.total_bytes += file.total_blob_bytes;
+    sum.garbage_bytes += file.garbage_blob_bytes;
   }
-  const uint64_t bytes_after = DiskBytes();
-  return bytes_before > bytes_after ? bytes_before - bytes_after : 0;
+  if (!WorthCollecting(sum.garbage_bytes, sum.total_bytes, kGarbageShareMax)) return dropped;
+  const size_t count = OldestToCollect(files, directory_->free_bytes() / 2);
+  if (count == 0) return dropped;
+  // RocksDB wants a share of all files and rounds down, hence half a file more.
+  const double cutoff = (static_cast<double>(count) + 0.5) / static_cast<double>(files.size());
+  STEM_TRY(Compact(rocksdb::BlobGarbageCollectionPolicy::kForce, std::min(cutoff, 1.0)));
+  return true;
 }
 
-absl::StatusOr<uint64_t> RocksSpillStore::Impl::CollectGarbage() {
-  if (collecting_.exchange(true)) return 0;
-  absl::StatusOr<uint64_t> freed_bytes = CollectOneRound();
-  collecting_.store(false);
-  return freed_bytes;
+absl::StatusOr<bool> RocksSpillStore::Impl::CollectGarbage() {
+  const MutexLock lock(collect_mutex_);
+  return CollectOneRound();
 }
 
 SpillStats RocksSpillStore::Impl::stats() const {
@@ -395,7 +396,7 @@ absl::Status RocksSpillStore::Remove(std::span<const BlockName> names) { return 
 
 absl::Status RocksSpillStore::ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) { return impl_->ForEach(visit); }
 
-absl::StatusOr<uint64_t> RocksSpillStore::CollectGarbage() { return impl_->CollectGarbage(); }
+absl::StatusOr<bool> RocksSpillStore::CollectGarbage() { return impl_->CollectGarbage(); }
 
 uint64_t RocksSpillStore::bytes_used() const { return impl_->live_bytes(); }
 

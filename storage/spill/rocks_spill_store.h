@@ -31,7 +31,7 @@ class RocksSpillStore final : public SpillStore {
   void Get(std::span<SpillRead> reads) override;
   absl::Status Remove(std::span<const BlockName> names) override;
   absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) override;
-  absl::StatusOr<uint64_t> CollectGarbage() override;
+  absl::StatusOr<bool> CollectGarbage() override;
   uint64_t bytes_used() const override;
   SpillStats stats() const override;
 

@@ -87,10 +87,11 @@ class SpillStore {
   // read; what was visited is good), Unavailable.
   virtual absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) = 0;
 
-  // One bounded round of taking back the space of removed and replaced records; returns the bytes it freed, 0 when
-  // there is too little garbage to be worth it (or a round runs already). Call it now and then, from any thread,
-  // after removals; takes seconds at most. Errors: ResourceExhausted, Unavailable.
-  virtual absl::StatusOr<uint64_t> CollectGarbage() = 0;
+  // One bounded round of taking back the space of removed and replaced records; false when
+  // there was too little garbage to be worth it. Call it now and then, after removals, best from a thread of its own: a
+  // round takes seconds, and a Put that finds more garbage than live bytes does one itself before it writes.
+  // Errors: ResourceExhausted, Unavailable.
+  virtual absl::StatusOr<bool> CollectGarbage() = 0;
 
   // Bytes of live records, payload, chunk hashes and headers: what a quota counts.
   virtual uint64_t bytes_used() const = 0;
