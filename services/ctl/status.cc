@@ -61,19 +61,21 @@ std::string Used(uint64_t used, uint64_t all) {
   return fmt::format("{:.1f}/{:.1f} GiB", static_cast<double>(used) / (1 << 30), static_cast<double>(all) / (1 << 30));
 }
 
+// node, up, blocks in DRAM, slots, blocks on SSD, SSD bytes, sessions, pins, leases, failed proofs, streams
+constexpr char kNodeRow[] = "{:<12}{:>9}{:>10}{:>15}{:>10}{:>16}{:>10}{:>8}{:>8}{:>12}{:>9}\n";
+
 std::string NodeRow(const v1::NodeStatusReply& node) {
-  uint64_t slots = 0, slots_free = 0, arena_bytes = 0;
+  uint64_t slots = 0, slots_free = 0;
   for (const auto& arena : node.arenas()) {
     slots += arena.slots();
     slots_free += arena.slots_free();
-    arena_bytes += arena.bytes();
   }
   size_t connected = 0;
   for (const auto& stream : node.streams()) connected += stream.connected() ? 1 : 0;
-  return fmt::format("{:<12}{:>8}s {:>10}{:>12}/{:<8}{:>10} {:>18}{:>9}{:>6}{:>8}{:>10} {:>5}/{}\n", node.address().node(),
-                     node.uptime_ms() / 1000, node.blocks_dram(), slots - slots_free, slots, node.blocks_ssd(),
+  return fmt::format(kNodeRow, node.address().node(), fmt::format("{} s", node.uptime_ms() / 1000), node.blocks_dram(),
+                     fmt::format("{}/{}", slots - slots_free, slots), node.blocks_ssd(),
                      Used(node.ssd_bytes_used(), node.ssd_bytes()), node.sessions(), node.pins(), node.leases(),
-                     node.integrity_failures(), connected, node.streams_size());
+                     node.integrity_failures(), fmt::format("{}/{}", connected, node.streams_size()));
 }
 
 std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusReply& directory) {
@@ -119,9 +121,8 @@ Json ClusterStatus::ToJson() const {
 }
 
 std::string ClusterStatus::ToTable() const {
-  std::string out = fmt::format("{:<12}{:>9} {:>10}{:>12}/{:<8}{:>10} {:>18}{:>9}{:>6}{:>8}{:>10} {:>7}\n", "node", "up",
-                                "in DRAM", "slots used", "all", "on SSD", "SSD used", "sessions", "pins", "leases",
-                                "bad proofs", "streams");
+  std::string out = fmt::format(kNodeRow, "node", "up", "in DRAM", "slots used", "on SSD", "SSD used", "sessions", "pins",
+                                "leases", "bad proofs", "streams");
   for (const auto& node : nodes) {
     out += node.reply.ok() ? NodeRow(*node.reply) : fmt::format("{}: {}\n", node.target, node.reply.status().ToString());
   }

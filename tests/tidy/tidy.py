@@ -120,8 +120,9 @@ class House:
             if re.search(r"_(test|bench|fuzz)\.cc$", name):
                 continue  # registered_tests
             if path.suffix in {".cc", ".cu"}:
-                if not any(path.name in text or re.search(rf"\b{path.stem}\b", text) for text in build.values()):
-                    self.find(name, "in no CMakeLists.txt")
+                in_build = any(path.name in text or re.search(rf"\b{path.stem}\b", text) for text in build.values())
+                if not in_build and not any(name in text for other, text in self.files.items() if other != name):
+                    self.find(name, "in no CMakeLists.txt, and no script builds it")
             elif path.suffix in {".h", ".cuh"}:
                 if name not in included and path.name not in "\n".join(build.values()):
                     self.find(name, "included by nobody")
