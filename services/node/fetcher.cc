@@ -12,6 +12,8 @@ namespace stem {
 namespace {
 
 constexpr int kLandedSlotsPerMessage = 16;
+// How long planning may wait for slots in all: acquires that hold some and want more must not wait for each other.
+constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(250);
 
 // A leased run while its bytes are on their way. Shared by the fetch and the transport's callbacks: the fillings of reads
 // that failed stay out of use until the transport says that nothing writes them any more (law 6).
@@ -51,6 +53,8 @@ v1::MissCause CauseOf(const absl::Status& status, absl::Time deadline) {
       return absl::Now() >= deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_NODE_LOST;
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kAborted: return v1::MISS_CAUSE_NODE_LOST;
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kAlreadyExists: return v1::MISS_CAUSE_NOT_YET;
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kFailedPrecondition: return v1::MISS_CAUSE_EVICTED;  // it left between name and bytes
     default: return v1::MISS_CAUSE_UNKNOWN;
@@ -69,7 +73,8 @@ class Fetcher::Fetch {
         pins_(std::move(pins)),
         pool_(session_->space().pool()),
         parts_asked_(call_.chain.parts.size()),
-        started_(absl::Now()) {
+        started_(absl::Now()),
+        slots_until_(std::min(call_.deadline, started_ + kSlotWaitMax)) {
     names_.reserve(call_.chain.keys.size() * parts_asked_);
     for (const BlockKey& key : call_.chain.keys) {
       for (uint32_t part : call_.chain.parts) names_.push_back({session_->space().fingerprint, PartKey(key, part)});
@@ -84,11 +89,12 @@ class Fetcher::Fetch {
   void AnswerPinned(v1::MissCause cause_of_the_rest);
 
  private:
-  struct Step {  // how a planned position comes; an empty step is pinned already
+  struct Step {  // how a planned position comes: one of these
+    BlockPin pinned;
     Filling from_ssd;
     std::shared_ptr<RemoteRun> run;
     size_t op = 0;
-    bool wait = false;  // another fetch brings it
+    bool wait = false;  // another fetch or a publish brings it
   };
 
   void PlanLocal();
@@ -101,7 +107,8 @@ class Fetcher::Fetch {
   void StartReads();
   void StartRead(const std::shared_ptr<RemoteRun>& run);
   void Bring();
-  absl::StatusOr<BlockPin> BringOne(size_t position, v1::Source* source);
+  absl::StatusOr<BlockPin> BringOne(size_t i, v1::Source* source);
+  absl::StatusOr<BlockPin> BringAwaited(size_t position);
   absl::StatusOr<BlockPin> Prove(RemoteRun& run, size_t op, const BlockName& name);
   std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t position);
   bool Land(size_t position, BlockPin pin, v1::Source source);
@@ -122,6 +129,7 @@ class Fetcher::Fetch {
   BlockPool& pool_;
   const size_t parts_asked_;
   const absl::Time started_;
+  const absl::Time slots_until_;
   std::vector<BlockName> names_;  // by position
   size_t pinned_ = 0;             // leading positions pinned by PinReady
   std::vector<Step> steps_;       // planned positions, from pinned_ on
@@ -194,9 +202,12 @@ void Fetcher::Fetch::PlanLocal() {
     switch (pool_.Find(names_[position])) {
       case BlockPool::Presence::kAbsent: return;
       case BlockPool::Presence::kDram:
-      case BlockPool::Presence::kFilling: step.wait = true; break;  // at once when it is Ready
+        step.pinned = pool_.Pin(names_[position]);
+        step.wait = !step.pinned.valid();  // it left for the SSD this moment
+        break;
+      case BlockPool::Presence::kFilling: step.wait = true; break;
       case BlockPool::Presence::kSsd: {
-        absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), call_.deadline);
+        absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), slots_until_);
         if (filling.ok()) {
           step.from_ssd = *std::move(filling);
         } else if (absl::IsAlreadyExists(filling.status())) {
@@ -270,14 +281,15 @@ bool Fetcher::Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& r
 bool Fetcher::Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause) {
   const size_t position = pinned_ + steps_.size();
   Step step;
-  absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), call_.deadline);
+  absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), slots_until_);
   if (filling.ok()) {
     step.run = run;
     step.op = run->fillings.size();
     run->fillings.push_back(*std::move(filling));
     run->leased.push_back(leased);
   } else if (absl::IsAlreadyExists(filling.status())) {
-    step.wait = true;
+    step.pinned = pool_.Pin(names_[position]);
+    step.wait = !step.pinned.valid();
   } else {
     *cause = CauseOf(filling.status(), call_.deadline);
     return false;
@@ -415,13 +427,8 @@ std::vector<absl::StatusOr<BlockPin>> Fetcher::Fetch::PromoteFrom(size_t first) 
 absl::StatusOr<BlockPin> Fetcher::Fetch::BringOne(size_t i, v1::Source* source) {
   Step& step = steps_[i];
   const BlockName& name = names_[pinned_ + i];
-  if (step.wait) {
-    FlushLanded();
-    BlockPin pin = pool_.PinWhenFilled(name, call_.deadline);
-    if (pin.valid()) return pin;
-    if (absl::Now() >= call_.deadline) return absl::DeadlineExceededError("another fetch did not bring the block in time");
-    return absl::UnavailableError("another fetch gave the block up");
-  }
+  if (step.pinned.valid()) return std::move(step.pinned);
+  if (step.wait) return BringAwaited(pinned_ + i);
   RemoteRun& run = *step.run;
   if (!run.Finished(step.op)) FlushLanded();
   {
@@ -438,6 +445,21 @@ absl::StatusOr<BlockPin> Fetcher::Fetch::BringOne(size_t i, v1::Source* source) 
     parts_.log.Error("proof_failed", {{"peer", run.lease.node}, {"key", name.key.ToHex()}, {"why", pin.status().message()}});
   }
   return pin;
+}
+
+// A block that someone else brings; it may have gone on to the SSD before it could be pinned.
+absl::StatusOr<BlockPin> Fetcher::Fetch::BringAwaited(size_t position) {
+  FlushLanded();
+  BlockPin pin = pool_.PinWhenFilled(names_[position], call_.deadline);
+  if (pin.valid()) return pin;
+  if (absl::Now() >= call_.deadline) return absl::DeadlineExceededError("the block did not become ready in time");
+  if (pool_.Find(names_[position]) != BlockPool::Presence::kSsd) {
+    return absl::CancelledError("whoever brought the block gave it up");
+  }
+  STEM_ASSIGN(Filling filling, pool_.BeginFill(names_[position], ParentOf(position), slots_until_));
+  std::vector<Filling> fillings;
+  fillings.push_back(std::move(filling));
+  return std::move(parts_.promoter.Promote(pool_, std::move(fillings)).front());
 }
 
 // Header and payload that came, against what the lease promised; then the block is this node's.

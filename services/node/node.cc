@@ -27,7 +27,6 @@ constexpr size_t kCommitsQueuedMax = 256;
 constexpr absl::Duration kHousekeeping = absl::Milliseconds(100);
 constexpr int kTicksPerGarbageRound = 20;
 constexpr absl::Duration kDrain = absl::Seconds(2);
-constexpr absl::Duration kReadsEnd = absl::Seconds(5);
 
 uint64_t RandomIncarnation() {
   uint64_t incarnation = 0;
@@ -93,12 +92,8 @@ Node::~Node() {
   publisher_.reset();
   peer_service_.reset();
   spiller_.reset();
-  // Reads that outlived their fetch still own slots: the transport says when they no longer do.
-  for (const absl::Time end = absl::Now() + kReadsEnd;
-       transport_ != nullptr && transport_->Stats().ops_queued > 0 && absl::Now() < end;) {
-    absl::SleepFor(absl::Milliseconds(10));
-  }
   http_.reset();
+  if (transport_ != nullptr) transport_->Close();  // reads that outlived their fetch give up their slots
   registrations_.clear();
   transport_.reset();
   leases_.reset();

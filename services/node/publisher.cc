@@ -1,5 +1,6 @@
 #include "services/node/publisher.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,9 @@
 
 namespace stem {
 namespace {
+
+// How long one block may wait for a slot: a disk that is slower than its publishers makes them drop blocks, not queue up.
+constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(500);
 
 absl::Status CheckCommit(Session& session, const ReservedChain& chain, const v1::Commit& commit) {
   const uint64_t staging_bytes = session.staging().has_value() ? session.staging()->bytes().size() : 0;
@@ -129,7 +133,8 @@ v1::Committed Publisher::Copy(Session& session, const ReservedChain& chain, cons
     const uint32_t position = commit.positions(i);
     const BlockName& name = chain.names[position];
     const uint64_t length = chain.lengths[position];
-    absl::StatusOr<Filling> filling = pool.BeginFill(name, chain.parents[position], deadline);
+    const absl::Time slot_until = std::min(deadline, absl::Now() + kSlotWaitMax);
+    absl::StatusOr<Filling> filling = pool.BeginFill(name, chain.parents[position], slot_until);
     absl::Status status = filling.status();
     if (filling.ok()) {
       const SlotView<std::byte> slot = filling->view();

@@ -1,0 +1,101 @@
+#include "tests/support/in_process_cluster.h"
+
+#include <sys/stat.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace stem {
+namespace {
+
+template <typename T>
+T OrEnd(absl::StatusOr<T> value, const char* what) {
+  if (value.ok()) return *std::move(value);
+  std::fprintf(stderr, "%s: %s\n", what, value.status().ToString().c_str());
+  std::abort();
+}
+
+}  // namespace
+
+InProcessCluster::InProcessCluster(const Options& options)
+    : options_(options), log_({.process = "test", .level = LogLevel::kDebug, .out = &log_lines_}) {
+  std::ofstream(secret_file()) << std::string(32, 's');
+  chmod(secret_file().c_str(), 0600);
+  directory_ = OrEnd(Directory::Start({.listen = "127.0.0.1:0",
+                                       .http = "127.0.0.1:0",
+                                       .secret_file = secret_file(),
+                                       .heartbeat_ms = 1000},  // generous: the tests' machine may be busy
+                                      log_),
+                     "directory");
+  nodes_.resize(options.nodes);
+  for (size_t i = 0; i < options.nodes; ++i) StartNode(i);
+  Settle();
+}
+
+InProcessCluster::~InProcessCluster() {
+  nodes_.clear();
+  directory_.reset();
+}
+
+void InProcessCluster::StartNode(size_t i) {
+  NodeConfig config;
+  config.name = absl::StrCat("node-", i);
+  config.socket = socket(i);
+  config.listen = "127.0.0.1:0";
+  config.http = "127.0.0.1:0";
+  config.directories = {directory_address()};
+  config.secret_file = secret_file();
+  config.dram_bytes = options_.dram_bytes;
+  config.ssd_bytes = options_.ssd_bytes;
+  config.ssd_dir = ssd_dir(i);
+  nodes_[i] = OrEnd(Node::Start(config, log_), "node");
+}
+
+void InProcessCluster::Settle() {
+  const absl::Time end = absl::Now() + absl::Seconds(30);
+  for (const auto& node : nodes_) {
+    if (node == nullptr) continue;
+    while (true) {
+      const v1::NodeStatusReply status = node->Status();
+      if (status.streams(0).connected() && status.streams(0).sequence_acknowledged() >= status.sequence()) break;
+      if (absl::Now() > end) {
+        std::fprintf(stderr, "the directory does not hear %s\n", status.address().node().c_str());
+        std::abort();
+      }
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+  }
+}
+
+std::string InProcessCluster::socket(size_t i) const { return absl::StrCat(directory_path_.path(), "/", i, ".sock"); }
+
+std::string InProcessCluster::ssd_dir(size_t i) const { return absl::StrCat(directory_path_.path(), "/ssd-", i); }
+
+std::vector<std::string> InProcessCluster::sockets() const {
+  std::vector<std::string> sockets;
+  for (size_t i = 0; i < options_.nodes; ++i) sockets.push_back(socket(i));
+  return sockets;
+}
+
+std::unique_ptr<CacheClient> InProcessCluster::Connect(size_t i, const NamespaceSpec& spec) {
+  return OrEnd(CacheClient::Connect({.node = absl::StrCat("unix://", socket(i)),
+                                     .space = spec,
+                                     .staging_bytes = 4 << 20,
+                                     .client_name = "test"},
+                                    absl::Now() + absl::Seconds(30)),
+               "client");
+}
+
+NamespaceSpec TestSpec(uint64_t block_bytes, const std::string& model) {
+  return {.model = model,
+          .kv_dtype = "bf16",
+          .layout = "opaque",
+          .block_tokens = 16,
+          .parts = {{.id = 0, .block_bytes = block_bytes}}};
+}
+
+}  // namespace stem

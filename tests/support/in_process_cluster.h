@@ -1,0 +1,54 @@
+// A directory and some nodes in this process: the real thing over real sockets, in a temporary directory.
+#pragma once
+
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "client/cache_client.h"
+#include "services/directory/directory.h"
+#include "services/node/node.h"
+#include "tests/support/temp_directory.h"
+
+namespace stem {
+
+class InProcessCluster {
+ public:
+  struct Options {
+    size_t nodes = 2;
+    uint64_t dram_bytes = 8 << 20;
+    uint64_t ssd_bytes = 0;
+  };
+  // Returns once the directory has heard of every node. A failed start ends the test process.
+  explicit InProcessCluster(const Options& options);
+  ~InProcessCluster();
+
+  Node& node(size_t i) { return *nodes_[i]; }
+  void StopNode(size_t i) { nodes_[i].reset(); }
+  void StartNode(size_t i);
+  // Waits until the directory knows as many changes as the node has made.
+  void Settle();
+
+  std::string socket(size_t i) const;
+  std::string ssd_dir(size_t i) const;
+  std::vector<std::string> sockets() const;
+  std::string directory_address() const { return directory_->listen_address(); }
+  std::string secret_file() const { return directory_path_.path() + "/secret"; }
+
+  // A client of node `i`, attached.
+  std::unique_ptr<CacheClient> Connect(size_t i, const NamespaceSpec& spec);
+
+ private:
+  const Options options_;
+  TempDirectory directory_path_;
+  std::ostringstream log_lines_;
+  Logger log_;
+  std::unique_ptr<Directory> directory_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+};
+
+// One part of `block_bytes`, 16 tokens a block.
+NamespaceSpec TestSpec(uint64_t block_bytes, const std::string& model = "test-model");
+
+}  // namespace stem
