@@ -58,7 +58,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
     state.directory = MemberOf(json.at("directory"));
     for (const Json& node : json.at("nodes")) state.nodes.push_back(MemberOf(node));
   } catch (const Json::exception& wrong) {
-    return absl::InvalidArgumentError(
+    return absl::DataLossError(
         absl::StrCat(StatePath(absolute), " was not written by `stemctl cluster up`: ", wrong.what()));
   }
   return state;

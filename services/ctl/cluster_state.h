@@ -36,7 +36,7 @@ struct ClusterState {
 // What gRPC calls a target: a socket's path becomes "unix:///its/absolute/path", anything else stays.
 std::string GrpcTarget(const std::string& target);
 
-// Errors: NotFound (no cluster was started in `dir`), InvalidArgument (a file that `up` did not write).
+// Errors: NotFound (no cluster was started in `dir`), DataLoss (a file that `up` did not write).
 absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir);
 
 // At once or not at all. Errors: Unavailable.

@@ -128,8 +128,8 @@ absl::Status ReplayClient::Serve(uint64_t index, const TraceRequest& request, Re
   if (!stem.ok()) {
     if (!IsLoss(stem.status())) return stem.status();
     CountMisses(request, 0, {}, stem.status());
-    if (node.connected()) Publish(0, node);  // the engine has computed it: only the answer was too late
-    return absl::OkStatus();
+    if (!node.connected()) return absl::OkStatus();
+    return Publish(0, node);  // the engine has computed it: only the answer was too late
   }
   tally_.match_latency.Record(absl::Now() - sent);
   absl::Status loaded_status;
@@ -141,7 +141,7 @@ absl::Status ReplayClient::Serve(uint64_t index, const TraceRequest& request, Re
   last_hits_ = LoadAndCheck(request, *stem, node, deadline, &loaded_status);
   CountMisses(request, last_hits_, stem->misses(), loaded_status);
   // The stem's pins hold the parent of what is published.
-  if (last_hits_ < keys_.size()) Publish(last_hits_, node);
+  if (last_hits_ < keys_.size()) STEM_TRY(Publish(last_hits_, node));
   node.Release(*std::move(stem));
   return absl::OkStatus();
 }
@@ -225,7 +225,7 @@ void ReplayClient::CountMisses(const TraceRequest& request, uint32_t first, cons
 }
 
 // Staging may hold less than a long prompt: then it goes in several rounds, each the parent of the next.
-void ReplayClient::Publish(uint32_t first, CacheClient& node) {
+absl::Status ReplayClient::Publish(uint32_t first, CacheClient& node) {
   const auto blocks = static_cast<uint32_t>(keys_.size());
   absl::Duration publishing;
   while (first < blocks) {
@@ -236,7 +236,7 @@ void ReplayClient::Publish(uint32_t first, CacheClient& node) {
     publishing += absl::Now() - begun;
     if (!reservation.ok()) {
       tally_.publish.failed += blocks - first;
-      break;
+      return IsLoss(reservation.status()) ? absl::OkStatus() : reservation.status();
     }
     const auto wanted = static_cast<uint32_t>(reservation->wanted().size());
     const bool again = wanted > 0 && reservation->staging_bytes_missing() > 0;
@@ -244,28 +244,33 @@ void ReplayClient::Publish(uint32_t first, CacheClient& node) {
     const uint32_t refused = again ? 0 : reservation->refused();  // else those that the next round asks for
     tally_.publish.refused += refused;
     tally_.publish.not_wanted += next - first - wanted - refused;
-    if (wanted > 0 && !WriteAndCommit(*std::move(reservation), first, node, &publishing)) {
-      tally_.publish.failed += wanted + (blocks - next);
-      break;
+    if (wanted > 0) {
+      const absl::Status committed = WriteAndCommit(*std::move(reservation), first, node, &publishing);
+      if (!committed.ok()) {
+        tally_.publish.failed += wanted + (blocks - next);
+        return IsLoss(committed) ? absl::OkStatus() : committed;
+      }
     }
     first = next;
   }
   tally_.publish_latency.Record(publishing);
+  return absl::OkStatus();
 }
 
-bool ReplayClient::WriteAndCommit(Reservation reservation, uint32_t first, CacheClient& node, absl::Duration* publishing) {
+absl::Status ReplayClient::WriteAndCommit(Reservation reservation, uint32_t first, CacheClient& node,
+                                          absl::Duration* publishing) {
   for (const WantedPayload& payload : reservation.wanted()) {
     FillPayload(prefixes_[first + payload.block], {publisher_, ++publish_number_}, payload.staging);
   }
   const absl::Time begun = absl::Now();
   const auto result = node.Commit(std::move(reservation), begun + options_.deadline);
   *publishing += absl::Now() - begun;
-  if (!result.ok()) return false;
+  if (!result.ok()) return result.status();
   tally_.publish.committed += result->committed;
   tally_.publish.duplicate += result->duplicate;
   tally_.publish.refused += result->refused;
   tally_.bytes_published += uint64_t{result->committed} * block_bytes_;
-  return true;
+  return absl::OkStatus();
 }
 
 }  // namespace stem

@@ -54,10 +54,11 @@ class ReplayClient {
                    const absl::Status& status);
   void CountMiss(const TraceRequest& request, uint32_t block, stemcache::v1::MissCause cause);
   uint64_t TokensOfBlock(const TraceRequest& request, uint32_t block) const;
-  // Offers the blocks first.. to the node and writes those that it wants.
-  void Publish(uint32_t first, CacheClient& node);
-  // `first`: block of the reservation's first key. False when the commit failed; adds its time to `publishing`.
-  bool WriteAndCommit(Reservation reservation, uint32_t first, CacheClient& node, absl::Duration* publishing);
+  // Offers the blocks first.. to the node and writes those that it wants. Losses are counted; errors as of Serve.
+  absl::Status Publish(uint32_t first, CacheClient& node);
+  // `first`: block of the reservation's first key. Adds the commit's time to `publishing`. Errors: of Commit.
+  absl::Status WriteAndCommit(Reservation reservation, uint32_t first, CacheClient& node,
+                              absl::Duration* publishing);
 
   const ReplayOptions& options_;
   const ReplayHooks& hooks_;

@@ -90,11 +90,11 @@ std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusRe
 }
 
 template <typename Stub, typename Request, typename Reply>
-absl::StatusOr<Reply> Ask(const std::string& target, const ClusterSecret* secret, absl::Time deadline,
+absl::StatusOr<Reply> Ask(const std::string& target, const ClusterSecret* secret, absl::Duration deadline,
                           grpc::Status (Stub::*call)(grpc::ClientContext*, const Request&, Reply*)) {
   Stub stub(grpc::CreateChannel(GrpcTarget(target), grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(deadline));
+  context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
   if (secret != nullptr) secret->AddToken(context);
   Reply reply;
   STEM_TRY(FromGrpc((stub.*call)(&context, Request(), &reply)));
@@ -135,7 +135,6 @@ std::string ClusterStatus::ToTable() const {
 
 ClusterStatus QueryStatus(const StatusTargets& targets) {
   ClusterStatus status;
-  const absl::Time deadline = absl::Now() + targets.deadline;
   std::optional<ClusterSecret> secret;
   absl::Status secret_status;
   if (!targets.secret_file.empty()) {
@@ -146,14 +145,14 @@ ClusterStatus QueryStatus(const StatusTargets& targets) {
   }
   const ClusterSecret* const shown = secret ? &*secret : nullptr;
   for (const std::string& target : targets.nodes) {
-    status.nodes.push_back({target, Ask(target, shown, deadline, &v1::Node::Stub::NodeStatus)});
+    status.nodes.push_back({target, Ask(target, shown, targets.deadline, &v1::Node::Stub::NodeStatus)});
   }
   for (const std::string& target : targets.directories) {
     if (!secret_status.ok()) {
       status.directories.push_back({target, secret_status});
       continue;
     }
-    status.directories.push_back({target, Ask(target, shown, deadline, &v1::Directory::Stub::DirectoryStatus)});
+    status.directories.push_back({target, Ask(target, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus)});
   }
   return status;
 }

@@ -18,7 +18,7 @@ struct StatusTargets {
   std::vector<std::string> nodes;        // paths of Unix sockets, or host:port
   std::vector<std::string> directories;  // host:port
   std::string secret_file;               // for TCP; may be empty when there are only sockets
-  absl::Duration deadline = absl::Seconds(2);  // for all answers together
+  absl::Duration deadline = absl::Seconds(2);  // of each answer
 };
 
 StatusTargets TargetsOf(const ClusterState& state);

@@ -162,7 +162,7 @@ TEST_F(ClusterTest, DirThatIsTooLongForASocketIsNamed) {
 TEST_F(ClusterTest, FileThatUpDidNotWriteIsRefused) {
   fs::create_directory(dir());
   std::ofstream(dir() + "/cluster.json") << "{\"nodes\": 3}";
-  EXPECT_EQ(ClusterDown(dir()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ClusterDown(dir()).status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(ClusterDown(root_ + "/none").status().code(), absl::StatusCode::kNotFound);
 }
 
