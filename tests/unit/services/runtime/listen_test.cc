@@ -2,13 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <sstream>
-
-#include "absl/strings/str_cat.h"
-#include "stemcache/v1/directory.grpc.pb.h"
 
 namespace stem {
 namespace {
@@ -55,49 +50,6 @@ TEST(CheckListenAddress, RemoteAddressNeedsConsentAndIsWarnedAbout) {
   EXPECT_TRUE(CheckListenAddress("--listen", any, true, log).ok());
   EXPECT_THAT(out.str(), HasSubstr("warn insecure_listener flag=--listen address=0.0.0.0:7400"));
   EXPECT_TRUE(CheckListenAddress("--listen", {.host = "127.0.0.1"}, false, log).ok());
-}
-
-absl::StatusOr<GrpcServer> StartOn(stemcache::v1::Directory::Service& service, std::vector<HostPort> tcp,
-                                   std::vector<std::string> unix_paths = {}) {
-  grpc::ServerBuilder builder;
-  builder.RegisterService(&service);
-  return StartGrpcServer(builder, tcp, unix_paths);
-}
-
-TEST(StartGrpcServer, PortInUseIsNamed) {
-  stemcache::v1::Directory::Service service;
-  auto first = StartOn(service, {{.host = "127.0.0.1"}, {.host = "127.0.0.1"}});
-  ASSERT_TRUE(first.ok()) << first.status();
-  ASSERT_EQ(first->ports.size(), 2u);
-  EXPECT_NE(first->ports[0], first->ports[1]);
-  const HostPort taken{.host = "127.0.0.1", .port = first->ports[0]};
-  stemcache::v1::Directory::Service other;
-  const auto second = StartOn(other, {taken});
-  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(second.status().message(), absl::StrCat("cannot listen on ", taken.ToString(), ": Address already in use"));
-  first->server->Shutdown();
-}
-
-TEST(StartGrpcServer, UnknownHostIsNamed) {
-  stemcache::v1::Directory::Service service;
-  const auto server = StartOn(service, {{.host = "no.such.host.invalid", .port = 1}});
-  EXPECT_THAT(std::string(server.status().message()), HasSubstr("cannot listen on no.such.host.invalid:1: "));
-}
-
-TEST(StartGrpcServer, SocketFileInUseIsNotStolenAndAStaleOneIsReplaced) {
-  const std::string path = std::filesystem::temp_directory_path() / absl::StrCat("stem_listen_", getpid(), ".sock");
-  stemcache::v1::Directory::Service service;
-  auto first = StartOn(service, {}, {path});
-  ASSERT_TRUE(first.ok()) << first.status();
-  stemcache::v1::Directory::Service other;
-  const auto second = StartOn(other, {}, {path});
-  EXPECT_EQ(second.status().message(), absl::StrCat("cannot listen on ", path, ": another process does"));
-  first->server->Shutdown();
-  first->server.reset();
-  auto third = StartOn(other, {}, {path});
-  EXPECT_TRUE(third.ok()) << third.status();
-  third->server->Shutdown();
-  std::filesystem::remove(path);
 }
 
 }  // namespace
