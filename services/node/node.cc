@@ -244,7 +244,7 @@ void Node::KeepHouse() {
     metrics_.CountExpired("reservation", reservations_.Expire(now));
     if (store_ != nullptr && tick % kTicksPerGarbageRound == 0) {
       (void)garbage.TryPost([this] {
-        if (const absl::StatusOr<uint64_t> freed = store_->CollectGarbage(); !freed.ok()) {
+        if (const auto freed = store_->CollectGarbage(); !freed.ok()) {
           log_.Warn("spill_garbage_failed", {{"why", freed.status().message()}});
         }
       });

@@ -1,0 +1,143 @@
+// What comes back from disk is proved before anyone may read it: every field of the record and every byte.
+#include "services/node/promoter.h"
+
+#include <functional>
+#include <sstream>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "kernels/checksum.h"
+#include "tests/support/memory_spill_store.h"
+#include "tests/support/spill_block.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kBlockBytes = 10000;
+
+// A disk that answers well-formed records with something changed in them.
+class TamperingStore final : public SpillStore {
+ public:
+  std::function<void(SpillRead&)> tamper;
+
+  absl::Status Put(std::span<const SpillWrite> writes) override { return inner_.Put(writes); }
+  void Get(std::span<SpillRead> reads) override {
+    inner_.Get(reads);
+    for (SpillRead& read : reads) {
+      if (tamper && read.status.ok()) tamper(read);
+    }
+  }
+  absl::Status Remove(std::span<const BlockName> names) override { return inner_.Remove(names); }
+  absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) override { return inner_.ForEach(visit); }
+  absl::StatusOr<bool> CollectGarbage() override { return inner_.CollectGarbage(); }
+  uint64_t bytes_used() const override { return inner_.bytes_used(); }
+  SpillStats stats() const override { return inner_.stats(); }
+
+ private:
+  MemorySpillStore inner_;
+};
+
+class PromoterTest : public ::testing::Test {
+ protected:
+  PromoterTest()
+      : memory_(8 * SlotGeometry::For(kBlockBytes).slot_bytes),
+        pool_(std::span(memory_), SlotGeometry::For(kBlockBytes), {.ssd_bytes_max = 1 << 30, .spill_ahead_slots = 1}),
+        metrics_(registry_),
+        log_({.process = "test", .out = &lines_}),
+        promoter_(&store_, metrics_, log_) {
+    // A chain of three on disk, as a restart finds it.
+    for (uint64_t number = 0; number < 3; ++number) {
+      const SpillBlock block(number, kBlockBytes, 5);
+      EXPECT_TRUE(store_.Put(std::vector<SpillWrite>{block.write()}).ok());
+      const SpillMeta& meta = block.meta();
+      pool_.Restore({meta.name, meta.parent, meta.generation, meta.length, meta.digest, meta.publisher});
+    }
+    EXPECT_TRUE(pool_.FinishRestore().empty());
+  }
+  std::vector<absl::StatusOr<BlockPin>> PromoteAll() {
+    std::vector<Filling> fillings;
+    for (uint64_t number = 0; number < 3; ++number) {
+      fillings.push_back(*pool_.BeginFill(SpillBlock::NameOf(number), std::nullopt, absl::Now()));
+    }
+    return promoter_.Promote(pool_, std::move(fillings));
+  }
+  void ExpectBlockOneRefused() {
+    {
+      const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+      EXPECT_TRUE(pins[0].ok()) << pins[0].status();
+      EXPECT_EQ(pins[1].status().code(), absl::StatusCode::kDataLoss) << pins[1].status();
+      EXPECT_FALSE(pins[2].ok()) << "it hangs on a block that is gone";
+    }
+    EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kAbsent);
+    EXPECT_EQ(pool_.Find(SpillBlock::NameOf(2)), BlockPool::Presence::kAbsent);
+    EXPECT_EQ(store_.stats().records, 1u) << "quarantined on disk too";
+    EXPECT_EQ(metrics_.integrity_failures(), 1u);
+    EXPECT_EQ(pool_.stats().slots_free, 7u);
+  }
+  void TamperWithBlockOne(std::function<void(SpillRead&)> change) {
+    store_.tamper = [change = std::move(change)](SpillRead& read) {
+      if (read.name == SpillBlock::NameOf(1)) change(read);
+    };
+  }
+
+  std::vector<std::byte> memory_;
+  BlockPool pool_;
+  TamperingStore store_;
+  prometheus::Registry registry_;
+  NodeMetrics metrics_;
+  std::ostringstream lines_;
+  Logger log_;
+  Promoter promoter_;
+};
+
+TEST_F(PromoterTest, GoodRecordsBecomeReadable) {
+  const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+  for (uint64_t number = 0; number < 3; ++number) {
+    ASSERT_TRUE(pins[number].ok()) << pins[number].status();
+    const std::span<const std::byte> payload = pins[number]->view().payload(kBlockBytes);
+    EXPECT_TRUE(std::ranges::equal(payload, SpillBlock(number, kBlockBytes, 5).payload()));
+    EXPECT_EQ(pins[number]->view().header().name, SpillBlock::NameOf(number));
+  }
+  EXPECT_EQ(metrics_.integrity_failures(), 0u);
+}
+
+TEST_F(PromoterTest, AlteredByteIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.payload[kBlockBytes - 1] ^= std::byte{4}; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, RecordOfAnotherKeyIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.meta.name.key.low ^= 1; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, RecordOfAnotherNamespaceIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.meta.name.space.low ^= 1; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, RecordOfAnotherGenerationIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.meta.generation += 1; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, PayloadOfAnotherBlockIsRefused) {
+  const SpillBlock other(2, kBlockBytes, 5);
+  TamperWithBlockOne([&](SpillRead& read) { std::ranges::copy(other.payload(), read.payload.begin()); });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, ReadersWordAloneWithdrawsNothing) {
+  const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+  promoter_.Recheck(pool_, SpillBlock::NameOf(1), "client");
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kDram);
+  const SlotGeometry geometry = pool_.geometry();
+  SlotView<std::byte>(std::span(memory_).subspan(pins[1]->slot() * geometry.slot_bytes, geometry.slot_bytes), geometry)
+      .payload(kBlockBytes)[3] ^= std::byte{1};
+  promoter_.Recheck(pool_, SpillBlock::NameOf(1), "client");
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kAbsent);
+}
+
+}  // namespace
+}  // namespace stem
