@@ -32,9 +32,13 @@ class TransportContract : public testing::TestWithParam<Kind> {
   void SetUp() override {
     owner_ = Make();
     reader_ = Make();
-    source_.resize(kArenaBytes);
+    static const std::vector<std::byte> pattern = [] {
+      std::vector<std::byte> bytes(kArenaBytes);
+      FillPattern(bytes, kSeed);
+      return bytes;
+    }();
+    source_ = pattern;
     destination_.resize(kArenaBytes);
-    FillPattern(source_, kSeed);
     offered_ = *owner_->Register(source_);
     local_ = *reader_->Register(destination_);
   }
