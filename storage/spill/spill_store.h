@@ -30,8 +30,8 @@ struct SpillMeta {
 // One block to keep. Borrows both spans until Put returns.
 struct SpillWrite {
   SpillMeta meta;
-  std::span<const std::byte> payload;        // meta.length bytes
-  std::span<const uint64_t> chunk_hashes;    // ChunkCount(meta.length) entries
+  std::span<const std::byte> payload;      // meta.length bytes
+  std::span<const uint64_t> chunk_hashes;  // ChunkCount(meta.length) entries
 };
 
 // One block to read. The caller fills the first three, Get the rest; the spans may be the slot that will serve it.
@@ -70,7 +70,8 @@ class SpillStore {
 
   // Keeps `writes`, replacing records of the same names; names must differ within one call. When it returns OK, these
   // and all calls before it survive kill -9 and power loss; an empty call makes earlier removals durable.
-  // After an error the store holds none of the names for good, not even an earlier record: strike them off the books.
+  // After an error none of the names may be counted on, not even for an earlier record: strike them off the books, and
+  // Remove those that had one.
   // Errors: ResourceExhausted (no room: says how much is needed and free; reads go on, and a later Put works once
   // there is room), InvalidArgument (nothing was written), Unavailable (disk failed).
   virtual absl::Status Put(std::span<const SpillWrite> writes) = 0;

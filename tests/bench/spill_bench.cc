@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <random>
@@ -51,7 +52,8 @@ class Memory {
 };
 
 void CountBytes(benchmark::State& state, size_t bytes_each) {
-  state.SetBytesProcessed(static_cast<int64_t>(bytes_each) * static_cast<int64_t>(state.iterations()));
+  const double gigabytes = static_cast<double>(bytes_each) * static_cast<double>(state.iterations()) / 1e9;
+  state.counters["GB/s"] = benchmark::Counter(gigabytes, benchmark::Counter::kIsRate);
 }
 
 // The limit of Put: one sequential O_DIRECT writer, flushed after every batch.
@@ -164,7 +166,8 @@ void Get(benchmark::State& state) {
   std::mt19937_64 random(static_cast<uint64_t>(state.thread_index()));
   const size_t blocks = kBatches * kBatchBytes / block_bytes;
   for (auto _ : state) {
-    SpillRead read{.name = NameOf(random() % blocks), .payload = memory.bytes(), .chunk_hashes = hashes};
+    SpillRead read{
+        .name = NameOf(random() % blocks), .payload = memory.bytes(), .chunk_hashes = hashes, .meta = {}, .status = {}};
     FilledStore()->store().Get(std::span(&read, 1));
     STEM_CHECK(read.status.ok());
   }
