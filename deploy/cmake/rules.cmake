@@ -94,7 +94,7 @@ function(stem_fuzz source)
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
   string(REGEX REPLACE "_fuzz$" "" corpus ${name})
   add_test(NAME fuzz.${corpus} COMMAND ${name} -max_total_time=10 -timeout=5 -rss_limit_mb=2048
-    ${CMAKE_BINARY_DIR}/fuzz/${corpus}.found ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${corpus})
+    ${CMAKE_BINARY_DIR}/fuzz/${corpus}.found ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${corpus})
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz/${corpus}.found)
   set_tests_properties(fuzz.${corpus} PROPERTIES LABELS fuzz TIMEOUT 120)
 endfunction()
