@@ -29,16 +29,6 @@ constexpr size_t kPayload = 1;  // name -> record, as a blob
 constexpr uint64_t kBatchBytesMax = 32ULL << 20;      // of one write batch; a larger Put is several, flushed together
 constexpr uint64_t kFlushOverheadBytes = 8ULL << 20;  // index files, manifest and file ends of one flush, at most
 
-std::span<const std::byte> Bytes(const rocksdb::Slice& slice) {
-  return std::as_bytes(std::span(slice.data(), slice.size()));
-}
-
-rocksdb::Slice ToSlice(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-rocksdb::Slice ToSlice(const SpillKey& key) { return {key.data(), key.size()}; }
-
 }  // namespace
 
 class RocksSpillStore::Impl {
@@ -68,7 +58,7 @@ class RocksSpillStore::Impl {
   absl::Status Failed(const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteAll(std::span<const SpillWrite> writes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Writes batch_ to the memtables and counts it.
-  absl::Status WriteBatch(int64_t live_bytes, int64_t records) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status ApplyBatch(int64_t live_bytes, int64_t records) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status RemoveAll(std::span<const BlockName> names) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Flush();
 
@@ -143,8 +133,8 @@ absl::Status RocksSpillStore::Impl::Recount() {
 uint64_t RocksSpillStore::Impl::RecordBytesOf(const BlockName& name) {
   const SpillKey key = EncodeSpillKey(name);
   rocksdb::PinnableSlice value;
-  if (!db_->Get(rocksdb::ReadOptions(), families_[kMeta], ToSlice(key), &value).ok()) return 0;
-  const absl::StatusOr<SpillMeta> meta = ParseSpillHeader(Bytes(value), name);
+  if (!db_->Get(rocksdb::ReadOptions(), families_[kMeta], AsSlice(key), &value).ok()) return 0;
+  const absl::StatusOr<SpillMeta> meta = ParseSpillHeader(AsBytes(value), name);
   return meta.ok() ? SpillRecordBytes(meta->length) : 0;
 }
 
@@ -177,7 +167,7 @@ absl::Status RocksSpillStore::Impl::Flush() {
   return FromRocks(db_->Flush(rocksdb::FlushOptions(), families_), "flush");
 }
 
-absl::Status RocksSpillStore::Impl::WriteBatch(int64_t live_bytes, int64_t records) {
+absl::Status RocksSpillStore::Impl::ApplyBatch(int64_t live_bytes, int64_t records) {
   rocksdb::WriteOptions options;
   options.disableWAL = true;  // a block counts as spilled only after its flush
   const rocksdb::Status written = db_->Write(options, &batch_);
@@ -197,9 +187,9 @@ absl::Status RocksSpillStore::Impl::WriteAll(std::span<const SpillWrite> writes)
     const SpillWrite& write = writes[i];
     const SpillKey key = EncodeSpillKey(write.meta.name);
     const SpillHeader header = EncodeSpillHeader(write.meta, write.chunk_hashes);
-    const rocksdb::Slice key_slice = ToSlice(key);
-    const std::array<rocksdb::Slice, 3> record = {ToSlice(header), ToSlice(std::as_bytes(write.chunk_hashes)),
-                                                  ToSlice(write.payload)};
+    const rocksdb::Slice key_slice = AsSlice(key);
+    const std::array<rocksdb::Slice, 3> record = {AsSlice(header), AsSlice(std::as_bytes(write.chunk_hashes)),
+                                                  AsSlice(write.payload)};
     STEM_TRY(FromRocks(batch_.Put(families_[kMeta], key_slice, record[0]), "add to batch"));
     STEM_TRY(FromRocks(batch_.Put(families_[kPayload], rocksdb::SliceParts(&key_slice, 1),
                                   rocksdb::SliceParts(record.data(), static_cast<int>(record.size()))),
@@ -208,7 +198,7 @@ absl::Status RocksSpillStore::Impl::WriteAll(std::span<const SpillWrite> writes)
     live_bytes += static_cast<int64_t>(SpillRecordBytes(write.meta.length) - replaced_bytes);
     records += replaced_bytes == 0 ? 1 : 0;
     if (batch_.GetDataSize() < kBatchBytesMax && i + 1 < writes.size()) continue;
-    STEM_TRY(WriteBatch(std::exchange(live_bytes, 0), std::exchange(records, 0)));
+    STEM_TRY(ApplyBatch(std::exchange(live_bytes, 0), std::exchange(records, 0)));
   }
   return absl::OkStatus();
 }
@@ -245,10 +235,10 @@ absl::Status RocksSpillStore::Impl::RemoveAll(std::span<const BlockName> names) 
     const uint64_t record_bytes = RecordBytesOf(name);
     live_bytes -= static_cast<int64_t>(record_bytes);
     records -= record_bytes == 0 ? 0 : 1;
-    STEM_TRY(FromRocks(batch_.Delete(families_[kMeta], ToSlice(key)), "add to batch"));
-    STEM_TRY(FromRocks(batch_.Delete(families_[kPayload], ToSlice(key)), "add to batch"));
+    STEM_TRY(FromRocks(batch_.Delete(families_[kMeta], AsSlice(key)), "add to batch"));
+    STEM_TRY(FromRocks(batch_.Delete(families_[kPayload], AsSlice(key)), "add to batch"));
   }
-  return WriteBatch(live_bytes, records);
+  return ApplyBatch(live_bytes, records);
 }
 
 absl::Status RocksSpillStore::Impl::Remove(std::span<const BlockName> names) {
@@ -262,9 +252,9 @@ absl::Status RocksSpillStore::Impl::Read(SpillRead& read) {
   STEM_TRY(ValidateSpillRead(read));
   const SpillKey key = EncodeSpillKey(read.name);
   rocksdb::PinnableSlice value;
-  const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), families_[kPayload], ToSlice(key), &value);
+  const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), families_[kPayload], AsSlice(key), &value);
   STEM_TRY(FromRocks(found, absl::StrCat("read of block ", read.name.key.ToHex())));
-  STEM_ASSIGN(const SpillRecordView record, ParseSpillRecord(Bytes(value), read.name));
+  STEM_ASSIGN(const SpillRecordView record, ParseSpillRecord(AsBytes(value), read.name));
   if (record.payload.size() != read.payload.size()) {
     return absl::DataLossError(absl::StrCat("spill record ", read.name.key.ToHex(), ": payload of ",
                                             record.payload.size(), " bytes, expected ", read.payload.size()));
@@ -291,9 +281,9 @@ absl::Status RocksSpillStore::Impl::ForEach(absl::FunctionRef<void(const SpillMe
   options.readahead_size = 2 << 20;
   const std::unique_ptr<rocksdb::Iterator> entry(db_->NewIterator(options, families_[kMeta]));
   for (entry->SeekToFirst(); entry->Valid(); entry->Next()) {
-    const absl::StatusOr<BlockName> name = ParseSpillKey(Bytes(entry->key()));
+    const absl::StatusOr<BlockName> name = ParseSpillKey(AsBytes(entry->key()));
     const absl::StatusOr<SpillMeta> meta =
-        name.ok() ? ParseSpillHeader(Bytes(entry->value()), *name) : absl::StatusOr<SpillMeta>(name.status());
+        name.ok() ? ParseSpillHeader(AsBytes(entry->value()), *name) : absl::StatusOr<SpillMeta>(name.status());
     if (meta.ok()) {
       visit(*meta);
     } else {

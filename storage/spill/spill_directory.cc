@@ -70,7 +70,7 @@ absl::Status CheckFormat(const std::string& path, int fd) {
   }
   if (const std::string foreign = ForeignEntry(path); !foreign.empty()) {
     unlink((path + "/" + kFormatFile).c_str());
-    return Refused(path, absl::StrCat("is no spill directory and not empty (holds ", foreign, "); give it an empty one"));
+    return Refused(path, absl::StrCat("no spill directory, and not empty (holds ", foreign, "); give it an empty one"));
   }
   if (pwrite(fd, kFormatLine.data(), kFormatLine.size(), 0) != static_cast<ssize_t>(kFormatLine.size()) ||
       fsync(fd) != 0) {

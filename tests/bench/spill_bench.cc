@@ -101,7 +101,8 @@ BlockName NameOf(uint64_t number) {
 // A store of kBatches batches of one block size, filled by the writes of one benchmark run.
 class Store {
  public:
-  explicit Store(size_t block_bytes) : block_bytes_(block_bytes), memory_(kBatchBytes), path_(Directory() + "/spill_bench") {
+  explicit Store(size_t block_bytes)
+      : block_bytes_(block_bytes), memory_(kBatchBytes), path_(Directory() + "/spill_bench") {
     std::filesystem::remove_all(path_);
     auto store = RocksSpillStore::Open({.directory = path_});
     if (!store.ok()) std::fprintf(stderr, "%s\n", std::string(store.status().message()).c_str());
