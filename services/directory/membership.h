@@ -65,7 +65,7 @@ class Membership {
 
   enum class Standing {
     kCurrent,
-    kDropped,     // was given up for silence in between, or never was whole: only a snapshot helps
+    kDropped,     // was given up for silence in between: only a snapshot helps
     kSuperseded,  // another stream speaks for the node
   };
   // A message came. Every other call with a ticket that is not current changes nothing.
