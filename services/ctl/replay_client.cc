@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "services/ctl/cluster_state.h"
+#include "services/ctl/replay_router.h"
 
 namespace stem {
 namespace {

@@ -15,9 +15,10 @@
 #include "services/ctl/oracle.h"
 #include "services/ctl/replay.h"
 #include "services/ctl/replay_report.h"
-#include "services/ctl/replay_router.h"
 
 namespace stem {
+
+class ReplayRouter;
 
 // Not for two threads at once. Memory after construction: grows with the longest chain only.
 class ReplayClient {

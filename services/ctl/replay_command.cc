@@ -3,6 +3,8 @@
 #include <memory>
 #include <string>
 
+#include <nlohmann/json.hpp>
+
 #include "services/ctl/cluster_state.h"
 #include "services/ctl/commands.h"
 #include "services/ctl/replay.h"

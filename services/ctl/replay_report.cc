@@ -5,9 +5,9 @@
 #include <numeric>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/strip.h"
+#include "proto/miss_cause.h"
 
 namespace stem {
 namespace {
@@ -48,11 +48,6 @@ uint64_t SsdOf(const std::array<uint64_t, ReplayTally::kSources>& by_source) {
 }
 
 }  // namespace
-
-std::string CauseName(v1::MissCause cause) {
-  const std::string& name = v1::MissCause_Name(cause);
-  return absl::AsciiStrToLower(absl::StripPrefix(name, "MISS_CAUSE_"));
-}
 
 void ReplayTally::Add(const ReplayTally& other) {
   requests += other.requests;

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 #include "absl/time/time.h"
 #include "services/ctl/latency_histogram.h"
@@ -72,8 +72,5 @@ struct ReplayReport {
   // One sentence: what the hit rates are rates of.
   std::string Definition() const;
 };
-
-// "node_lost" for MISS_CAUSE_NODE_LOST: the cause's name in reports.
-std::string CauseName(stemcache::v1::MissCause cause);
 
 }  // namespace stem

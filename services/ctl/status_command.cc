@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
 #include "services/ctl/cluster_state.h"
 #include "services/ctl/commands.h"
 #include "services/ctl/status.h"

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 namespace stem {
 namespace {
@@ -78,11 +79,6 @@ TEST(ReplayReportTest, EmptyReplayDividesByNothing) {
   const ReplayReport report;
   EXPECT_EQ(report.ToJson()["block_hit_rate"], 0.0);
   EXPECT_THAT(report.ToTable(), Not(HasSubstr("nan")));
-}
-
-TEST(ReplayReportTest, CausesAreNamedAsOnTheWire) {
-  EXPECT_EQ(CauseName(v1::MISS_CAUSE_NODE_LOST), "node_lost");
-  EXPECT_EQ(CauseName(v1::MISS_CAUSE_BELOW_BLOCK), "below_block");
 }
 
 }  // namespace
