@@ -87,7 +87,8 @@ class House:
             if not any(included.startswith(allowed) for allowed in ONLY[room][1]):
                 self.find(name, f'includes "{included}": {room} may use only {", ".join(ONLY[room][1])} of it')
         folder, other = folder_of(name), folder_of(included)
-        if room == target and folder in FOLDERS and other != folder and other not in FOLDERS[folder]:
+        in_a_folder = included.count("/") > 1  # a header of the room itself is for all its folders
+        if room == target and folder in FOLDERS and in_a_folder and other != folder and other not in FOLDERS[folder]:
             self.find(name, f'includes "{included}": {folder} may use {FOLDERS[folder] or "no other folder"} of its room')
 
     def registered_tests(self):
