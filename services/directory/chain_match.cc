@@ -21,7 +21,7 @@ struct BlockFacts {
   Candidates candidates;  // nodes with all parts
   bool held = true;       // every part is somewhere, if only with the requester or apart
   bool requester = false; // some part is with the requester
-  v1::MissCause cause = v1::MISS_CAUSE_UNSPECIFIED;  // of the parts that are nowhere, the first in the order of MissCause
+  v1::MissCause cause = v1::MISS_CAUSE_UNSPECIFIED;  // of the parts that are nowhere, the first in MissCause's order
 };
 
 class BlockReader {
@@ -77,7 +77,8 @@ class BlockReader {
   // Keeps those of `candidates` that have this part too.
   void Intersect(Candidates& candidates) const {
     const auto gone = std::remove_if(candidates.begin(), candidates.end(), [this](Candidate& each) {
-      const auto same = std::find_if(part_.begin(), part_.end(), [&](Candidate part) { return part.node == each.node; });
+      const auto same =
+          std::find_if(part_.begin(), part_.end(), [&](Candidate part) { return part.node == each.node; });
       if (same != part_.end()) each.tier = std::max(each.tier, same->tier);
       return same == part_.end();
     });

@@ -47,7 +47,8 @@ absl::StatusOr<Checked> Check(const DirectoryConfig& config, Logger& log) {
   STEM_ASSIGN(HostPort listen, CheckAddress("--listen", config.listen, config, log));
   STEM_ASSIGN(HostPort http, CheckAddress("--http", config.http, config, log));
   if (config.secret_file.empty()) {
-    return absl::InvalidArgumentError("--secret-file is not set; name a file of 32 bytes or more that all members share");
+    return absl::InvalidArgumentError(
+        "--secret-file is not set; name a file of 32 bytes or more that all members share");
   }
   STEM_ASSIGN(ClusterSecret secret, ClusterSecret::Read(config.secret_file, log));
   return Checked{.listen = std::move(listen), .http = std::move(http), .secret = std::move(secret)};

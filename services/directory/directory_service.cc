@@ -175,8 +175,9 @@ absl::Status DirectoryService::DoScore(const v1::ScoreRequest& request, v1::Scor
     for (size_t i = 0; i < view.nodes.size(); ++i) add(view.nodes[i]->node(), scores[i]);
   }
   for (const std::string& name : request.candidates()) {
-    const auto found = std::lower_bound(view.nodes.begin(), view.nodes.end(), name,
-                                        [](const auto& address, const std::string& wanted) { return address->node() < wanted; });
+    const auto found = std::lower_bound(
+        view.nodes.begin(), view.nodes.end(), name,
+        [](const auto& address, const std::string& wanted) { return address->node() < wanted; });
     const bool known = found != view.nodes.end() && (*found)->node() == name;
     add(name, known ? scores[static_cast<size_t>(found - view.nodes.begin())] : ChainScore());
   }

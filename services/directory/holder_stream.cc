@@ -133,7 +133,8 @@ absl::Status HolderStream::Intern(const std::vector<InternedNamespace>& namespac
 absl::Status HolderStream::CheckInterned(const ValidChanges& valid) const {
   for (const ValidChangeRun& run : valid.runs) {
     if (!namespaces_.contains(run.namespace_number)) {
-      return absl::InvalidArgumentError(absl::StrCat("namespace ", run.namespace_number, " was not interned on this stream"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("namespace ", run.namespace_number, " was not interned on this stream"));
     }
   }
   return absl::OkStatus();

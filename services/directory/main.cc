@@ -47,8 +47,10 @@ int main(int argc, char** argv) {
   app.add_option("--stale-ms-max", config.stale_ms_max, "a node silent for longer is lost")->capture_default_str();
   app.add_option("--ghosts-max", config.ghosts_max, "departed blocks to remember")->capture_default_str();
   app.add_flag("--insecure-allow-remote", config.insecure_allow_remote, "listen beyond loopback, unprotected");
-  stem::AddCheckedOption(app, "--log-format", format, [](auto v) { return stem::ParseLogFormat(v).status(); }, "text, json");
-  stem::AddCheckedOption(app, "--log-level", level, [](auto v) { return stem::ParseLogLevel(v).status(); }, "from debug to error");
+  const auto check_format = [](absl::string_view text) { return stem::ParseLogFormat(text).status(); };
+  const auto check_level = [](absl::string_view text) { return stem::ParseLogLevel(text).status(); };
+  stem::AddCheckedOption(app, "--log-format", format, check_format, "text or json");
+  stem::AddCheckedOption(app, "--log-level", level, check_level, "debug, info, warn or error");
   app.add_option("--ready-file", ready_file, "written once ports are open: JSON that names them")->configurable(false);
   const stem::CommandLine line = stem::ParseCommandLine(app, argc, argv, std::cout, std::cerr);
   if (line.exit_code) return *line.exit_code;

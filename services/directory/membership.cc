@@ -33,7 +33,8 @@ absl::StatusOr<Membership::Node*> Membership::FindOrMake(const std::string& name
       if (each->second->lost && older) oldest = each;
     }
     if (oldest == nodes_.end()) {
-      return absl::ResourceExhaustedError(absl::StrCat("this directory has ", kNodesMax, " nodes, and that is its limit"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("this directory has ", kNodesMax, " nodes, and that is its limit"));
     }
     nodes_.erase(oldest);
   }

@@ -8,6 +8,14 @@ namespace stem {
 
 namespace v1 = ::stemcache::v1;
 
+namespace {
+
+HolderList::iterator FindSlot(HolderList& holders, NodeSlot slot) {
+  return std::find_if(holders.begin(), holders.end(), [slot](Holder each) { return each.slot == slot; });
+}
+
+}  // namespace
+
 PrefixIndex::PrefixIndex(uint64_t ghosts_max)
     : ghosts_per_shard_(ghosts_max / kShards),
       shards_(std::make_unique<Shard[]>(kShards)),
@@ -75,7 +83,7 @@ void PrefixIndex::Add(SlotHandle handle, uint64_t fingerprint, v1::Tier tier) {
   const Holder holder{.slot = handle.slot, .tier = static_cast<uint8_t>(tier)};
   HolderList& holders = shard.blocks[fingerprint];
   if (holders.empty()) shard.ghosts.erase(fingerprint);
-  const auto known = std::find_if(holders.begin(), holders.end(), [&](Holder each) { return each.slot == handle.slot; });
+  const auto known = FindSlot(holders, handle.slot);
   if (known != holders.end()) {
     Count(*known, -1);
     *known = holder;
@@ -92,7 +100,7 @@ void PrefixIndex::Remove(SlotHandle handle, uint64_t fingerprint, v1::MissCause 
   const auto block = shard.blocks.find(fingerprint);
   if (block == shard.blocks.end() || !IsOpen(handle)) return;
   HolderList& holders = block->second;
-  const auto known = std::find_if(holders.begin(), holders.end(), [&](Holder each) { return each.slot == handle.slot; });
+  const auto known = FindSlot(holders, handle.slot);
   if (known == holders.end()) return;
   Count(*known, -1);
   holders.erase(known);

@@ -120,7 +120,9 @@ class PrefixIndex {
 
   Shard& ShardOf(uint64_t fingerprint) const { return shards_[fingerprint >> 56]; }
   SlotState StateOf(NodeSlot slot) const { return static_cast<SlotState>(words_[slot].load() & 3); }
-  bool IsOpen(SlotHandle handle) const { return words_[handle.slot].load() == Word(handle.generation, SlotState::kOpen); }
+  bool IsOpen(SlotHandle handle) const {
+    return words_[handle.slot].load() == Word(handle.generation, SlotState::kOpen);
+  }
   static uint32_t Word(uint32_t generation, SlotState state) { return generation << 2 | static_cast<uint32_t>(state); }
   void Count(Holder holder, int64_t change);
   // Drops holders in closed slots; returns why when that leaves none, else UNSPECIFIED.

@@ -25,7 +25,8 @@ std::string BearerOf(std::span<const uint8_t> secret) {
   std::array<uint8_t, 32> mac = {};
   unsigned int mac_bytes = mac.size();
   STEM_CHECK(HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
-                  reinterpret_cast<const uint8_t*>(kPurpose.data()), kPurpose.size(), mac.data(), &mac_bytes) != nullptr);
+                  reinterpret_cast<const uint8_t*>(kPurpose.data()), kPurpose.size(), mac.data(),
+                  &mac_bytes) != nullptr);
   const absl::string_view raw(reinterpret_cast<const char*>(mac.data()), mac.size());
   return absl::StrCat("Bearer ", absl::BytesToHexString(raw));
 }
@@ -60,7 +61,8 @@ absl::StatusOr<ClusterSecret> ClusterSecret::Read(const std::string& path, Logge
     return absl::InvalidArgumentError(absl::StrCat("--secret-file: '", path, "': ", secret.status().message()));
   }
   if ((info.st_mode & (S_IRGRP | S_IROTH)) != 0) {
-    log.Warn("secret_file_readable_by_others", {{"path", path}, {"mode", absl::StrFormat("%04o", info.st_mode & 0777)}});
+    const std::string mode = absl::StrFormat("%04o", info.st_mode & 0777);
+    log.Warn("secret_file_readable_by_others", {{"path", path}, {"mode", mode}});
   }
   return secret;
 }

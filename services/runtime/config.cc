@@ -51,11 +51,13 @@ std::string Explain(const CLI::App& app, const CLI::ParseError& error) {
   if (dynamic_cast<const CLI::ConfigError*>(&error) != nullptr) {
     absl::string_view key = what;
     if (absl::ConsumePrefix(&key, "INI was not able to parse ")) {
-      return absl::StrCat("the config file has an unknown key '", key, "'; its keys are the flags of --help, without '--'");
+      return absl::StrCat("the config file has an unknown key '", key,
+                          "'; its keys are the flags of --help, without '--'");
     }
   }
   absl::string_view rest = what;
-  if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr && absl::ConsumePrefix(&rest, "Could not convert: ")) {
+  if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr &&
+      absl::ConsumePrefix(&rest, "Could not convert: ")) {
     const std::pair<absl::string_view, absl::string_view> option = absl::StrSplit(rest, absl::MaxSplits(" = ", 1));
     return absl::StrCat(option.first, ": '", option.second, "' is not a number that fits here; see --help");
   }

@@ -31,7 +31,8 @@ bool IsLoopback(const HostPort& address);
 
 // Law 9: until roles and TLS exist, a TCP listener binds loopback. `flag` is named in the error. With
 // `insecure_allow_remote` any address will do, and is warned about. Errors: InvalidArgument.
-absl::Status CheckListenAddress(absl::string_view flag, const HostPort& address, bool insecure_allow_remote, Logger& log);
+absl::Status CheckListenAddress(absl::string_view flag, const HostPort& address, bool insecure_allow_remote,
+                                Logger& log);
 
 struct GrpcServer {
   std::unique_ptr<grpc::Server> server;  // never null
