@@ -67,7 +67,8 @@ absl::StatusOr<absl::string_view> Unseal(EnvelopeKind kind, absl::string_view se
   }
   const size_t payload_bytes = LoadAt<uint16_t>(sealed, 6);
   if (payload_bytes != sealed.size() - kHeaderBytes - kChecksumBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("transport envelope names ", payload_bytes, " payload bytes, but holds ",
+    return absl::InvalidArgumentError(absl::StrCat("transport envelope names ", payload_bytes,
+                                                   " payload bytes, but holds ",
                                                    sealed.size() - kHeaderBytes - kChecksumBytes));
   }
   const size_t checked_bytes = sealed.size() - kChecksumBytes;

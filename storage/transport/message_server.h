@@ -1,5 +1,6 @@
 // The owner's side: accepts the connections of requesters and, for reads by messages, answers their requests out of
-// the regions that are offered, and out of nothing else. A requester that does not read its replies, or dies in the middle, costs a bounded queue and nobody else's time.
+// the regions that are offered, and out of nothing else. A requester that does not read its replies, or dies in the
+// middle, costs a bounded queue and nobody else's time.
 #pragma once
 
 #include <cstddef>
@@ -35,8 +36,9 @@ class MessageServer {
 
   // All on the thread of `worker`, which must be destroyed before this. Listens on `host`. With `answers` off it only
   // holds the connections, over which requesters read by themselves.
-  static absl::StatusOr<std::unique_ptr<MessageServer>> Start(ucp_worker_h worker, const std::string& host, bool answers,
-                                                              Limits limits, TransportCounters& counters);
+  static absl::StatusOr<std::unique_ptr<MessageServer>> Start(ucp_worker_h worker, const std::string& host,
+                                                              bool answers, Limits limits,
+                                                              TransportCounters& counters);
   MessageServer(const MessageServer&) = delete;
   MessageServer& operator=(const MessageServer&) = delete;
 

@@ -44,7 +44,9 @@ size_t ReadScheduler::Issue() {
       ++issued;
     }
   }
-  std::erase_if(queues_, [](const auto& entry) { return entry.second.waiting.empty() && entry.second.ops_on_wire == 0; });
+  std::erase_if(queues_, [](const auto& entry) {
+    return entry.second.waiting.empty() && entry.second.ops_on_wire == 0;
+  });
   return issued;
 }
 

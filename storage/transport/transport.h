@@ -109,7 +109,8 @@ class Transport {
   // its on_safe. Later calls are refused with FailedPrecondition. Not from a callback. Twice is once.
   virtual void Close() = 0;
 
-  // What a peer needs to reach this transport: sealed bytes for MemoryMap.worker_address.
+  // What a peer needs to reach this transport: sealed bytes (envelope.h) for MemoryMap.worker_address. Over UCX the
+  // address of its listener, not of its worker (README, decisions).
   virtual const std::string& worker_address() const = 0;
 
   // One line for the log: which lanes were chosen, and how reads go over them.

@@ -22,7 +22,8 @@ constexpr uint64_t kSegmentHeaderBytes = 1024;  // room for UCX's and our header
 constexpr const char* kRdmaLanes = "ib";        // UCX's name for all of rc, dc and ud
 
 absl::Status Set(const UcxConfig& config, const char* name, const std::string& value) {
-  return UcxStatus(ucp_config_modify(config.get(), name, value.c_str()), absl::StrCat("UCX setting ", name, "=", value));
+  return UcxStatus(ucp_config_modify(config.get(), name, value.c_str()),
+                   absl::StrCat("UCX setting ", name, "=", value));
 }
 
 absl::StatusOr<UcxContext> OpenContext(const UcxOptions& options, const std::string& tls, uint64_t features) {

@@ -30,7 +30,8 @@ absl::Status Closed() { return absl::FailedPreconditionError("the transport is c
 absl::Status CheckRegions(const PeerMemory& memory) {
   constexpr size_t kRegionsMax = 64;
   if (memory.regions.size() > kRegionsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("peer names ", memory.regions.size(), " regions; at most ", kRegionsMax));
+    return absl::InvalidArgumentError(absl::StrCat("peer names ", memory.regions.size(), " regions; at most ",
+                                                   kRegionsMax));
   }
   absl::flat_hash_set<uint32_t> seen;
   for (const RemoteRegion& region : memory.regions) {
@@ -68,7 +69,8 @@ absl::Status UcxCore::Open() {
                                      .requests_queued_max = 2 * limits_.windows.peer_ops_max,
                                      .arrivals_max = kArrivalsMax,
                                      .replies_in_flight_max = kRepliesInFlightMax};
-  STEM_ASSIGN(server_, MessageServer::Start(worker_.get(), limits_.listen_host, ucx_.reads_by_messages, limits, counters_));
+  STEM_ASSIGN(server_, MessageServer::Start(worker_.get(), limits_.listen_host, ucx_.reads_by_messages, limits,
+                                            counters_));
   sealed_address_ = Seal(address_kind(), server_->address());
   const auto ended = [this](OpId op, const absl::Status& status) { scheduler_->Ended(op, status); };
   if (ucx_.reads_by_messages) {

@@ -153,8 +153,8 @@ TEST_P(TransportContract, ReadsGoBothWaysAtOnce) {
   ReadOutcome forth(1);
   ReadOutcome backward(1);
   ASSERT_TRUE(reader_->Read(*forth_peer, {Op(0, 2 << 20, 1 << 20)}, Soon(), forth.callbacks()).ok());
-  ASSERT_TRUE(owner_->Read(*back_peer, {{.arena = 0, .offset = 0, .destination = place, .registration = registered.get()}},
-                           Soon(), backward.callbacks()).ok());
+  const ReadOp op{.arena = 0, .offset = 0, .destination = place, .registration = registered.get()};
+  ASSERT_TRUE(owner_->Read(*back_peer, {op}, Soon(), backward.callbacks()).ok());
   EXPECT_TRUE(forth.WaitSafe().ok());
   EXPECT_TRUE(backward.WaitSafe().ok());
   EXPECT_TRUE(IsPattern(std::span(destination_).subspan(2 << 20, 1 << 20), kSeed, 0));
@@ -206,7 +206,8 @@ TEST_P(TransportContract, ADeadlineThatHasPassedRefusesTheRead) {
   auto peer = reader_->Connect(Memory(), Soon());
   ASSERT_TRUE(peer.ok());
   ReadOutcome outcome(1);
-  EXPECT_TRUE(absl::IsDeadlineExceeded(reader_->Read(*peer, {Op(0, 0, 64)}, absl::InfinitePast(), outcome.callbacks())));
+  const absl::Status read = reader_->Read(*peer, {Op(0, 0, 64)}, absl::InfinitePast(), outcome.callbacks());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(read)) << read;
 }
 
 TEST_P(TransportContract, MoreOpsThanTheQueueHoldsAreRefusedAndCounted) {
@@ -267,7 +268,7 @@ TEST_P(TransportContract, WhatWasReadIsCounted) {
 }
 
 TEST_P(TransportContract, MemoryThatIsNoLongerOfferedIsNotRead) {
-  if (GetParam() == Kind::kUcxGets) GTEST_SKIP() << "an emulated get is not checked by its owner: why TCP uses messages";
+  if (GetParam() == Kind::kUcxGets) GTEST_SKIP() << "an emulated get is unchecked: why TCP uses messages";
   ASSERT_TRUE(ReadNow({Op(0, 0, 64)}).ok());
   auto peer = reader_->Connect(Memory(), Soon());
   ASSERT_TRUE(peer.ok());

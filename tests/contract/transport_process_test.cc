@@ -58,7 +58,8 @@ class UcxProcess : public testing::TestWithParam<ReadPath> {
     std::vector<ReadOp> ops;
     for (size_t i = 0; i < count; ++i) {
       ops.push_back({.arena = 0, .offset = i * kOpBytes,
-                     .destination = std::span(destination_).subspan(i * kOpBytes, kOpBytes), .registration = local_.get()});
+                     .destination = std::span(destination_).subspan(i * kOpBytes, kOpBytes),
+                     .registration = local_.get()});
     }
     return ops;
   }

@@ -42,8 +42,8 @@ TEST(Envelope, AnotherKindIsRefusedByName) {
   const auto unsealed = Unseal(EnvelopeKind::kGetRegion, Seal(kKind, "worker address"));
   EXPECT_TRUE(absl::IsFailedPrecondition(unsealed.status()));
   EXPECT_EQ(unsealed.status().message(),
-            "peer sent a transport address for reads by messages; this node needs a rkey for one-sided reads (both must use "
-            "the same transport settings)");
+            "peer sent a transport address for reads by messages; this node needs a rkey for one-sided reads (both "
+            "must use the same transport settings)");
 }
 
 TEST(Envelope, TheLargestPayloadFits) {
