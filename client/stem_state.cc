@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/session.h"
 #include "proto/check.h"
+#include "proto/miss_cause.h"
 
 namespace stem {
 namespace {
@@ -126,7 +127,7 @@ absl::Status StemState::LostStatus(uint32_t block) const {
   }
   for (const MissRun& run : misses_) {
     if (block < run.first || block - run.first >= run.count) continue;
-    const std::string why = absl::StrCat("block ", block, " was promised and is lost: ", v1::MissCause_Name(run.cause));
+    const std::string why = absl::StrCat("block ", block, " was promised and is lost: ", CauseName(run.cause));
     if (run.cause == v1::MISS_CAUSE_DEADLINE) return absl::DeadlineExceededError(why);
     if (run.cause == v1::MISS_CAUSE_INTEGRITY) return absl::DataLossError(why);
     return absl::UnavailableError(why);

@@ -2,8 +2,7 @@
 
 #include <set>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/strip.h"
+#include "proto/miss_cause.h"
 #include "services/runtime/metrics.h"
 
 namespace stem {
@@ -18,12 +17,6 @@ prometheus::Family<prometheus::Counter>& Counters(prometheus::Registry& registry
 
 prometheus::Family<prometheus::Gauge>& Gauges(prometheus::Registry& registry, const char* name, const char* help) {
   return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
-}
-
-// MISS_CAUSE_NODE_LOST -> "node_lost": the word that reports and the console use.
-std::string CauseWord(v1::MissCause cause) {
-  const std::string& name = v1::MissCause_Name(cause);
-  return absl::AsciiStrToLower(absl::StripPrefix(absl::string_view(name.data(), name.size()), "MISS_CAUSE_"));
 }
 
 }  // namespace
@@ -54,7 +47,7 @@ void DirectoryMetrics::OnMatch(const v1::MatchReply& reply, size_t blocks_asked,
   matches_.Add({{"truth", reply.truth().exact() ? "exact" : "stale"}}).Increment();
   asked_.Increment(static_cast<double>(blocks_asked));
   matched_.Increment(reply.matched_blocks());
-  for (const v1::Miss& miss : reply.misses()) missed_.Add({{"cause", CauseWord(miss.cause())}}).Increment(miss.count());
+  for (const v1::Miss& miss : reply.misses()) missed_.Add({{"cause", CauseName(miss.cause())}}).Increment(miss.count());
   match_seconds_.Observe(absl::ToDoubleSeconds(took));
 }
 

@@ -158,6 +158,7 @@ bool Announcer::SendSnapshot(Stream& stream, Interned& interned, uint64_t sequen
   uint32_t index = 0;
   size_t changes = 0;
   bool alive = true;
+  interned.numbers.clear();  // a snapshot names every namespace that it uses again
   v1::AnnounceMessage message;
   const auto flush = [&](bool last) {
     message.mutable_chunk()->set_sequence(sequence);

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "kernels/checksum.h"
+#include "services/node/remote_run.h"
 #include "services/node/slot_runs.h"
 
 namespace stem {
@@ -14,36 +14,6 @@ namespace {
 constexpr int kLandedSlotsPerMessage = 16;
 // How long planning may wait for slots in all: acquires that hold some and want more must not wait for each other.
 constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(250);
-
-// A leased run while its bytes are on their way. Shared by the fetch and the transport's callbacks: the fillings of reads
-// that failed stay out of use until the transport says that nothing writes them any more (law 6).
-struct RemoteRun {
-  PeerLease lease;
-  std::vector<Filling> fillings;    // by op; moved out once landed
-  std::vector<size_t> leased;       // by op: index into the lease's slots
-  Mutex mutex;
-  CondVar landed;
-  std::vector<std::optional<absl::Status>> results ABSL_GUARDED_BY(mutex);  // by op
-
-  void Finish(size_t op, absl::Status status) {
-    MutexLock lock(mutex);
-    results[op] = std::move(status);
-    landed.NotifyAll();
-  }
-  bool Finished(size_t op) {
-    MutexLock lock(mutex);
-    return results[op].has_value();
-  }
-  absl::Status WaitFor(size_t op, absl::Time deadline) {
-    MutexLock lock(mutex);
-    while (!results[op].has_value()) {
-      const absl::Duration left = deadline - absl::Now();
-      if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the block did not arrive in time");
-      landed.WaitFor(mutex, left);
-    }
-    return *results[op];
-  }
-};
 
 v1::MissCause CauseOf(const absl::Status& status, absl::Time deadline) {
   switch (status.code()) {
@@ -104,12 +74,9 @@ class Fetcher::Fetch {
   bool PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause);
   void PlanMisses(const v1::MatchReply* reply, size_t first_block);
   void Answer();
-  void StartReads();
-  void StartRead(const std::shared_ptr<RemoteRun>& run);
   void Bring();
   absl::StatusOr<BlockPin> BringOne(size_t i, v1::Source* source);
   absl::StatusOr<BlockPin> BringAwaited(size_t position);
-  absl::StatusOr<BlockPin> Prove(RemoteRun& run, size_t op, const BlockName& name);
   std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t position);
   bool Land(size_t position, BlockPin pin, v1::Source source);
   void FlushLanded();
@@ -188,7 +155,9 @@ void Fetcher::Fetch::Run() {
   matched_ = static_cast<uint32_t>((pinned_ + steps_.size()) / parts_asked_);
   // Parts of a block that is not whole are of no use to anyone.
   if (const size_t whole = size_t{matched_} * parts_asked_; whole >= pinned_) steps_.resize(whole - pinned_);
-  StartReads();
+  for (const std::shared_ptr<RemoteRun>& run : runs_) {
+    RemoteRun::Start(run, parts_.transport, *parts_.registrations[session_->space().memory->arena_id], call_.deadline);
+  }
   Answer();
   Bring();
   Finish();
@@ -261,8 +230,7 @@ bool Fetcher::Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& r
   const auto leased = static_cast<size_t>(lease->reply.slots_size());
   const v1::MissCause short_of = lease->reply.has_miss() ? lease->reply.miss().cause() : v1::MISS_CAUSE_EVICTED;
   if (leased > 0) {
-    auto remote = std::make_shared<RemoteRun>();
-    remote->lease = *std::move(lease);
+    auto remote = std::make_shared<RemoteRun>(*std::move(lease), pool_.geometry());
     runs_.push_back(remote);
     corrupt_.emplace_back();
     for (size_t i = 0; i < leased; ++i) {
@@ -284,9 +252,7 @@ bool Fetcher::Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leas
   absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), slots_until_);
   if (filling.ok()) {
     step.run = run;
-    step.op = run->fillings.size();
-    run->fillings.push_back(*std::move(filling));
-    run->leased.push_back(leased);
+    step.op = run->Add(leased, *std::move(filling));
   } else if (absl::IsAlreadyExists(filling.status())) {
     step.pinned = pool_.Pin(names_[position]);
     step.wait = !step.pinned.valid();
@@ -358,36 +324,6 @@ void Fetcher::Fetch::Answer() {
 
 // ---- Bringing -----------------------------------------------------------------------------------------------------------
 
-void Fetcher::Fetch::StartReads() {
-  for (const std::shared_ptr<RemoteRun>& run : runs_) StartRead(run);
-}
-
-void Fetcher::Fetch::StartRead(const std::shared_ptr<RemoteRun>& run) {
-  const v1::LeaseReply& reply = run->lease.reply;
-  const Registration* const registration = parts_.registrations[session_->space().memory->arena_id].get();
-  const size_t count = run->fillings.size();
-  {
-    MutexLock lock(run->mutex);
-    run->results.resize(count);
-  }
-  if (count == 0) return;
-  std::vector<ReadOp> ops;
-  ops.reserve(count);
-  for (size_t op = 0; op < count; ++op) {
-    const auto leased = static_cast<int>(run->leased[op]);
-    ops.push_back({.arena = reply.arena(),
-                   .offset = reply.slots(leased) * reply.slot_bytes() + pool_.geometry().header_offset(),
-                   .destination = run->fillings[op].view().proved_bytes(reply.lengths(leased)),
-                   .registration = registration});
-  }
-  const absl::Status started = parts_.transport.Read(
-      run->lease.memory, std::move(ops), std::min(call_.deadline, run->lease.expiry),
-      {.on_op = [run](size_t op, absl::Status status) { run->Finish(op, std::move(status)); },
-       .on_safe = [run](const absl::Status&) {}});
-  if (started.ok()) return;
-  for (size_t op = 0; op < count; ++op) run->Finish(op, started);
-}
-
 void Fetcher::Fetch::Bring() {
   std::vector<absl::StatusOr<BlockPin>> promoted;  // of the positions from promoted_first on
   size_t promoted_first = 0;
@@ -433,16 +369,20 @@ absl::StatusOr<BlockPin> Fetcher::Fetch::BringOne(size_t i, v1::Source* source) 
   if (!run.Finished(step.op)) FlushLanded();
   {
     const StageTimer timer(parts_.metrics, Stage::kRead);
-    STEM_TRY(run.WaitFor(step.op, std::min(call_.deadline, run.lease.expiry)));
+    STEM_TRY(run.WaitFor(step.op, call_.deadline));
   }
-  const bool from_ssd = run.lease.reply.from_ssd(static_cast<int>(run.leased[step.op]));
-  *source = from_ssd ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
-  absl::StatusOr<BlockPin> pin = Prove(run, step.op, name);
+  *source = run.from_ssd(step.op) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
+  absl::StatusOr<BlockPin> pin;
+  {
+    const StageTimer timer(parts_.metrics, Stage::kProve);
+    pin = run.Prove(step.op, name);
+  }
+  if (pin.ok()) parts_.metrics.AddBytes(BytePath::kRemoteRead, pin->meta().length);
   if (absl::IsDataLoss(pin.status())) {
     const auto index = std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin();
     corrupt_[index].push_back(name.key);
     parts_.metrics.CountIntegrityFailure("remote");
-    parts_.log.Error("proof_failed", {{"peer", run.lease.node}, {"key", name.key.ToHex()}, {"why", pin.status().message()}});
+    parts_.log.Error("proof_failed", {{"peer", run.lease().node}, {"key", name.key.ToHex()}, {"why", pin.status().message()}});
   }
   return pin;
 }
@@ -460,28 +400,6 @@ absl::StatusOr<BlockPin> Fetcher::Fetch::BringAwaited(size_t position) {
   std::vector<Filling> fillings;
   fillings.push_back(std::move(filling));
   return std::move(parts_.promoter.Promote(pool_, std::move(fillings)).front());
-}
-
-// Header and payload that came, against what the lease promised; then the block is this node's.
-absl::StatusOr<BlockPin> Fetcher::Fetch::Prove(RemoteRun& run, size_t op, const BlockName& name) {
-  const StageTimer timer(parts_.metrics, Stage::kProve);
-  const v1::LeaseReply& reply = run.lease.reply;
-  const auto leased = static_cast<int>(run.leased[op]);
-  Filling filling = std::move(run.fillings[op]);
-  const SlotView<std::byte> slot = filling.view();
-  const SlotHeader header = slot.header();
-  const uint64_t length = reply.lengths(leased);
-  if (header.magic != kSlotMagic || header.version != kSlotVersion) return absl::DataLossError("not a slot header");
-  if (header.name.space != name.space) return absl::DataLossError("the slot is of another namespace");
-  if (header.name.key != name.key) return absl::DataLossError("the slot is of another key");
-  if (header.generation != reply.generations(leased)) return absl::DataLossError("the slot is of another generation");
-  if (header.length != length) return absl::DataLossError("the slot is of another length");
-  const uint64_t digest = Digest(name, slot.payload(length), slot.chunk_hashes(ChunkCount(length)));
-  if (digest != reply.digests(leased) || digest != header.digest) {
-    return absl::DataLossError("the payload does not have its digest");
-  }
-  parts_.metrics.AddBytes(BytePath::kRemoteRead, length);
-  return std::move(filling).Commit(length, digest, header.publisher, true);
 }
 
 bool Fetcher::Fetch::Land(size_t position, BlockPin pin, v1::Source source) {
@@ -516,7 +434,7 @@ void Fetcher::Fetch::Lose(size_t position, const absl::Status& why) {
 }
 
 void Fetcher::Fetch::Finish() {
-  for (size_t i = 0; i < runs_.size(); ++i) parts_.peers.Return(runs_[i]->lease, corrupt_[i]);
+  for (size_t i = 0; i < runs_.size(); ++i) parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
   pool_.Touch(std::span(names_).first(size_t{matched_} * parts_asked_));
 }
 

@@ -1,8 +1,7 @@
 #include "services/node/metrics.h"
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "proto/miss_cause.h"
 #include "proto/validate.h"
 #include "services/runtime/metrics.h"
 
@@ -19,10 +18,6 @@ prometheus::Family<prometheus::Counter>& Counters(prometheus::Registry& registry
 }
 
 }  // namespace
-
-std::string CauseName(v1::MissCause cause) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::MissCause_Name(cause), "MISS_CAUSE_"));
-}
 
 NodeMetrics::NodeMetrics(prometheus::Registry& registry)
     : registry_(registry),

@@ -57,9 +57,6 @@ class NodeMetrics {
   prometheus::Family<prometheus::Counter>& expired_;
 };
 
-// "cold" for MISS_CAUSE_COLD, and so on: the words of logs, labels and reports.
-std::string CauseName(stemcache::v1::MissCause cause);
-
 // Observes a stage from construction to destruction.
 class StageTimer {
  public:

@@ -1,6 +1,7 @@
 #include "services/node/node.h"
 
 #include <openssl/rand.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,7 +26,7 @@ constexpr size_t kLeasesMax = 65536;
 constexpr size_t kFetchesQueuedMax = 1024;
 constexpr size_t kCommitsQueuedMax = 256;
 constexpr absl::Duration kHousekeeping = absl::Milliseconds(100);
-constexpr int kTicksPerGarbageRound = 20;
+constexpr int kTicksPerGarbageRound = 5;
 constexpr absl::Duration kDrain = absl::Seconds(2);
 
 uint64_t RandomIncarnation() {
@@ -44,6 +45,14 @@ std::string HostId() {
   return id;
 }
 
+// The SSD tier keeps many files open; the usual soft limit of 1024 is for select(), which nothing here uses.
+void RaiseFileLimit() {
+  struct rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
@@ -60,6 +69,10 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(const NodeConfig& config, Logg
   for (const auto& [flag, text] : {std::pair("--listen", config.listen), std::pair("--http", config.http)}) {
     STEM_ASSIGN(const HostPort address, ParseHostPort(text));
     STEM_TRY(CheckListenAddress(flag, address, config.insecure_allow_remote, log));
+  }
+  if (ParseHostPort(config.listen)->host == "0.0.0.0" || ParseHostPort(config.listen)->host == "::") {
+    return absl::InvalidArgumentError(absl::StrCat("--listen: '", config.listen, "' is every address; peers must be told one: ",
+                                                   "use this host's own"));
   }
   STEM_ASSIGN(ClusterSecret secret, ClusterSecret::Read(config.secret_file, log));
   std::unique_ptr<Node> node(new Node(config, std::move(secret), log));
@@ -102,6 +115,7 @@ Node::~Node() {
 absl::Status Node::OpenTiers() {
   std::string registry_path;
   if (config_.ssd_bytes > 0) {
+    RaiseFileLimit();
     std::error_code failed;
     std::filesystem::create_directories(config_.ssd_dir, failed);
     if (failed) {
@@ -125,18 +139,13 @@ absl::Status Node::OpenTiers() {
 absl::Status Node::RestoreSpilled() {
   std::vector<BlockName> unknown;
   size_t restored = 0;
-  const absl::Status read = store_->ForEach([&](const SpillMeta& meta) {
+  const absl::Status read = store_->ForEach([&](const BlockMeta& meta) {
     const Space* const space = spaces_->Find(meta.name.space);
     if (space == nullptr || meta.length > space->pool().geometry().block_bytes_max()) {
       unknown.push_back(meta.name);
       return;
     }
-    space->pool().Restore({.name = meta.name,
-                           .parent = meta.parent,
-                           .generation = meta.generation,
-                           .length = meta.length,
-                           .digest = meta.digest,
-                           .publisher = meta.publisher});
+    space->pool().Restore(meta);
     ++restored;
   });
   if (absl::IsDataLoss(read)) {
@@ -153,8 +162,11 @@ absl::Status Node::RestoreSpilled() {
 }
 
 absl::Status Node::OpenTransport() {
+  STEM_ASSIGN(const HostPort listen, ParseHostPort(config_.listen));
+  const bool loopback = IsLoopback(listen);
   STEM_ASSIGN(transport_, UcxTransport::Create({.ucx = {.tls = config_.ucx_tls,
-                                                        .loopback_only = !config_.insecure_allow_remote}}));
+                                                        .loopback_only = loopback,
+                                                        .listen_host = loopback ? "127.0.0.1" : listen.host}}));
   log_.Info("transport_open", {{"lanes", transport_->description()}});
   for (const auto& memory : spaces_->memories()) {
     STEM_ASSIGN(std::unique_ptr<Registration> registration, transport_->Register(memory->arena.bytes()));

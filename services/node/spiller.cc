@@ -50,15 +50,10 @@ size_t Spiller::Step(BlockPool& pool) {
   for (const BlockPin& pin : batch) {
     const BlockMeta& meta = pin.meta();
     const SlotView<const std::byte> slot = pin.view();
-    writes.push_back({.meta = {.name = meta.name,
-                               .parent = meta.parent,
-                               .generation = meta.generation,
-                               .length = meta.length,
-                               .digest = meta.digest,
-                               .publisher = meta.publisher},
+    writes.push_back({.meta = meta,
                       .payload = slot.payload(meta.length),
                       .chunk_hashes = slot.chunk_hashes(ChunkCount(meta.length))});
-    bytes += SlotGeometry::For(meta.length).payload_offset + meta.length;
+    bytes += SpillRecordBytes(meta.length);
   }
   absl::Status status = absl::OkStatus();
   if (const std::vector<BlockName> gone = pool.MakeSsdRoom(bytes); !gone.empty()) status = store_.Remove(gone);

@@ -284,7 +284,7 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
   if (block.on_ssd) {
     ssd_policy_->Remove(id);
     --blocks_ssd_;
-    ssd_bytes_ -= RecordBytes(block);
+    ssd_bytes_ -= SpillRecordBytes(block.meta.length);
   }
   const bool named = ready || block.on_ssd;
   block.on_ssd = false;
@@ -349,11 +349,6 @@ std::vector<BlockName> BlockPool::Quarantine(const BlockName& name) {
 
 // ---- Spilling -----------------------------------------------------------------------------------------------------------
 
-uint64_t BlockPool::RecordBytes(const Block& block) const {
-  // Payload, chunk hashes and header, as storage/spill keeps them.
-  return SlotGeometry::For(block.meta.length).payload_offset + block.meta.length;
-}
-
 bool BlockPool::SpillWanted() const {
   return options_.ssd_bytes_max > 0 && (slot_waiters_ > 0 || free_slots_.size() < options_.spill_ahead_slots);
 }
@@ -403,7 +398,7 @@ void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
       block.on_ssd = true;
       block.spill_generation = block.meta.generation;
       ++blocks_ssd_;
-      ssd_bytes_ += RecordBytes(block);
+      ssd_bytes_ += SpillRecordBytes(block.meta.length);
       ssd_policy_->Admit(id, {.bytes = block.meta.length}, absl::Now());
     }
     if (block.pins == 0) LeaveDram(id);
@@ -438,7 +433,7 @@ void BlockPool::LeaveSsd(BlockId id) {
   }
   ssd_policy_->Remove(id);
   --blocks_ssd_;
-  ssd_bytes_ -= RecordBytes(block);
+  ssd_bytes_ -= SpillRecordBytes(block.meta.length);
   block.on_ssd = false;  // its best place is DRAM still: nothing to announce
 }
 
@@ -485,7 +480,7 @@ void BlockPool::Restore(const BlockMeta& meta) {
   block.spill_generation = meta.generation;
   block.on_ssd = true;
   ++blocks_ssd_;
-  ssd_bytes_ += RecordBytes(block);
+  ssd_bytes_ += SpillRecordBytes(block.meta.length);
   ssd_policy_->Admit(id, {.bytes = meta.length}, absl::Now());
 }
 

@@ -19,22 +19,13 @@
 #include "proto/block_key.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
+#include "storage/block_meta.h"
 #include "storage/policy/eviction.h"
 #include "storage/pool/slot.h"
 
 namespace stem {
 
 class BlockPool;
-
-// What the table keeps of a payload besides its bytes.
-struct BlockMeta {
-  BlockName name;
-  std::optional<BlockKey> parent;  // part key before it; absent = starts its chain
-  uint64_t generation = 0;         // of its slot in DRAM; in Filling::promoted(), of its record on SSD
-  uint64_t length = 0;             // payload bytes
-  uint64_t digest = 0;
-  uint64_t publisher = 0;
-};
 
 enum class Residence : uint8_t { kGone, kSsd, kDram };
 enum class GoneReason : uint8_t { kNone, kEvicted, kSpillRejected, kIntegrity, kWithdrawn };
@@ -82,7 +73,7 @@ class Filling {
   bool valid() const { return pool_ != nullptr; }
   uint32_t slot() const { return slot_; }
   SlotView<std::byte> view() const;
-  // Set when the block is on this node's SSD: what the bytes read from there must be.
+  // Set when the block is on this node's SSD: what the record read from there must be, its generation included.
   const std::optional<BlockMeta>& promoted() const { return promoted_; }
 
   // Makes the block Ready: writes the slot's header, then names it. The payload and its chunk hashes are in the slot.
@@ -216,7 +207,6 @@ class BlockPool {
   absl::StatusOr<uint32_t> TakeSlot(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool SpillWanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Announce(const Block& block, Residence residence, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  uint64_t RecordBytes(const Block& block) const;
 
   const std::span<std::byte> arena_;
   const SlotGeometry geometry_;

@@ -59,8 +59,8 @@ absl::StatusOr<HeaderFields> ParseFields(std::span<const std::byte> bytes, const
   return fields;
 }
 
-SpillMeta ToMeta(const HeaderFields& fields) {
-  SpillMeta meta{.name = fields.name,
+BlockMeta ToMeta(const HeaderFields& fields) {
+  BlockMeta meta{.name = fields.name,
                  .parent = std::nullopt,
                  .generation = fields.generation,
                  .length = fields.length,
@@ -89,7 +89,7 @@ absl::StatusOr<BlockName> ParseSpillKey(std::span<const std::byte> bytes) {
   return name;
 }
 
-SpillHeader EncodeSpillHeader(const SpillMeta& meta, std::span<const uint64_t> chunk_hashes) {
+SpillHeader EncodeSpillHeader(const BlockMeta& meta, std::span<const uint64_t> chunk_hashes) {
   STEM_CHECK(chunk_hashes.size() == ChunkCount(meta.length));
   HeaderFields fields;
   fields.flags = meta.parent.has_value() ? kHasParent : 0;
@@ -106,7 +106,7 @@ SpillHeader EncodeSpillHeader(const SpillMeta& meta, std::span<const uint64_t> c
   return header;
 }
 
-absl::StatusOr<SpillMeta> ParseSpillHeader(std::span<const std::byte> bytes, const BlockName& name) {
+absl::StatusOr<BlockMeta> ParseSpillHeader(std::span<const std::byte> bytes, const BlockName& name) {
   if (bytes.size() > kSpillHeaderBytes) {
     return Damaged(name, absl::StrCat(bytes.size(), " bytes in the index, a header has ", kSpillHeaderBytes));
   }

@@ -16,16 +16,10 @@ namespace stem {
 
 inline constexpr uint32_t kSpillMagic = 0x50535453;  // "STSP"
 inline constexpr uint32_t kSpillVersion = 1;
-inline constexpr size_t kSpillHeaderBytes = 112;
 inline constexpr size_t kSpillKeyBytes = 32;
 
 using SpillKey = std::array<char, kSpillKeyBytes>;
 using SpillHeader = std::array<std::byte, kSpillHeaderBytes>;
-
-// Bytes of the record of a payload of `length` bytes: header, chunk hashes, payload.
-constexpr uint64_t SpillRecordBytes(uint64_t length) {
-  return kSpillHeaderBytes + ChunkCount(length) * sizeof(uint64_t) + length;
-}
 
 // Where the record of `name` is kept: namespace, then part key.
 SpillKey EncodeSpillKey(const BlockName& name);
@@ -34,15 +28,15 @@ SpillKey EncodeSpillKey(const BlockName& name);
 absl::StatusOr<BlockName> ParseSpillKey(std::span<const std::byte> bytes);
 
 // The header of the record of `meta`; `chunk_hashes` has ChunkCount(meta.length) entries.
-SpillHeader EncodeSpillHeader(const SpillMeta& meta, std::span<const uint64_t> chunk_hashes);
+SpillHeader EncodeSpillHeader(const BlockMeta& meta, std::span<const uint64_t> chunk_hashes);
 
 // What an entry of the index says; `bytes` is a header alone, and must be that of `name`.
 // Errors: DataLoss (what differs: size, magic, version, checksum, flags, length, name).
-absl::StatusOr<SpillMeta> ParseSpillHeader(std::span<const std::byte> bytes, const BlockName& name);
+absl::StatusOr<BlockMeta> ParseSpillHeader(std::span<const std::byte> bytes, const BlockName& name);
 
 // A record taken apart. The spans point into what was parsed; hashes are bytes, as they need not be aligned.
 struct SpillRecordView {
-  SpillMeta meta;
+  BlockMeta meta;
   std::span<const std::byte> chunk_hash_bytes;
   std::span<const std::byte> payload;
 };

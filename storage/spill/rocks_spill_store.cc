@@ -41,7 +41,7 @@ class RocksSpillStore::Impl {
   absl::Status Put(std::span<const SpillWrite> writes);
   void Get(SpillRead& read);
   absl::Status Remove(std::span<const BlockName> names);
-  absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit);
+  absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit);
   absl::StatusOr<bool> CollectGarbage();
   SpillStats stats() const;
   uint64_t live_bytes() const { return live_bytes_.load(std::memory_order_relaxed); }
@@ -118,7 +118,7 @@ absl::Status RocksSpillStore::Impl::Recount() {
   uint64_t bytes = 0;
   uint64_t records = 0;
   // A damaged stretch of the index loses its records, not the store.
-  if (absl::Status status = ForEach([&](const SpillMeta& meta) {
+  if (absl::Status status = ForEach([&](const BlockMeta& meta) {
         bytes += SpillRecordBytes(meta.length);
         ++records;
       });
@@ -134,7 +134,7 @@ uint64_t RocksSpillStore::Impl::RecordBytesOf(const BlockName& name) {
   const SpillKey key = EncodeSpillKey(name);
   rocksdb::PinnableSlice value;
   if (!db_->Get(rocksdb::ReadOptions(), families_[kMeta], AsSlice(key), &value).ok()) return 0;
-  const absl::StatusOr<SpillMeta> meta = ParseSpillHeader(AsBytes(value), name);
+  const absl::StatusOr<BlockMeta> meta = ParseSpillHeader(AsBytes(value), name);
   return meta.ok() ? SpillRecordBytes(meta->length) : 0;
 }
 
@@ -275,15 +275,15 @@ void RocksSpillStore::Impl::Get(SpillRead& read) {
   }
 }
 
-absl::Status RocksSpillStore::Impl::ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) {
+absl::Status RocksSpillStore::Impl::ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) {
   rocksdb::ReadOptions options;
   options.fill_cache = false;
   options.readahead_size = 2 << 20;
   const std::unique_ptr<rocksdb::Iterator> entry(db_->NewIterator(options, families_[kMeta]));
   for (entry->SeekToFirst(); entry->Valid(); entry->Next()) {
     const absl::StatusOr<BlockName> name = ParseSpillKey(AsBytes(entry->key()));
-    const absl::StatusOr<SpillMeta> meta =
-        name.ok() ? ParseSpillHeader(AsBytes(entry->value()), *name) : absl::StatusOr<SpillMeta>(name.status());
+    const absl::StatusOr<BlockMeta> meta =
+        name.ok() ? ParseSpillHeader(AsBytes(entry->value()), *name) : absl::StatusOr<BlockMeta>(name.status());
     if (meta.ok()) {
       visit(*meta);
     } else {
@@ -384,7 +384,7 @@ void RocksSpillStore::Get(std::span<SpillRead> reads) {
 
 absl::Status RocksSpillStore::Remove(std::span<const BlockName> names) { return impl_->Remove(names); }
 
-absl::Status RocksSpillStore::ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) { return impl_->ForEach(visit); }
+absl::Status RocksSpillStore::ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) { return impl_->ForEach(visit); }
 
 absl::StatusOr<bool> RocksSpillStore::CollectGarbage() { return impl_->CollectGarbage(); }
 

@@ -30,7 +30,7 @@ class RocksSpillStore final : public SpillStore {
   absl::Status Put(std::span<const SpillWrite> writes) override;
   void Get(std::span<SpillRead> reads) override;
   absl::Status Remove(std::span<const BlockName> names) override;
-  absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) override;
+  absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override;
   absl::StatusOr<bool> CollectGarbage() override;
   uint64_t bytes_used() const override;
   SpillStats stats() const override;

@@ -4,32 +4,19 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 
 #include "absl/functional/function_ref.h"
-#include "proto/block_key.h"
 #include "proto/status.h"
+#include "storage/block_meta.h"
 
 namespace stem {
 
 inline constexpr uint64_t kSpillPayloadBytesMax = 1ULL << 30;
 
-// What is known of a spilled block without reading its payload.
-struct SpillMeta {
-  BlockName name;                  // namespace and part key
-  std::optional<BlockKey> parent;  // part key of the block before it; absent = it starts its chain
-  uint64_t generation = 0;         // of the slot it was spilled from
-  uint64_t length = 0;             // payload bytes, 1..kSpillPayloadBytesMax
-  uint64_t digest = 0;             // kernels/checksum.h
-  uint64_t publisher = 0;
-
-  friend bool operator==(const SpillMeta&, const SpillMeta&) = default;
-};
-
 // One block to keep. Borrows both spans until Put returns.
 struct SpillWrite {
-  SpillMeta meta;
+  BlockMeta meta;
   std::span<const std::byte> payload;      // meta.length bytes
   std::span<const uint64_t> chunk_hashes;  // ChunkCount(meta.length) entries
 };
@@ -39,7 +26,7 @@ struct SpillRead {
   BlockName name;
   std::span<std::byte> payload;      // exactly as long as the caller's books say the payload is
   std::span<uint64_t> chunk_hashes;  // ChunkCount(payload.size()) entries
-  SpillMeta meta;
+  BlockMeta meta;
   // OK: spans and meta are filled; the caller still proves generation and digest. NotFound. DataLoss: torn, altered,
   // of another format version, name or length: remove it. Unavailable: the disk did not answer, try again later.
   // InvalidArgument: spans that do not fit each other. After an error the spans hold anything.
@@ -86,7 +73,7 @@ class SpillStore {
   // Visits every record, in no particular order, without reading payloads; for a warm restart. What is put or removed
   // meanwhile may be missed. Damaged entries are skipped and counted. Errors: DataLoss (part of the index could not be
   // read; what was visited is good), Unavailable.
-  virtual absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) = 0;
+  virtual absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) = 0;
 
   // One bounded round of taking back the space of removed and replaced records; false when
   // there was too little garbage to be worth it. Call it now and then, after removals, best from a thread of its own: a

@@ -41,9 +41,9 @@ class SpillContract : public ::testing::TestWithParam<std::string> {
 
   bool Holds(const SpillBlock& block) { return SpillReading(*store_, block.name(), block.meta().length).Is(block); }
 
-  absl::flat_hash_map<BlockName, SpillMeta> Visited() {
-    absl::flat_hash_map<BlockName, SpillMeta> metas;
-    EXPECT_TRUE(store_->ForEach([&](const SpillMeta& meta) { metas[meta.name] = meta; }).ok());
+  absl::flat_hash_map<BlockName, BlockMeta> Visited() {
+    absl::flat_hash_map<BlockName, BlockMeta> metas;
+    EXPECT_TRUE(store_->ForEach([&](const BlockMeta& meta) { metas[meta.name] = meta; }).ok());
     return metas;
   }
 

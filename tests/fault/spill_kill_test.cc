@@ -45,7 +45,7 @@ std::unique_ptr<RocksSpillStore> OpenOrExit(const std::string& path) {
 [[noreturn]] void Verify(const std::string& path, uint64_t batches) {
   const auto store = OpenOrExit(path);
   absl::flat_hash_set<BlockName> indexed;
-  if (!store->ForEach([&](const SpillMeta& meta) { indexed.insert(meta.name); }).ok()) _exit(5);
+  if (!store->ForEach([&](const BlockMeta& meta) { indexed.insert(meta.name); }).ok()) _exit(5);
   for (uint64_t i = 0; i < batches * kBlocksEach; ++i) {
     const SpillBlock block(i, kLength);
     if (!indexed.contains(block.name())) _exit(6);

@@ -116,7 +116,7 @@ bool SameCopy(const Shape& shape, CopyDirection direction, uint32_t seed) {
   stem::RunOnHost(host);
   cudaStream_t stream = nullptr;
   Must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
-  Must(cudaDeviceSynchronize(), "before the copy");
+  Must(cudaStreamSynchronize(nullptr), "before the copy");
   Must(stem::LaunchCopy(gpu, stream), "launching a copy");
   Must(cudaStreamSynchronize(stream), "running a copy");
   Must(cudaStreamDestroy(stream), "destroying a stream");
@@ -136,7 +136,7 @@ bool SameDigest(size_t length, size_t shift, uint32_t seed) {
   const OnGpu gpu_payload(payload, shift), gpu_words(Bytes(8 * (message.size() + 1)), 0);
   auto* const words = reinterpret_cast<uint64_t*>(gpu_words.data());
   Must(stem::LaunchDigest(head, gpu_payload.data(), words, words + message.size(), nullptr), "launching a digest");
-  Must(cudaDeviceSynchronize(), "running a digest");
+  Must(cudaStreamSynchronize(nullptr), "running a digest");
   const Bytes back = gpu_words.Back();
   return std::memcmp(back.data(), message.data(), 8 * message.size()) == 0 &&
          std::memcmp(&back[8 * message.size()], &digest, 8) == 0;

@@ -106,7 +106,7 @@ class World {
   void Spill() {
     std::vector<BlockPin> batch = pool_->TakeSpillBatch(4 * kBlockBytes);
     if (batch.empty()) return;
-    Forget(pool_->MakeSsdRoom(batch.size() * 2 * kBlockBytes));
+    Forget(pool_->MakeSsdRoom(batch.size() * SpillRecordBytes(kBlockBytes)));
     const bool stored = random_() % 6 != 0;
     for (const BlockPin& pin : batch) {
       if (stored) disk_[pin.meta().name.key.low] = pin.meta().generation;
@@ -130,7 +130,7 @@ TEST(BlockPoolPropertyTest, LawsHoldForAnyOrderOfEvents) {
   const uint64_t first_seed = std::random_device()();
   for (uint64_t seed = first_seed; seed < first_seed + 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    World world(seed, seed % 3 == 0 ? 0 : (seed % 3 == 1 ? 1 << 20 : 20 * 4200));
+    World world(seed, seed % 3 == 0 ? 0 : (seed % 3 == 1 ? 1ULL << 20 : 20 * SpillRecordBytes(kBlockBytes)));
     for (int step = 0; step < 1500; ++step) {
       world.Step();
       world.Check();

@@ -34,7 +34,7 @@ class FaultySpillStore final : public SpillStore {
   absl::Status Put(std::span<const SpillWrite> writes) override;
   void Get(std::span<SpillRead> reads) override;
   absl::Status Remove(std::span<const BlockName> names) override;
-  absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) override { return inner_.ForEach(visit); }
+  absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override { return inner_.ForEach(visit); }
   absl::StatusOr<bool> CollectGarbage() override { return inner_.CollectGarbage(); }
   uint64_t bytes_used() const override { return inner_.bytes_used(); }
   SpillStats stats() const override { return inner_.stats(); }

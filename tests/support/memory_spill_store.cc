@@ -72,13 +72,13 @@ absl::Status MemorySpillStore::Remove(std::span<const BlockName> names) {
   return absl::OkStatus();
 }
 
-absl::Status MemorySpillStore::ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) {
-  std::vector<SpillMeta> metas;
+absl::Status MemorySpillStore::ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) {
+  std::vector<BlockMeta> metas;
   {
     const MutexLock lock(mutex_);
     for (const auto& [name, record] : records_) metas.push_back(record.meta);
   }
-  for (const SpillMeta& meta : metas) visit(meta);
+  for (const BlockMeta& meta : metas) visit(meta);
   return absl::OkStatus();
 }
 

@@ -19,14 +19,14 @@ class MemorySpillStore final : public SpillStore {
   absl::Status Put(std::span<const SpillWrite> writes) override;
   void Get(std::span<SpillRead> reads) override;
   absl::Status Remove(std::span<const BlockName> names) override;
-  absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) override;
+  absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override;
   absl::StatusOr<bool> CollectGarbage() override { return false; }
   uint64_t bytes_used() const override;
   SpillStats stats() const override;
 
  private:
   struct Record {
-    SpillMeta meta;
+    BlockMeta meta;
     std::vector<std::byte> payload;
     std::vector<uint64_t> chunk_hashes;
   };

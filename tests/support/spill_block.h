@@ -42,14 +42,14 @@ class SpillBlock {
     return name;
   }
 
-  const SpillMeta& meta() const { return meta_; }
+  const BlockMeta& meta() const { return meta_; }
   const BlockName& name() const { return meta_.name; }
   const std::vector<std::byte>& payload() const { return payload_; }
   const std::vector<uint64_t>& chunk_hashes() const { return chunk_hashes_; }
   SpillWrite write() const { return {meta_, payload_, chunk_hashes_}; }
 
  private:
-  SpillMeta meta_;
+  BlockMeta meta_;
   std::vector<std::byte> payload_;
   std::vector<uint64_t> chunk_hashes_;
 };
@@ -85,7 +85,7 @@ class SpillReading {
   SpillReading& operator=(const SpillReading&) = delete;
 
   const absl::Status& status() const { return read_.status; }
-  const SpillMeta& meta() const { return read_.meta; }
+  const BlockMeta& meta() const { return read_.meta; }
   const std::vector<std::byte>& payload() const { return payload_; }
 
   // Whether what was read is `block`, down to the digest taken anew from the bytes.

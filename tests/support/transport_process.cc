@@ -10,13 +10,13 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/check.h"
+#include "absl/strings/string_view.h"
 #include "proto/status.h"
 #include "storage/transport/ucx_transport.h"
 #include "tests/support/read_outcome.h"
@@ -26,7 +26,7 @@ extern char** environ;
 namespace stem {
 namespace {
 
-constexpr std::string_view kRoleFlag = "--transport-process";
+constexpr absl::string_view kRoleFlag = "--transport-process";
 constexpr int kFromParent = 3;  // descriptors of the child; not standard output, where UCX logs
 constexpr int kToParent = 4;
 
@@ -198,11 +198,11 @@ bool IsPattern(std::span<const std::byte> bytes, uint64_t seed, uint64_t offset)
 
 bool RunTransportProcess(int argc, char** argv, int& exit_code) {
   if (argc < 3 || argv[1] != kRoleFlag) return false;
-  if (std::string_view(argv[2]) == "reader") {
+  if (absl::string_view(argv[2]) == "reader") {
     exit_code = RunReader();
   } else {
     STEM_CHECK(argc == 6);
-    const ReadPath path = std::string_view(argv[3]) == "gets" ? ReadPath::kGets : ReadPath::kMessages;
+    const ReadPath path = absl::string_view(argv[3]) == "gets" ? ReadPath::kGets : ReadPath::kMessages;
     exit_code = RunOwner(path, std::strtoull(argv[4], nullptr, 10), std::strtoull(argv[5], nullptr, 10));
   }
   return true;

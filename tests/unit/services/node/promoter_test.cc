@@ -29,7 +29,7 @@ class TamperingStore final : public SpillStore {
     }
   }
   absl::Status Remove(std::span<const BlockName> names) override { return inner_.Remove(names); }
-  absl::Status ForEach(absl::FunctionRef<void(const SpillMeta&)> visit) override { return inner_.ForEach(visit); }
+  absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override { return inner_.ForEach(visit); }
   absl::StatusOr<bool> CollectGarbage() override { return inner_.CollectGarbage(); }
   uint64_t bytes_used() const override { return inner_.bytes_used(); }
   SpillStats stats() const override { return inner_.stats(); }
@@ -50,8 +50,7 @@ class PromoterTest : public ::testing::Test {
     for (uint64_t number = 0; number < 3; ++number) {
       const SpillBlock block(number, kBlockBytes, 5);
       EXPECT_TRUE(store_.Put(std::vector<SpillWrite>{block.write()}).ok());
-      const SpillMeta& meta = block.meta();
-      pool_.Restore({meta.name, meta.parent, meta.generation, meta.length, meta.digest, meta.publisher});
+      pool_.Restore(block.meta());
     }
     EXPECT_TRUE(pool_.FinishRestore().empty());
   }

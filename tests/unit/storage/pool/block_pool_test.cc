@@ -202,7 +202,7 @@ TEST_F(BlockPoolTest, WaiterGetsTheBlockThatAnotherBrings) {
 class SpillingPoolTest : public BlockPoolTest {
  protected:
   void MakeSpillingPool(size_t slots, uint32_t ahead, uint64_t ssd_blocks) {
-    MakePool(slots, {.ssd_bytes_max = ssd_blocks * 2 * kBlockBytes, .spill_ahead_slots = ahead});
+    MakePool(slots, {.ssd_bytes_max = ssd_blocks * SpillRecordBytes(kBlockBytes), .spill_ahead_slots = ahead});
   }
 };
 
@@ -280,7 +280,7 @@ TEST_F(SpillingPoolTest, FullSsdGivesUpLeavesFirst) {
   PublishChain(10, 4);
   ASSERT_EQ(Spill(), 4u);
   ASSERT_EQ(pool_->stats().blocks_ssd, 4u);
-  const std::vector<BlockName> gone = pool_->MakeSsdRoom(2 * kBlockBytes);
+  const std::vector<BlockName> gone = pool_->MakeSsdRoom(SpillRecordBytes(kBlockBytes));
   EXPECT_EQ(gone, std::vector<BlockName>{Name(13)});
   EXPECT_EQ(Find(13), kAbsent);
   EXPECT_EQ(changes_.back().reason, GoneReason::kEvicted);

@@ -48,7 +48,7 @@ TEST(SpillRecord, TakenApartItIsWhatWasPutTogether) {
 }
 
 TEST(SpillRecord, BytesAreThoseOfTheFormat) {
-  SpillMeta meta;
+  BlockMeta meta;
   meta.name.space = {{.low = 0x0706050403020100, .high = 0x0F0E0D0C0B0A0908}};
   meta.name.key = {{.low = 0x1716151413121110, .high = 0x1F1E1D1C1B1A1918}};
   meta.parent = BlockKey{{.low = 0x2726252423222120, .high = 0x2F2E2D2C2B2A2928}};

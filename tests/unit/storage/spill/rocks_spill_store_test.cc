@@ -151,8 +151,8 @@ TEST_F(RocksSpillStoreTest, RecordAndIndexEntryOfAnotherVersionAreLostAlone) {
   const SpillReading reading(*store, SpillBlock::NameOf(1), 64 << 10);
   EXPECT_EQ(reading.status().code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(reading.status().message()), HasSubstr("format version 2"));
-  std::vector<SpillMeta> visited;
-  EXPECT_TRUE(store->ForEach([&](const SpillMeta& meta) { visited.push_back(meta); }).ok());
+  std::vector<BlockMeta> visited;
+  EXPECT_TRUE(store->ForEach([&](const BlockMeta& meta) { visited.push_back(meta); }).ok());
   ASSERT_EQ(visited.size(), 1u);
   EXPECT_EQ(visited[0], SpillBlock(2).meta());
 }

@@ -1,0 +1,81 @@
+#include "services/node/remote_run.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/checksum.h"
+
+namespace stem {
+
+size_t RemoteRun::Add(size_t leased, Filling filling) {
+  fillings_.push_back(std::move(filling));
+  leased_.push_back(leased);
+  MutexLock lock(mutex_);
+  results_.emplace_back();
+  return results_.size() - 1;
+}
+
+void RemoteRun::Start(const std::shared_ptr<RemoteRun>& run, Transport& transport, const Registration& into,
+                      absl::Time deadline) {
+  const stemcache::v1::LeaseReply& reply = run->lease_.reply;
+  std::vector<ReadOp> ops;
+  ops.reserve(run->fillings_.size());
+  for (size_t op = 0; op < run->fillings_.size(); ++op) {
+    const auto leased = static_cast<int>(run->leased_[op]);
+    ops.push_back({.arena = reply.arena(),
+                   .offset = reply.slots(leased) * reply.slot_bytes() + run->geometry_.header_offset(),
+                   .destination = run->fillings_[op].view().proved_bytes(reply.lengths(leased)),
+                   .registration = &into});
+  }
+  if (ops.empty()) return;
+  const absl::Status started =
+      transport.Read(run->lease_.memory, std::move(ops), std::min(deadline, run->lease_.expiry),
+                     {.on_op = [run](size_t op, absl::Status status) { run->Finish(op, std::move(status)); },
+                      .on_safe = [run](const absl::Status&) {}});
+  if (started.ok()) return;
+  for (size_t op = 0; op < run->fillings_.size(); ++op) run->Finish(op, started);
+}
+
+void RemoteRun::Finish(size_t op, absl::Status status) {
+  MutexLock lock(mutex_);
+  results_[op] = std::move(status);
+  landed_.NotifyAll();
+}
+
+bool RemoteRun::Finished(size_t op) {
+  MutexLock lock(mutex_);
+  return results_[op].has_value();
+}
+
+absl::Status RemoteRun::WaitFor(size_t op, absl::Time deadline) {
+  const absl::Time until = std::min(deadline, lease_.expiry);
+  MutexLock lock(mutex_);
+  while (!results_[op].has_value()) {
+    const absl::Duration left = until - absl::Now();
+    if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the block did not arrive in time");
+    landed_.WaitFor(mutex_, left);
+  }
+  return *results_[op];
+}
+
+absl::StatusOr<BlockPin> RemoteRun::Prove(size_t op, const BlockName& name) {
+  const stemcache::v1::LeaseReply& reply = lease_.reply;
+  const auto leased = static_cast<int>(leased_[op]);
+  Filling filling = std::move(fillings_[op]);
+  const SlotView<std::byte> slot = filling.view();
+  const SlotHeader header = slot.header();
+  const uint64_t length = reply.lengths(leased);
+  if (header.magic != kSlotMagic || header.version != kSlotVersion) return absl::DataLossError("not a slot header");
+  if (header.name.space != name.space) return absl::DataLossError("the slot is of another namespace");
+  if (header.name.key != name.key) return absl::DataLossError("the slot is of another key");
+  if (header.generation != reply.generations(leased)) return absl::DataLossError("the slot is of another generation");
+  if (header.length != length) return absl::DataLossError("the slot is of another length");
+  const uint64_t digest = Digest(name, slot.payload(length), slot.chunk_hashes(ChunkCount(length)));
+  if (digest != reply.digests(leased) || digest != header.digest) {
+    return absl::DataLossError("the payload does not have its digest");
+  }
+  return std::move(filling).Commit(length, digest, header.publisher, true);
+}
+
+}  // namespace stem

@@ -1,0 +1,54 @@
+// A leased run of a peer's blocks while their bytes are on the way into this node's slots.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+#include "services/node/peers.h"
+#include "storage/pool/block_pool.h"
+#include "storage/transport/transport.h"
+
+namespace stem {
+
+// Shared by the fetch and the transport's callbacks: the fillings of reads that failed stay out of use until the transport
+// says that nothing writes them any more (law 6). Add, Start and Prove are the fetch's; an op is the index of an Add.
+class RemoteRun {
+ public:
+  RemoteRun(PeerLease lease, const SlotGeometry& geometry) : lease_(std::move(lease)), geometry_(geometry) {}
+
+  const PeerLease& lease() const { return lease_; }
+
+  // The lease's slot number `leased` is to land in `filling`. Returns its op.
+  size_t Add(size_t leased, Filling filling);
+
+  // Begins every read; what cannot begin is finished with the reason. `into`: where the fillings lie.
+  static void Start(const std::shared_ptr<RemoteRun>& run, Transport& transport, const Registration& into,
+                    absl::Time deadline);
+
+  bool Finished(size_t op);
+  // How the read ended; DeadlineExceeded when it has not by `deadline` or the lease's end.
+  absl::Status WaitFor(size_t op, absl::Time deadline);
+
+  bool from_ssd(size_t op) const { return lease_.reply.from_ssd(static_cast<int>(leased_[op])); }
+
+  // Header and payload that came, against `name` and what the lease promised; then the block is this node's. Once per op,
+  // after WaitFor returned OK. Errors: DataLoss (which field), FailedPrecondition (its parent left).
+  absl::StatusOr<BlockPin> Prove(size_t op, const BlockName& name);
+
+ private:
+  void Finish(size_t op, absl::Status status);
+
+  const PeerLease lease_;
+  const SlotGeometry geometry_;
+  std::vector<Filling> fillings_;  // by op; moved out once landed
+  std::vector<size_t> leased_;     // by op: index into the lease's slots
+  Mutex mutex_;
+  CondVar landed_;
+  std::vector<std::optional<absl::Status>> results_ ABSL_GUARDED_BY(mutex_);  // by op
+};
+
+}  // namespace stem
