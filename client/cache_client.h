@@ -52,7 +52,7 @@ struct ClientStats {
 // threads, or the timer), must not block, must not call the synchronous forms and must not destroy the client. Each
 // runs exactly once, before the destructor returns; inside the call that was given it only when that call is refused at
 // once. Errors, of every call: DeadlineExceeded (its deadline), Unavailable (no node, at once; a gone node is asked for
-// again at most every 50 ms, growing to 2 s), ResourceExhausted (4096 calls and stems, or 64 MiB unsent),
+// again at most every 50 ms, growing to 2 s), ResourceExhausted (4096 calls and stems, or 16 MiB unsent),
 // InvalidArgument (names the value), Internal (the node sent nonsense), FailedPrecondition (the node refuses this
 // namespace, or its root changed since Connect). All of them mean: recompute.
 class CacheClient {

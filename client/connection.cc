@@ -104,8 +104,9 @@ absl::Status Connection::SameRoot(const AttachGrant& grant) const {
 }
 
 absl::Status Connection::Waiting() const {
+  if (failure_.ok()) return absl::OkStatus();
   const absl::Duration left = absl::FromChrono(retry_at_ - Deadline::Clock::now());
-  if (failure_.ok() || left <= absl::ZeroDuration()) return absl::OkStatus();
+  if (left <= absl::ZeroDuration()) return absl::OkStatus();
   const absl::StatusCode code =
       absl::IsFailedPrecondition(failure_) ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kUnavailable;
   return absl::Status(code, absl::StrCat("no node; the next attempt is in ", absl::ToInt64Milliseconds(left),

@@ -58,7 +58,7 @@ class Connection {
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // of the last attempt
   absl::Duration backoff_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
-  Deadline::Clock::time_point retry_at_ ABSL_GUARDED_BY(mutex_) = Deadline::Clock::time_point::min();
+  Deadline::Clock::time_point retry_at_ ABSL_GUARDED_BY(mutex_);  // meaningful after a failure
 };
 
 }  // namespace stem

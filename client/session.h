@@ -32,7 +32,7 @@ class StemState;
 class Session : public std::enable_shared_from_this<Session> {
  public:
   static constexpr size_t kRequestsMax = 4096;      // calls and stems at a time
-  static constexpr size_t kOutBytesMax = 64 << 20;  // waiting to be written
+  static constexpr size_t kOutBytesMax = 16 << 20;  // waiting to be written
 
   using OnReply = std::function<void(absl::StatusOr<v1::NodeMessage>)>;
 

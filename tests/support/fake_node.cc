@@ -94,6 +94,7 @@ FakeNode::~FakeNode() {
   }
   server_->Shutdown(std::chrono::system_clock::now());
   server_->Wait();
+  MutexLock lock(mutex_);  // what the handlers did is seen here through our lock, whatever gRPC is built with
 }
 
 void FakeNode::HangUp() {
@@ -163,7 +164,7 @@ grpc::Status FakeNode::Session(grpc::ServerContext*,
     ++sessions_;
     stream->Write(opened);
   }
-  while (reading_ && stream->Read(&message)) {
+  while (stream->Read(&message) && reading_) {
     v1::NodeMessage reply;
     Script script;
     {
