@@ -62,6 +62,7 @@ void BM_Load(benchmark::State& state, LocalProof proof) {
   std::vector<std::byte> memory(kWorkingSetBytes);
   std::vector<std::span<std::byte>> pages;
   for (uint32_t i = 0; i < blocks; ++i) pages.push_back(std::span(memory).subspan(i * block_bytes, block_bytes));
+  STEM_CHECK(bench.client->Load(stem, 0, pages, Soon()).blocks_loaded == blocks);  // the first touch of every page
   for (auto _ : state) STEM_CHECK(bench.client->Load(stem, 0, pages, Soon()).blocks_loaded == blocks);
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * kWorkingSetBytes));
 }
@@ -71,6 +72,7 @@ BENCHMARK_CAPTURE(BM_Load, header, LocalProof::kHeader)->Arg(64 << 10)->Arg(2 <<
 void BM_Memcpy(benchmark::State& state) {
   const std::vector<std::byte> source(kWorkingSetBytes, std::byte{7});
   std::vector<std::byte> destination(kWorkingSetBytes);
+  std::memcpy(destination.data(), source.data(), source.size());
   for (auto _ : state) std::memcpy(destination.data(), source.data(), source.size());
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * kWorkingSetBytes));
 }
