@@ -64,9 +64,6 @@ function(stem_test source)
     # UCX's memory hooks call an intercepted lock while a thread ends, when ThreadSanitizer has forgotten it: a crash.
     set_tests_properties(${name} PROPERTIES ENVIRONMENT
       "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan.supp:halt_on_error=1:second_deadlock_stack=1;UCX_MEM_MMAP_HOOK_MODE=none")
-  elseif(STEM_SANITIZE MATCHES "address")
-    set_tests_properties(${name} PROPERTIES ENVIRONMENT
-      "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp")
   endif()
 endfunction()
 
