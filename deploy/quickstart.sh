@@ -10,7 +10,7 @@ usage: deploy/quickstart.sh [--trace FILE] [--dir DIR] [--seed N] [--requests N]
   --trace FILE   replay this trace (Mooncake's format) instead of the generated chat workload
   --dir DIR      keep the cluster's state and logs here; default: a temporary folder, removed at the end
   --seed N       of the generated workload; default 1
-  --requests N   of the generated workload, or the most of the trace; default 3000, or all of the trace
+  --requests N   of the generated workload, or the most of the trace; default 6000, or all of the trace
 USAGE
 }
 
@@ -60,8 +60,8 @@ if [ -n "$trace" ]; then
   what=("$trace" --format mooncake --block-tokens 512 --bytes-per-token 128)
   [ -z "$requests" ] || what+=(--max-requests "$requests")
 else
-  "$stemctl" cluster up --nodes 3 --dram 512MiB --ssd 4GiB --dir "$dir"
-  "$stemctl" workload --requests "${requests:-3000}" --seed "$seed" --out "$dir/workload.jsonl"
+  "$stemctl" cluster up --nodes 3 --dram 256MiB --ssd 4GiB --dir "$dir"
+  "$stemctl" workload --requests "${requests:-6000}" --seed "$seed" --out "$dir/workload.jsonl"
   what=("$dir/workload.jsonl" --format stem --bytes-per-token 1024)
 fi
 "$stemctl" replay "${what[@]}" --dir "$dir" --clients 4 --routing round-robin
