@@ -59,8 +59,9 @@ absl::Status CheckSocketPath(const ClusterUpOptions& options) {
   const std::string longest = absl::StrCat(options.dir, "/node-", options.nodes, "/node.sock", kAttachSuffix);
   constexpr size_t kPathMax = sizeof(sockaddr_un::sun_path) - 1;
   if (longest.size() <= kPathMax) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat("--dir %s is %d bytes too long: %s must have at most %d for a Unix socket",
-                                                    options.dir, longest.size() - kPathMax, longest, kPathMax));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--dir %s is %d bytes too long: %s must have at most %d for a Unix socket", options.dir,
+                      longest.size() - kPathMax, longest, kPathMax));
 }
 
 // Kept from an earlier cluster in this folder: what lies on its SSDs is named under it.
@@ -85,13 +86,15 @@ std::vector<std::string> DirectoryCommand(const ClusterState& state, const std::
           "--log-format", "text"};
 }
 
-std::vector<std::string> NodeCommand(const ClusterState& state, const ClusterMember& node, const std::string& binaries) {
+std::vector<std::string> NodeCommand(const ClusterState& state, const ClusterMember& node,
+                                     const std::string& binaries) {
   std::vector<std::string> command = {
       binaries + "/stem-node", "--name", node.name, "--socket", node.socket, "--listen", "127.0.0.1:0",
       "--http", "127.0.0.1:0", "--directory", state.directory.listen, "--dram", FormatBytes(state.dram_bytes),
       "--secret-file", state.secret_path(), "--ready-file", state.ready_path(node), "--log-format", "text"};
   if (state.ssd_bytes > 0) {
-    command.insert(command.end(), {"--ssd", FormatBytes(state.ssd_bytes), "--ssd-dir", state.member_dir(node) + "/ssd"});
+    command.insert(command.end(),
+                   {"--ssd", FormatBytes(state.ssd_bytes), "--ssd-dir", state.member_dir(node) + "/ssd"});
   }
   return command;
 }
@@ -206,7 +209,8 @@ absl::StatusOr<ClusterState> ClusterUp(const ClusterUpOptions& asked) {
   }
   if (const absl::Status started = StartMissing(&state, options.binaries); !started.ok()) {
     const auto stopped = StopAll(state);
-    return stopped.ok() ? started : absl::UnavailableError(absl::StrCat(started.message(), "; ", stopped.status().message()));
+    return stopped.ok() ? started
+                        : absl::UnavailableError(absl::StrCat(started.message(), "; ", stopped.status().message()));
   }
   return state;
 }

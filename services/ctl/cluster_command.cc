@@ -45,7 +45,8 @@ absl::StatusOr<int> Up(const Arguments& arguments) {
     fmt::print("directory  pid {:<8} {}  metrics http://{}/metrics\n", state.directory.process.pid,
                state.directory.listen, state.directory.http);
     for (const ClusterMember& node : state.nodes) {
-      fmt::print("{:<10} pid {:<8} {}  metrics http://{}/metrics\n", node.name, node.process.pid, node.socket, node.http);
+      fmt::print("{:<10} pid {:<8} {}  metrics http://{}/metrics\n", node.name, node.process.pid, node.socket,
+                 node.http);
     }
   }
   STEM_TRY(WriteJson(arguments.json, ToJson(state).dump(2)));

@@ -45,7 +45,8 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
   const std::string absolute = std::filesystem::weakly_canonical(dir, error).string();
   std::ifstream file(StatePath(absolute));
   if (error || !file) {
-    return absl::NotFoundError(absl::StrCat("no cluster in ", dir, ": `stemctl cluster up --dir ", dir, "` starts one"));
+    return absl::NotFoundError(
+        absl::StrCat("no cluster in ", dir, ": `stemctl cluster up --dir ", dir, "` starts one"));
   }
   std::stringstream text;
   text << file.rdbuf();
@@ -65,7 +66,8 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
 }
 
 absl::Status WriteClusterState(const ClusterState& state) {
-  Json json = {{"dram_bytes", state.dram_bytes}, {"ssd_bytes", state.ssd_bytes}, {"directory", ToJson(state.directory)}};
+  Json json = {
+      {"dram_bytes", state.dram_bytes}, {"ssd_bytes", state.ssd_bytes}, {"directory", ToJson(state.directory)}};
   json["nodes"] = Json::array();
   for (const ClusterMember& node : state.nodes) json["nodes"].push_back(ToJson(node));
   return WriteReadyFile(StatePath(state.dir), json.dump(2) + "\n");

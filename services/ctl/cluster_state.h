@@ -1,5 +1,5 @@
-// What `stemctl cluster up` leaves behind in DIR/cluster.json for every later command: which processes make up the local
-// cluster, where they listen, and with what they were started.
+// What `stemctl cluster up` leaves behind in DIR/cluster.json for every later command: which processes make up the
+// local cluster, where they listen, and with what they were started.
 #pragma once
 
 #include <cstdint>

@@ -22,7 +22,8 @@ void AddReplayCommand(CLI::App& app, Command* run);
 void AddStatusCommand(CLI::App& app, Command* run);
 void AddWorkloadCommand(CLI::App& app, Command* run);
 
-// An option whose text is one of a few words. `target` holds the default, is shown by --help, and must outlive the parse.
+// An option whose text is one of a few words. `target` holds the default, is shown by --help, and must outlive the
+// parse.
 template <typename T>
 void AddChoice(CLI::App& app, const std::string& name, T& target, const std::vector<std::pair<std::string, T>>& choices,
                const std::string& description) {

@@ -33,7 +33,8 @@ void LatencyHistogram::Add(const LatencyHistogram& other) {
 
 double LatencyHistogram::QuantileUs(double fraction) const {
   if (count_ == 0) return 0;
-  const auto rank = std::clamp<uint64_t>(static_cast<uint64_t>(std::ceil(fraction * static_cast<double>(count_))), 1, count_);
+  const auto rank =
+      std::clamp<uint64_t>(static_cast<uint64_t>(std::ceil(fraction * static_cast<double>(count_))), 1, count_);
   uint64_t seen = 0;
   size_t bucket = 0;
   while ((seen += buckets_[bucket]) < rank) ++bucket;

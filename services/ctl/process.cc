@@ -81,7 +81,9 @@ absl::StatusOr<ProcessIdentity> StartDetached(const std::vector<std::string>& co
   arguments.push_back(nullptr);
   ProcessIdentity process;
   const int error = posix_spawn(&process.pid, arguments[0], &actions, &attributes, arguments.data(), environ);
-  if (error != 0) return absl::UnavailableError(absl::StrFormat("cannot start %s: %s", command[0], std::strerror(error)));
+  if (error != 0) {
+    return absl::UnavailableError(absl::StrFormat("cannot start %s: %s", command[0], std::strerror(error)));
+  }
   char state = 0;
   if (!ReadStat(process.pid, &state, &process.start_ticks)) {
     return absl::UnavailableError(absl::StrFormat("%s ended at once", command[0]));
@@ -120,7 +122,8 @@ absl::Status Signal(const ProcessIdentity& process, int signal) {
   const auto cleanup = absl::MakeCleanup([fd] { ::close(fd); });
   if (::syscall(SYS_pidfd_send_signal, fd, signal, nullptr, 0) == 0) return absl::OkStatus();
   if (errno == ESRCH) return absl::NotFoundError(absl::StrFormat("process %d has ended", process.pid));
-  return absl::PermissionDeniedError(absl::StrFormat("cannot signal process %d: %s", process.pid, std::strerror(errno)));
+  return absl::PermissionDeniedError(
+      absl::StrFormat("cannot signal process %d: %s", process.pid, std::strerror(errno)));
 }
 
 absl::Status Stop(const ProcessIdentity& process, absl::Duration patience, bool* killed) {

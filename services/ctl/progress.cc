@@ -22,16 +22,19 @@ std::string Bar(double fraction, int cells) {
 std::string ProgressText(const ProgressState& state, int bar_cells) {
   const double elapsed_s = std::max(absl::ToDoubleSeconds(state.elapsed), 1e-6);
   const double per_s = static_cast<double>(state.requests) / elapsed_s;
-  const double hit_rate = state.blocks == 0 ? 0 : static_cast<double>(state.blocks_hit) / static_cast<double>(state.blocks);
+  const double hit_rate =
+      state.blocks == 0 ? 0 : static_cast<double>(state.blocks_hit) / static_cast<double>(state.blocks);
   if (state.requests_total == 0) {
     return fmt::format("{} requests  {:.0f} requests/s  hit rate {:.4f}", state.requests, per_s, hit_rate);
   }
   const double fraction =
       std::min(1.0, static_cast<double>(state.requests) / static_cast<double>(state.requests_total));
   const uint64_t left = state.requests_total - std::min(state.requests, state.requests_total);
-  const std::string time_left = per_s > 0 ? fmt::format("{:.0f} s left", static_cast<double>(left) / per_s) : "time left unknown";
-  return fmt::format("{}{:3.0f} %  {}/{}  {:.0f} requests/s  hit rate {:.4f}  {}", bar_cells > 0 ? Bar(fraction, bar_cells) : "",
-                     100 * fraction, state.requests, state.requests_total, per_s, hit_rate, time_left);
+  const std::string time_left =
+      per_s > 0 ? fmt::format("{:.0f} s left", static_cast<double>(left) / per_s) : "time left unknown";
+  return fmt::format("{}{:3.0f} %  {}/{}  {:.0f} requests/s  hit rate {:.4f}  {}",
+                     bar_cells > 0 ? Bar(fraction, bar_cells) : "", 100 * fraction, state.requests,
+                     state.requests_total, per_s, hit_rate, time_left);
 }
 
 Progress::Progress(std::FILE* out) : out_(out), terminal_(::isatty(::fileno(out)) == 1) {}

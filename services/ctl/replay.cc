@@ -30,13 +30,16 @@ absl::Status Validate(const ReplayOptions& options, uint32_t block_tokens) {
     return absl::InvalidArgumentError(absl::StrFormat("--clients %d; must be 1..%d", options.clients, kClientsMax));
   }
   if (options.nodes.empty()) return absl::InvalidArgumentError("no nodes; give --dir or --nodes");
-  if (options.speed < 0) return absl::InvalidArgumentError(absl::StrFormat("--speed %g; must be 0 or more", options.speed));
+  if (options.speed < 0) {
+    return absl::InvalidArgumentError(absl::StrFormat("--speed %g; must be 0 or more", options.speed));
+  }
   if (options.deadline < absl::Milliseconds(1) || options.deadline > absl::Hours(1)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("--deadline-ms %d; must be 1..3600000", absl::ToInt64Milliseconds(options.deadline)));
   }
   if (options.routing == Routing::kBestMatch && (options.directory.empty() || options.secret_file.empty())) {
-    return absl::InvalidArgumentError("--routing best-match asks the directory; give --dir, or --directory and --secret-file");
+    return absl::InvalidArgumentError(
+        "--routing best-match asks the directory; give --dir, or --directory and --secret-file");
   }
   return absl::OkStatus();
 }
@@ -126,7 +129,8 @@ void RunClient(ReplayClient& client, ReplayRouter& router, RequestSource& source
   uint64_t index = 0;
   while (source.Next(&request, &index)) {
     if (const absl::Status served = client.Serve(index, request, router); !served.ok()) {
-      source.Fail(absl::Status(served.code(), absl::StrFormat("request of line %d: %s", request.line, served.message())));
+      source.Fail(
+          absl::Status(served.code(), absl::StrFormat("request of line %d: %s", request.line, served.message())));
       break;
     }
     counts.requests.fetch_add(1, std::memory_order_relaxed);
@@ -159,7 +163,8 @@ absl::StatusOr<ReplayReport> RunReplay(const ReplayOptions& options, const Repla
   }
   const auto show = [&] {
     if (progress == nullptr) return;
-    progress->Show({counts.requests.load(), requests, counts.blocks.load(), counts.blocks_hit.load(), absl::Now() - begun});
+    progress->Show(
+        {counts.requests.load(), requests, counts.blocks.load(), counts.blocks_hit.load(), absl::Now() - begun});
   };
   const absl::Duration interval = progress == nullptr ? absl::Hours(1) : progress->interval();
   while (!source.AwaitEnd(options.clients, interval)) show();

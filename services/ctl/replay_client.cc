@@ -48,7 +48,8 @@ NamespaceSpec ReplaySpace(uint32_t block_tokens, uint32_t bytes_per_token) {
   return space;
 }
 
-ReplayClient::ReplayClient(const ReplayOptions& options, const ReplayHooks& hooks, uint32_t block_tokens, uint32_t client)
+ReplayClient::ReplayClient(const ReplayOptions& options, const ReplayHooks& hooks, uint32_t block_tokens,
+                           uint32_t client)
     : options_(options),
       hooks_(hooks),
       block_tokens_(block_tokens),
@@ -233,7 +234,8 @@ absl::Status ReplayClient::Publish(uint32_t first, CacheClient& node) {
     ReserveOptions reserve;
     if (first > 0) reserve.parent = keys_[first - 1];
     const absl::Time begun = absl::Now();
-    auto reservation = node.Reserve(std::span<const BlockKey>(keys_).subspan(first), reserve, begun + options_.deadline);
+    auto reservation =
+        node.Reserve(std::span<const BlockKey>(keys_).subspan(first), reserve, begun + options_.deadline);
     publishing += absl::Now() - begun;
     if (!reservation.ok()) {
       tally_.publish.failed += blocks - first;

@@ -43,8 +43,8 @@ class ReplayClient {
 
   // keys_ and prefixes_ of the request's blocks; its tokens into the tally.
   absl::Status Prepare(const TraceRequest& request);
-  // The stem at the first node, from `preferred` on, that is there; `node` says which. An error is the loss of a node in
-  // the middle of the call, or none there until `deadline`.
+  // The stem at the first node, from `preferred` on, that is there; `node` says which. An error is the loss of a node
+  // in the middle of the call, or none there until `deadline`.
   absl::StatusOr<Stem> AcquireSomewhere(size_t preferred, absl::Time deadline, size_t* node);
   // Loads and compares what was promised; returns how many leading blocks are right here. `status`: why no more.
   uint32_t LoadAndCheck(const TraceRequest& request, const Stem& stem, CacheClient& node, absl::Time deadline,

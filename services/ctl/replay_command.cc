@@ -47,23 +47,28 @@ void AddReplayCommand(CLI::App& app, Command* run) {
   CLI::App& command = *app.add_subcommand("replay", "replay a trace against a running cluster and check every byte");
   command.add_option("trace", options.trace, "the trace's file")->required();
   CLI::Option* const dir = command.add_option("--dir", arguments->dir, "cluster started by `stemctl cluster up --dir`");
-  CLI::Option* const nodes = command.add_option("--nodes", options.nodes, "Unix sockets of the nodes, e.g. D/node-1/node.sock")
-                                 ->delimiter(',');
+  CLI::Option* const nodes =
+      command.add_option("--nodes", options.nodes, "Unix sockets of the nodes, e.g. D/node-1/node.sock")
+          ->delimiter(',');
   CLI::Option* const directory = command.add_option("--directory", options.directory, "host:port, for best-match");
   CLI::Option* const secret = command.add_option("--secret-file", options.secret_file, "the cluster's, for best-match");
   for (CLI::Option* const given_by_dir : {nodes, directory, secret}) dir->excludes(given_by_dir);
   AddChoice<TraceFormat>(command, "--format", options.format,
                          {{"mooncake", TraceFormat::kMooncake}, {"stem", TraceFormat::kStem}}, "the trace's format");
   command.add_option("--clients", options.clients, "client threads; 1 = strictly in file order")->capture_default_str();
-  command.add_option("--block-tokens", arguments->block_tokens, "tokens a block; default: 512 (mooncake), the header's (stem)");
+  command.add_option("--block-tokens", arguments->block_tokens,
+                     "tokens a block; default: 512 (mooncake), the header's (stem)");
   command.add_option("--bytes-per-token", options.bytes_per_token, "KV bytes of one token")->capture_default_str();
   command.add_option("--max-requests", options.requests_max, "end after this many; 0 = all")->capture_default_str();
-  command.add_option("--speed", options.speed, "times the trace's pace; 0 = as fast as possible")->capture_default_str();
-  AddChoice<Routing>(command, "--routing", options.routing,
-                     {{"round-robin", Routing::kRoundRobin}, {"session", Routing::kSession}, {"best-match", Routing::kBestMatch}},
-                     "which node a request goes to");
+  command.add_option("--speed", options.speed, "times the trace's pace; 0 = as fast as possible")
+      ->capture_default_str();
+  AddChoice<Routing>(
+      command, "--routing", options.routing,
+      {{"round-robin", Routing::kRoundRobin}, {"session", Routing::kSession}, {"best-match", Routing::kBestMatch}},
+      "which node a request goes to");
   AddChoice<PartialBlock>(command, "--partial", options.partial,
-                          {{"count", PartialBlock::kCount}, {"drop", PartialBlock::kDrop}}, "a prompt's last, partial block");
+                          {{"count", PartialBlock::kCount}, {"drop", PartialBlock::kDrop}},
+                          "a prompt's last, partial block");
   command.add_option("--deadline-ms", arguments->deadline_ms, "of a request's acquire and load")->capture_default_str();
   command.add_option("--seed", options.seed, "of the publishers' ids in the payloads")->capture_default_str();
   command.add_option("--json", arguments->json, "write the report as JSON; - = standard output, instead of the table");

@@ -83,8 +83,8 @@ double ReplayTally::token_hit_rate() const { return Rate(matched_tokens, prompt_
 
 std::string ReplayReport::Definition() const {
   return fmt::format(
-      "hit rate = blocks loaded and checked / blocks asked for, from the first request on (cold start included), strict "
-      "prefixes, the last partial block of a prompt {}",
+      "hit rate = blocks loaded and checked / blocks asked for, from the first request on (cold start included), "
+      "strict prefixes, the last partial block of a prompt {}",
       partial == PartialBlock::kCount ? "counted as a full one" : "dropped");
 }
 
@@ -94,7 +94,9 @@ Json ReplayReport::ToJson() const {
   for (int cause = v1::MissCause_MIN; cause <= v1::MissCause_MAX; ++cause) {
     const auto index = static_cast<size_t>(cause);
     if (tally.misses[index] > 0) misses[CauseName(static_cast<v1::MissCause>(cause))] = tally.misses[index];
-    if (tally.miss_tokens[index] > 0) miss_tokens[CauseName(static_cast<v1::MissCause>(cause))] = tally.miss_tokens[index];
+    if (tally.miss_tokens[index] > 0) {
+      miss_tokens[CauseName(static_cast<v1::MissCause>(cause))] = tally.miss_tokens[index];
+    }
   }
   return {
       {"requests", tally.requests},

@@ -24,7 +24,8 @@ namespace {
 namespace v1 = ::stemcache::v1;
 using Json = nlohmann::json;
 
-// The message's own field names; numbers of 64 bits become strings in protobuf's JSON, so they are read back as numbers.
+// The message's own field names; numbers of 64 bits become strings in protobuf's JSON, so they are read back as
+// numbers.
 void NumbersFromText(Json* json) {
   if (json->is_structured()) {
     for (Json& entry : *json) NumbersFromText(&entry);
@@ -33,7 +34,9 @@ void NumbersFromText(Json* json) {
   if (!json->is_string()) return;
   const std::string text = json->get<std::string>();
   uint64_t number = 0;
-  if (!text.empty() && text.find_first_not_of("0123456789") == text.npos && absl::SimpleAtoi(text, &number)) *json = number;
+  if (!text.empty() && text.find_first_not_of("0123456789") == text.npos && absl::SimpleAtoi(text, &number)) {
+    *json = number;
+  }
 }
 
 Json ToJson(const google::protobuf::Message& message) {
@@ -114,7 +117,8 @@ StatusTargets TargetsOf(const ClusterState& state) {
 
 bool ClusterStatus::whole() const {
   const auto answered = [](const auto& answer) { return answer.reply.ok(); };
-  return std::all_of(nodes.begin(), nodes.end(), answered) && std::all_of(directories.begin(), directories.end(), answered);
+  return std::all_of(nodes.begin(), nodes.end(), answered) &&
+         std::all_of(directories.begin(), directories.end(), answered);
 }
 
 Json ClusterStatus::ToJson() const {
@@ -122,14 +126,16 @@ Json ClusterStatus::ToJson() const {
 }
 
 std::string ClusterStatus::ToTable() const {
-  std::string out = fmt::format(kNodeRow, "node", "up", "in DRAM", "slots used", "on SSD", "SSD used", "sessions", "pins",
-                                "leases", "bad proofs", "streams");
+  std::string out = fmt::format(kNodeRow, "node", "up", "in DRAM", "slots used", "on SSD", "SSD used", "sessions",
+                                "pins", "leases", "bad proofs", "streams");
   for (const auto& node : nodes) {
-    out += node.reply.ok() ? NodeRow(*node.reply) : fmt::format("{}: {}\n", node.target, node.reply.status().ToString());
+    out +=
+        node.reply.ok() ? NodeRow(*node.reply) : fmt::format("{}: {}\n", node.target, node.reply.status().ToString());
   }
   for (const auto& directory : directories) {
-    out += directory.reply.ok() ? DirectoryRows(directory.target, *directory.reply)
-                                : fmt::format("directory {}: {}\n", directory.target, directory.reply.status().ToString());
+    out += directory.reply.ok()
+               ? DirectoryRows(directory.target, *directory.reply)
+               : fmt::format("directory {}: {}\n", directory.target, directory.reply.status().ToString());
   }
   return out;
 }

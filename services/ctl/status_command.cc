@@ -39,7 +39,8 @@ absl::StatusOr<int> Run(const Arguments& arguments) {
 
 void AddStatusCommand(CLI::App& app, Command* run) {
   const auto arguments = std::make_shared<Arguments>();
-  CLI::App& command = *app.add_subcommand("status", "what nodes and directories hold and do; exit code 1 when one is silent");
+  CLI::App& command =
+      *app.add_subcommand("status", "what nodes and directories hold and do; exit code 1 when one is silent");
   CLI::Option* const dir = command.add_option("--dir", arguments->dir, "cluster started by `stemctl cluster up --dir`");
   CLI::Option* const nodes =
       command.add_option("--nodes", arguments->targets.nodes, "Unix sockets, e.g. D/node-1/node.sock")->delimiter(',');

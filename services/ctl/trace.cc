@@ -35,7 +35,9 @@ absl::StatusOr<Json> ParseObject(const std::string& line) {
     return absl::InvalidArgumentError(
         absl::StrFormat("is not JSON at byte %d: %s", error.byte, what.substr(colon == what.npos ? 0 : colon + 2)));
   }
-  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat("is a JSON ", json.type_name(), ", not an object"));
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat("is a JSON ", json.type_name(), ", not an object"));
+  }
   return json;
 }
 
@@ -63,7 +65,9 @@ absl::StatusOr<uint64_t> Number(const Json& json, const char* name, uint64_t lea
 absl::Status HashIds(const Json& json, size_t blocks, std::vector<uint64_t>* ids) {
   const auto it = json.find("hash_ids");
   if (it == json.end()) return absl::InvalidArgumentError("has no \"hash_ids\"");
-  if (!it->is_array()) return absl::InvalidArgumentError(absl::StrCat("has \"hash_ids\": ", Shown(*it), "; must be an array"));
+  if (!it->is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat("has \"hash_ids\": ", Shown(*it), "; must be an array"));
+  }
   if (it->size() != blocks) {
     return absl::InvalidArgumentError(
         absl::StrFormat("has %d hash_ids; its input_length and block size make %d", it->size(), blocks));

@@ -29,7 +29,8 @@ class ClusterTest : public ::testing::Test {
     root_ = name;
     fs::create_directory(root_ + "/bin");
     Daemon("stem-directory", R"(echo '{"listen":"127.0.0.1:7400","http":"127.0.0.1:7401","pid":1}' > "$ready.part")");
-    Daemon("stem-node", R"(echo '{"node":"n","incarnation":"ff","peer":"127.0.0.1:7500","http":"127.0.0.1:7501"}' > "$ready.part")");
+    Daemon("stem-node",
+           R"(echo '{"node":"n","incarnation":"ff","peer":"127.0.0.1:7500","http":"127.0.0.1:7501"}' > "$ready.part")");
   }
   void TearDown() override {
     ClusterDown(dir()).status().IgnoreError();
@@ -110,7 +111,8 @@ TEST_F(ClusterTest, FailedStartTellsTheProcessesOwnWordsAndStopsTheRest) {
                       "echo '{\"peer\":\"x\"}' > \"$ready.part\"");
   const auto state = ClusterUp(Options());
   EXPECT_EQ(state.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(state.status().message()), AllOf(HasSubstr("node-2"), HasSubstr("stem-node: no memory left")));
+  EXPECT_THAT(std::string(state.status().message()),
+              AllOf(HasSubstr("node-2"), HasSubstr("stem-node: no memory left")));
   const auto left = ReadClusterState(dir());
   ASSERT_TRUE(left.ok()) << left.status();
   EXPECT_FALSE(IsRunning(left->directory.process));

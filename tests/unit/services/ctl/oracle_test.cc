@@ -73,7 +73,8 @@ TEST(TokensOfTest, DifferentIdsDifferEvenInOneTokenBlocks) {
 
 TEST(OracleTest, WhatWasFilledChecks) {
   const PrefixDigest prefix = DigestOf({1, 2});
-  for (const size_t bytes : {size_t{64}, size_t{65}, size_t{71}, size_t{527}, size_t{528}, size_t{4096}, kPayloadBytes}) {
+  for (const size_t bytes :
+       {size_t{64}, size_t{65}, size_t{71}, size_t{527}, size_t{528}, size_t{4096}, kPayloadBytes}) {
     Publication who;
     EXPECT_FALSE(CheckPayload(prefix, Payload(prefix, {5, 9}, bytes), &who)) << bytes;
     EXPECT_EQ(who, (Publication{5, 9}));

@@ -59,10 +59,10 @@ TEST(ReplayReportTest, EveryCountIsSummed) {
   sum.Add(Filled());
   const nlohmann::json one = ReplayReport{Filled(), PartialBlock::kCount, {}}.ToJson();
   const nlohmann::json two = ReplayReport{sum, PartialBlock::kCount, {}}.ToJson();
-  for (const char* path : {"/requests", "/prompt_tokens", "/matched_tokens", "/blocks/local_dram", "/blocks/remote_dram",
-                           "/blocks/ssd", "/blocks/miss/cold", "/bytes/published", "/bytes/ssd", "/miss_tokens/cold",
-                           "/publish/committed", "/publish/duplicate", "/publish/not_wanted", "/publish/refused",
-                           "/publish/failed"}) {
+  for (const char* path :
+       {"/requests", "/prompt_tokens", "/matched_tokens", "/blocks/local_dram", "/blocks/remote_dram", "/blocks/ssd",
+        "/blocks/miss/cold", "/bytes/published", "/bytes/ssd", "/miss_tokens/cold", "/publish/committed",
+        "/publish/duplicate", "/publish/not_wanted", "/publish/refused", "/publish/failed"}) {
     const nlohmann::json::json_pointer pointer(path);
     EXPECT_EQ(two[pointer].get<uint64_t>(), 2 * one[pointer].get<uint64_t>()) << path;
   }

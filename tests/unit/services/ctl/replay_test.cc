@@ -102,7 +102,8 @@ TEST_F(ReplayTest, FlippedByteIsCaught) {
   const ReplayTally tally = Run(hooks);
   EXPECT_EQ(tally.mismatches, 1u);
   ASSERT_EQ(tally.mismatch_examples.size(), 1u);
-  EXPECT_THAT(tally.mismatch_examples[0], AllOf(HasSubstr("line 2"), HasSubstr("block 1 of 3"), HasSubstr("offset 777")));
+  EXPECT_THAT(tally.mismatch_examples[0],
+              AllOf(HasSubstr("line 2"), HasSubstr("block 1 of 3"), HasSubstr("offset 777")));
 }
 
 TEST_F(ReplayTest, SwappedSlotsAreCaught) {
@@ -128,7 +129,8 @@ TEST_F(ReplayTest, MismatchesAreAllCountedAndTheFirstDescribed) {
 TEST_F(ReplayTest, SlotOverwrittenUnderItsPinIsNeverServed) {
   WriteTrace({{{1, 2, 3}}});
   Run();
-  nodes_[0]->slot(1).payload(kBlockBytes)[5] ^= std::byte{1};  // the client's proof refuses it before the oracle sees it
+  // The client's proof refuses it before the oracle sees it.
+  nodes_[0]->slot(1).payload(kBlockBytes)[5] ^= std::byte{1};
   const ReplayTally tally = Run();
   EXPECT_EQ(tally.hit_blocks(), 1u);
   EXPECT_EQ(tally.misses[v1::MISS_CAUSE_INTEGRITY], 1u);

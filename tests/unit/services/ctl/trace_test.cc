@@ -88,14 +88,16 @@ TEST_F(TraceTest, WrongValuesAreNamedWithWhatIsRight) {
   EXPECT_THAT(ErrorOf(R"({"timestamp": 0, "input_length": 0, "output_length": 0, "hash_ids": []})"), HasSubstr("1.."));
   EXPECT_THAT(ErrorOf(R"({"timestamp": 0, "input_length": 513, "output_length": 0, "hash_ids": [0]})"),
               AllOf(HasSubstr("has 1 hash_ids"), HasSubstr("make 2")));
-  EXPECT_THAT(ErrorOf(R"({"timestamp": 0, "input_length": 5, "output_length": 0, "hash_ids": ["x"]})"), HasSubstr("\"x\""));
+  EXPECT_THAT(ErrorOf(R"({"timestamp": 0, "input_length": 5, "output_length": 0, "hash_ids": ["x"]})"),
+              HasSubstr("\"x\""));
   EXPECT_THAT(ErrorOf(R"({"timestamp": 0, "input_length": 5, "output_length": 0, "hash_ids": 5})"), HasSubstr("array"));
   EXPECT_THAT(ErrorOf(R"({"timestamp": 0, "input_length": 4000000000, "output_length": 0, "hash_ids": [0]})"),
               HasSubstr("at most 65536"));
 }
 
 TEST_F(TraceTest, TimeThatFallsIsRefused) {
-  const auto reader = Open(std::string(kGood) + "\n" + R"({"timestamp":4,"input_length":1,"output_length":0,"hash_ids":[0]})");
+  const auto reader =
+      Open(std::string(kGood) + "\n" + R"({"timestamp":4,"input_length":1,"output_length":0,"hash_ids":[0]})");
   TraceRequest request;
   ASSERT_TRUE(*reader->Next(&request));
   EXPECT_THAT(std::string(reader->Next(&request).status().message()), HasSubstr("5.."));
@@ -142,7 +144,8 @@ TEST_F(TraceTest, BlockTokensThatContradictTheHeaderAreRefused) {
 
 TEST_F(TraceTest, MissingFileIsNamed) {
   const auto wrong = TraceReader::Open("/nowhere/trace.jsonl", {});
-  EXPECT_THAT(std::string(wrong.status().message()), AllOf(HasSubstr("/nowhere/trace.jsonl"), HasSubstr("No such file")));
+  EXPECT_THAT(std::string(wrong.status().message()),
+              AllOf(HasSubstr("/nowhere/trace.jsonl"), HasSubstr("No such file")));
 }
 
 }  // namespace
