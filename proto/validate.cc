@@ -63,13 +63,27 @@ absl::StatusOr<Part> ValidatePart(const v1::Part& message, uint32_t block_tokens
               .block_bytes = message.block_bytes()};
 }
 
+// `windows` is empty, or has one entry per id.
+absl::StatusOr<std::vector<WantedPart>> WantedParts(const google::protobuf::RepeatedField<uint32_t>& ids,
+                                                    const google::protobuf::RepeatedField<uint32_t>& windows) {
+  if (!windows.empty() && windows.size() != ids.size()) {
+    return Bad("the number of window_blocks", windows.size(), absl::StrCat("there are ", ids.size(), " parts"));
+  }
+  STEM_ASSIGN(const std::vector<uint32_t> ascending, AscendingParts(ids));
+  if (ascending.empty()) return std::vector<WantedPart>{{.id = 0}};
+  std::vector<WantedPart> parts;
+  for (const uint32_t id : ascending) {
+    parts.push_back({.id = id, .window_blocks = windows.empty() ? 0 : windows[static_cast<int>(parts.size())]});
+  }
+  return parts;
+}
+
 template <typename Message>
 absl::StatusOr<MatchCall> ValidateLookup(const Message& message) {
   MatchCall call;
   STEM_ASSIGN(call.space, ValidateFingerprint(message.namespace_fingerprint()));
   STEM_ASSIGN(call.keys, ValidateKeys(message.keys()));
-  STEM_ASSIGN(call.parts, AscendingParts(message.parts()));
-  if (call.parts.empty()) call.parts = {0};
+  STEM_ASSIGN(call.parts, WantedParts(message.parts(), message.window_blocks()));
   if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
     return Bad("keys times parts", call.keys.size() * call.parts.size(),
                absl::StrCat("it must be at most ", kChainBlocksMax));

@@ -69,10 +69,18 @@ absl::StatusOr<ReserveCall> ValidateReserve(const v1::Reserve& message, const Na
 // Positions ascend and have one aligned offset each; that they were reserved is the session's to check.
 absl::Status ValidateCommit(const v1::Commit& message);
 
+// A part of the stem's blocks that the asker needs.
+struct WantedPart {
+  uint32_t id = 0;
+  uint32_t window_blocks = 0;  // of the stem's last blocks only; 0 = of every block
+
+  friend bool operator==(const WantedPart&, const WantedPart&) = default;
+};
+
 struct MatchCall {
   NamespaceFingerprint space;
   std::vector<BlockKey> keys;
-  std::vector<uint32_t> parts;  // never empty
+  std::vector<WantedPart> parts;  // never empty
   std::string requester;
 };
 absl::StatusOr<MatchCall> ValidateMatch(const v1::MatchRequest& message);

@@ -39,7 +39,7 @@ class BlockReader {
     facts.requester = false;
     facts.cause = v1::MISS_CAUSE_UNSPECIFIED;
     for (size_t i = 0; i < call_.parts.size(); ++i) {
-      const BlockKey key = PartKey(call_.keys[block], call_.parts[i]);
+      const BlockKey key = PartKey(call_.keys[block], call_.parts[i].id);
       index_.Find(IndexFingerprint({.space = call_.space, .key = key}), found_);
       ReadPart(i == 0, facts);
     }

@@ -53,7 +53,7 @@ void BM_Match(benchmark::State& state) {
   for (auto _ : state) {
     state.PauseTiming();  // another chain each time, so that the cache is as cold as it will be
     first = (first * 6364136223846793005ULL + 1442695040888963407ULL);
-    const MatchCall call{.space = filled.space, .keys = KeysOf(first % (blocks - chain), chain), .parts = {0}, .requester = ""};
+    const MatchCall call{.space = filled.space, .keys = KeysOf(first % (blocks - chain), chain), .parts = {{.id = 0}}, .requester = ""};
     state.ResumeTiming();
     const MemberView view = filled.membership.View(filled.now);
     benchmark::DoNotOptimize(MatchChain(filled.index, view, call));

@@ -53,7 +53,9 @@ class ChainMatchTest : public ::testing::Test {
   uint64_t Name(const BlockKey& key, uint32_t part) const {
     return IndexFingerprint({.space = space_, .key = PartKey(key, part)});
   }
-  ChainMatch Match(uint64_t count, std::vector<uint32_t> parts = {0}, const std::string& requester = "") {
+  ChainMatch Match(uint64_t count, const std::vector<uint32_t>& ids = {0}, const std::string& requester = "") {
+    std::vector<WantedPart> parts;
+    for (const uint32_t id : ids) parts.push_back({.id = id});
     return MatchChain(index_, view_, {.space = space_, .keys = KeysOf(0, count), .parts = parts, .requester = requester});
   }
 
@@ -144,7 +146,7 @@ TEST_F(ChainMatchTest, SlotsThatDoNotCountAreMissesThatSayWhy) {
 
 TEST_F(ChainMatchTest, OtherNamespaceSeesNothing) {
   Hold("a", 0, 3);
-  const ChainMatch match = MatchChain(index_, view_, {.space = SpaceOf(2), .keys = KeysOf(0, 3), .parts = {0}, .requester = ""});
+  const ChainMatch match = MatchChain(index_, view_, {.space = SpaceOf(2), .keys = KeysOf(0, 3), .parts = {{.id = 0}}, .requester = ""});
   EXPECT_EQ(match.matched_blocks, 0u);
 }
 
@@ -155,7 +157,7 @@ TEST_F(ChainMatchTest, EqualHoldersShareTheChains) {
   }
   std::map<uint16_t, int> chosen;
   for (uint64_t key = 0; key < 64; ++key) {
-    const ChainMatch match = MatchChain(index_, view_, {.space = space_, .keys = KeysOf(key, 1), .parts = {0}, .requester = ""});
+    const ChainMatch match = MatchChain(index_, view_, {.space = space_, .keys = KeysOf(key, 1), .parts = {{.id = 0}}, .requester = ""});
     ++chosen[match.runs[0].node];
   }
   EXPECT_GT(chosen[0], 16);
@@ -167,7 +169,7 @@ TEST_F(ChainMatchTest, ScoreIsEachNodesOwnLeadingRun) {
   Hold("a", 2, 1, v1::TIER_SSD);
   Hold("b", 1, 5);
   Hold("c", 0, 1, v1::TIER_GPU);
-  const auto scores = ScoreChain(index_, view_, {.space = space_, .keys = KeysOf(0, 6), .parts = {0}, .requester = ""});
+  const auto scores = ScoreChain(index_, view_, {.space = space_, .keys = KeysOf(0, 6), .parts = {{.id = 0}}, .requester = ""});
   ASSERT_EQ(scores.size(), 3u);
   EXPECT_EQ(scores[0].matched_blocks, 3u);
   EXPECT_EQ(scores[0].pool_blocks, 2u);

@@ -39,7 +39,7 @@ class DirectoryConcurrency : public ::testing::Test {
   // One holder, cover without gaps, and no more than was asked.
   void MatchOnce() {
     const MemberView view = membership_.View(now_);
-    const ChainMatch match = MatchChain(index_, view, {.space = space_, .keys = KeysOf(0, kBlocks + 1), .parts = {0}, .requester = "n0"});
+    const ChainMatch match = MatchChain(index_, view, {.space = space_, .keys = KeysOf(0, kBlocks + 1), .parts = {{.id = 0}}, .requester = "n0"});
     uint32_t next = 0;
     for (const ChainRun& run : match.runs) {
       ASSERT_EQ(run.first, next);
@@ -86,7 +86,7 @@ TEST_F(DirectoryConcurrency, MatchesHoldTogetherWhileStreamsApplyAndBreak) {
   while (index_.Step()) {
   }
   EXPECT_EQ(index_.counts().blocks, kBlocks);
-  const ChainMatch match = MatchChain(index_, membership_.View(now_), {.space = space_, .keys = KeysOf(0, kBlocks), .parts = {0}, .requester = ""});
+  const ChainMatch match = MatchChain(index_, membership_.View(now_), {.space = space_, .keys = KeysOf(0, kBlocks), .parts = {{.id = 0}}, .requester = ""});
   EXPECT_EQ(match.matched_blocks, kBlocks);
 }
 

@@ -41,7 +41,7 @@ class HolderStreamTest : public ::testing::Test {
   }
   ChainMatch Match(const std::vector<BlockKey>& keys) {
     view_ = membership_.View(now_);
-    return MatchChain(index_, view_, {.space = space_, .keys = keys, .parts = {0}, .requester = ""});
+    return MatchChain(index_, view_, {.space = space_, .keys = keys, .parts = {{.id = 0}}, .requester = ""});
   }
   uint32_t Matched(uint64_t first, uint64_t count) { return Match(KeysOf(first, count)).matched_blocks; }
   v1::MissCause CauseOf(uint64_t key) {
