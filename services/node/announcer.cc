@@ -129,6 +129,7 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
   alive = alive && SendSnapshot(*stream, interned, sent);
   connected_ = alive;
   if (alive) log_.Info("directory_stream_open", {{"directory", options_.directory}, {"sequence", sent}});
+  absl::Time beaten = absl::InfinitePast();
   while (alive && !stopping_) {
     const ChangeLog::Slice slice = changes_.ReadAfter(sent, kChangesPerBatch, options_.heartbeat);
     if (slice.lost || resync_.exchange(false)) {
@@ -138,7 +139,10 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
     } else if (!slice.changes.empty()) {
       alive = SendChanges(*stream, interned, slice.changes, sent + 1);
       sent += slice.changes.size();
-    } else {
+    }
+    const absl::Time now = absl::Now();
+    if (alive && (slice.changes.empty() || now - beaten >= options_.heartbeat)) {  // steady changes do not silence it
+      beaten = now;
       v1::AnnounceMessage message;
       *message.mutable_heartbeat() = options_.usage();
       message.mutable_heartbeat()->set_sequence(sent);

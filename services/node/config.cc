@@ -111,15 +111,24 @@ absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config) 
   return groups;
 }
 
-absl::Status CheckConfig(const NodeConfig& config) {
-  if (config.name.empty() || config.name.size() > 128) {
-    return absl::InvalidArgumentError(absl::StrCat("--name: '", config.name, "' must have 1 to 128 bytes"));
+absl::Status CheckDirectories(const std::vector<std::string>& directories) {
+  if (directories.size() > kDirectoriesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--directory: ", directories.size(), " are named; name at most ", kDirectoriesMax));
   }
-  for (const std::string& directory : config.directories) {
+  for (const std::string& directory : directories) {
     if (const absl::StatusOr<HostPort> address = ParseHostPort(directory); !address.ok()) {
       return absl::InvalidArgumentError(absl::StrCat("--directory: ", address.status().message()));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckConfig(const NodeConfig& config) {
+  if (config.name.empty() || config.name.size() > 128) {
+    return absl::InvalidArgumentError(absl::StrCat("--name: '", config.name, "' must have 1 to 128 bytes"));
+  }
+  STEM_TRY(CheckDirectories(config.directories));
   return TrustGroupsOf(config).status();
 }
 

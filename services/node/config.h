@@ -47,6 +47,10 @@ absl::StatusOr<TrustGroup> ParseTrustGroup(absl::string_view text);
 // The groups that the config means.
 absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config);
 
+inline constexpr size_t kDirectoriesMax = 64;
+// Addresses, and not too many. Errors: InvalidArgument.
+absl::Status CheckDirectories(const std::vector<std::string>& directories);
+
 // What can be checked without opening anything. Errors: InvalidArgument naming the flag.
 absl::Status CheckConfig(const NodeConfig& config);
 

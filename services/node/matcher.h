@@ -8,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "proto/block_key.h"
+#include "proto/mutex.h"
 #include "proto/status.h"
 #include "services/runtime/cluster_secret.h"
 #include "stemcache/v1/directory.grpc.pb.h"
@@ -20,6 +21,9 @@ class Matcher {
   // `secret` is borrowed. `directories`: host:port each; may be empty.
   Matcher(const std::vector<std::string>& directories, std::string node, const ClusterSecret& secret);
 
+  // Lookups that run go on with the directories they began with.
+  void SetDirectories(const std::vector<std::string>& directories);
+
   // The longest run of `keys` (chain keys) held elsewhere, all `parts` of each; validated against `keys`. Each directory
   // gets an equal share of the time that is left. Errors: Unavailable when no directory answered.
   absl::StatusOr<stemcache::v1::MatchReply> Match(const NamespaceFingerprint& space, std::span<const BlockKey> keys,
@@ -28,7 +32,8 @@ class Matcher {
  private:
   const std::string node_;
   const ClusterSecret& secret_;
-  std::vector<std::unique_ptr<stemcache::v1::Directory::Stub>> stubs_;
+  mutable Mutex mutex_;
+  std::vector<std::shared_ptr<stemcache::v1::Directory::Stub>> stubs_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace stem

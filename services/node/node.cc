@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "nlohmann/json.hpp"
 #include "services/runtime/config.h"
@@ -96,7 +97,7 @@ Node::~Node() {
   if (housekeeper_.joinable()) housekeeper_.join();
   attach_.reset();
   if (sessions_ != nullptr) sessions_->CloseAll();
-  announcers_.clear();
+  if (announcers_ != nullptr) announcers_->SetDirectories({});
   if (server_ != nullptr) {
     server_->Shutdown(absl::ToChronoTime(absl::Now() + kDrain));
     server_->Wait();
@@ -176,6 +177,7 @@ absl::Status Node::OpenTransport() {
 }
 
 absl::Status Node::Serve() {
+  announcers_ = std::make_unique<Announcers>(changes_, *spaces_, secret_, log_);
   sessions_ = std::make_unique<SessionTable>(reservations_, config_.staging_bytes);
   leases_ = std::make_unique<LeaseTable>(kLeasesMax);
   promoter_ = std::make_unique<Promoter>(store_.get(), metrics_, log_);
@@ -240,12 +242,18 @@ void Node::StartAnnouncers() {
   hello.mutable_node()->set_attach_path(absl::StrCat(config_.socket, ".attach"));
   for (const auto& memory : spaces_->memories()) hello.set_dram_bytes(hello.dram_bytes() + memory->group.dram_bytes);
   hello.set_ssd_bytes(config_.ssd_bytes);
-  for (const std::string& directory : config_.directories) {
-    announcers_.push_back(std::make_unique<Announcer>(
-        Announcer::Options{
-            .directory = directory, .hello = hello, .heartbeat = config_.heartbeat, .usage = [this] { return Usage(); }},
-        changes_, *spaces_, secret_, log_));
-  }
+  announcers_->Introduce({.hello = std::move(hello),
+                          .heartbeat = config_.heartbeat,
+                          .usage_of_a_stream = [this] { return [this] { return Usage(); }; }});
+  announcers_->SetDirectories(config_.directories);
+}
+
+absl::Status Node::SetDirectories(const std::vector<std::string>& directories) {
+  STEM_TRY(CheckDirectories(directories));
+  matcher_->SetDirectories(directories);
+  announcers_->SetDirectories(directories);
+  log_.Info("directories_set", {{"directories", absl::StrJoin(directories, ",")}});
+  return absl::OkStatus();
 }
 
 void Node::KeepHouse() {
@@ -304,12 +312,7 @@ v1::NodeStatusReply Node::Status() const {
   status.set_staging_bytes(sessions_->staging_bytes());
   status.set_integrity_failures(metrics_.integrity_failures());
   status.set_sequence(changes_.sequence());
-  for (const auto& announcer : announcers_) {
-    v1::NodeStatusReply::Stream* const stream = status.add_streams();
-    stream->set_directory(announcer->directory());
-    stream->set_connected(announcer->connected());
-    stream->set_sequence_acknowledged(announcer->acknowledged());
-  }
+  for (v1::NodeStatusReply::Stream& stream : announcers_->Status()) *status.add_streams() = std::move(stream);
   return status;
 }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "prometheus/registry.h"
-#include "services/node/announcer.h"
+#include "services/node/announcers.h"
 #include "services/node/attach_server.h"
 #include "services/node/change_log.h"
 #include "services/node/config.h"
@@ -43,6 +43,10 @@ class Node {
   const std::string& http_address() const { return http_address_; }  // as bound
   const NodeConfig& config() const { return config_; }
   v1::NodeStatusReply Status() const;
+  // Announces to these directories, host:port each, nearest first, and asks them; no longer to others. Calls that run go on.
+  // Ends streams before it returns, so not from a thread that must not wait. Threads: any. Errors: InvalidArgument (an address,
+  // or more than kDirectoriesMax of them), and nothing has changed.
+  absl::Status SetDirectories(const std::vector<std::string>& directories);
   // What --ready-file gets.
   std::string ReadyJson() const;
 
@@ -89,7 +93,7 @@ class Node {
   std::unique_ptr<Spiller> spiller_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<AttachServer> attach_;
-  std::vector<std::unique_ptr<Announcer>> announcers_;
+  std::unique_ptr<Announcers> announcers_;
   std::unique_ptr<MetricsServer> http_;
   std::atomic<bool> stopping_{false};
   std::thread housekeeper_;

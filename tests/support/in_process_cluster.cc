@@ -25,12 +25,8 @@ InProcessCluster::InProcessCluster(const Options& options)
     : options_(options), log_({.process = "test", .level = LogLevel::kDebug, .out = &log_lines_}) {
   std::ofstream(secret_file()) << std::string(32, 's');
   chmod(secret_file().c_str(), 0600);
-  directory_ = OrEnd(Directory::Start({.listen = "127.0.0.1:0",
-                                       .http = "127.0.0.1:0",
-                                       .secret_file = secret_file(),
-                                       .heartbeat_ms = 1000},  // generous: the tests' machine may be busy
-                                      log_),
-                     "directory");
+  directories_.resize(options.directories);
+  for (size_t i = 0; i < options.directories; ++i) StartDirectory(i);
   nodes_.resize(options.nodes);
   for (size_t i = 0; i < options.nodes; ++i) StartNode(i);
   Settle();
@@ -38,7 +34,24 @@ InProcessCluster::InProcessCluster(const Options& options)
 
 InProcessCluster::~InProcessCluster() {
   nodes_.clear();
-  directory_.reset();
+  directories_.clear();
+}
+
+void InProcessCluster::StartDirectory(size_t i) {
+  directories_[i] = OrEnd(Directory::Start({.listen = "127.0.0.1:0",
+                                            .http = "127.0.0.1:0",
+                                            .secret_file = secret_file(),
+                                            .heartbeat_ms = 1000},  // generous: the tests' machine may be busy
+                                           log_),
+                          "directory");
+}
+
+std::vector<std::string> InProcessCluster::directory_addresses() const {
+  std::vector<std::string> addresses;
+  for (const auto& directory : directories_) {
+    if (directory != nullptr) addresses.push_back(directory->listen_address());
+  }
+  return addresses;
 }
 
 void InProcessCluster::StartNode(size_t i) {
@@ -47,7 +60,7 @@ void InProcessCluster::StartNode(size_t i) {
   config.socket = socket(i);
   config.listen = "127.0.0.1:0";
   config.http = "127.0.0.1:0";
-  config.directories = {directory_address()};
+  config.directories = directory_addresses();
   config.secret_file = secret_file();
   config.dram_bytes = options_.dram_bytes;
   config.ssd_bytes = options_.ssd_bytes;
@@ -61,9 +74,13 @@ void InProcessCluster::Settle() {
     if (node == nullptr) continue;
     while (true) {
       const v1::NodeStatusReply status = node->Status();
-      if (status.streams(0).connected() && status.streams(0).sequence_acknowledged() >= status.sequence()) break;
+      bool heard = true;
+      for (const auto& stream : status.streams()) {
+        heard = heard && stream.connected() && stream.sequence_acknowledged() >= status.sequence();
+      }
+      if (heard) break;
       if (absl::Now() > end) {
-        std::fprintf(stderr, "the directory does not hear %s\n", status.address().node().c_str());
+        std::fprintf(stderr, "a directory does not hear %s\n", status.address().node().c_str());
         std::abort();
       }
       absl::SleepFor(absl::Milliseconds(2));

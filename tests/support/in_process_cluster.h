@@ -1,4 +1,4 @@
-// A directory and some nodes in this process: the real thing over real sockets, in a temporary directory.
+// Directories and some nodes in this process: the real thing over real sockets, in a temporary directory.
 #pragma once
 
 #include <memory>
@@ -17,23 +17,29 @@ class InProcessCluster {
  public:
   struct Options {
     size_t nodes = 2;
+    size_t directories = 1;
     uint64_t dram_bytes = 8 << 20;
     uint64_t ssd_bytes = 0;
   };
-  // Returns once the directory has heard of every node. A failed start ends the test process.
+  // Returns once every directory has heard of every node. A failed start ends the test process.
   explicit InProcessCluster(const Options& options);
   ~InProcessCluster();
 
   Node& node(size_t i) { return *nodes_[i]; }
   void StopNode(size_t i) { nodes_[i].reset(); }
   void StartNode(size_t i);
-  // Waits until the directory knows as many changes as the node has made.
+  void StopDirectory(size_t i) { directories_[i].reset(); }
+  // On a port of its own: the nodes hear of it by SetDirectories.
+  void StartDirectory(size_t i);
+  // Waits until every directory that a node announces to knows as many changes as the node has made.
   void Settle();
 
   std::string socket(size_t i) const;
   std::string ssd_dir(size_t i) const;
   std::vector<std::string> sockets() const;
-  std::string directory_address() const { return directory_->listen_address(); }
+  std::string directory_address(size_t i = 0) const { return directories_[i]->listen_address(); }
+  // Of the directories that run.
+  std::vector<std::string> directory_addresses() const;
   std::string secret_file() const { return directory_path_.path() + "/secret"; }
 
   // A client of node `i`, attached.
@@ -44,7 +50,7 @@ class InProcessCluster {
   TempDirectory directory_path_;
   std::ostringstream log_lines_;
   Logger log_;
-  std::unique_ptr<Directory> directory_;
+  std::vector<std::unique_ptr<Directory>> directories_;  // null = stopped
   std::vector<std::unique_ptr<Node>> nodes_;
 };
 
