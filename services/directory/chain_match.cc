@@ -1,188 +1,256 @@
 #include "services/directory/chain_match.h"
 
 #include <algorithm>
+#include <limits>
 
-#include "absl/container/inlined_vector.h"
 #include "proto/check.h"
+#include "services/directory/chain_coverage.h"
 
 namespace stem {
 namespace {
 
-constexpr uint32_t kNobody = UINT32_MAX;
+// By level, then by chunk: level 0 has all full parts, level n the n widest windows besides.
+using LevelMasks = absl::InlinedVector<absl::InlinedVector<BlockMask, 1>, 1>;
 
-struct Candidate {
-  uint16_t node = 0;
-  uint8_t tier = 0;  // the slowest of the parts'
-};
-using Candidates = absl::InlinedVector<Candidate, 4>;
+// Blocks of which the node at `position` has all full parts and the `windows` widest window parts.
+BlockMask NodeLevel(const ChainCoverage& coverage, const ChainChunk& chunk, size_t position, size_t windows) {
+  BlockMask mask = MaskOf(0, chunk.count - 1);
+  for (size_t part = 0; part < coverage.full_parts() + windows; ++part) mask &= chunk.of(position, part).all();
+  return mask;
+}
 
-// What the index says of one block.
-struct BlockFacts {
-  Candidates candidates;  // nodes with all parts
-  bool held = true;       // every part is somewhere, if only with the requester or apart
-  bool requester = false; // some part is with the requester
-  v1::MissCause cause = v1::MISS_CAUSE_UNSPECIFIED;  // of the parts that are nowhere, the first in MissCause's order
-};
-
-class BlockReader {
- public:
-  BlockReader(const PrefixIndex& index, const MemberView& view, const MatchCall& call)
-      : index_(index), view_(view), call_(call) {
-    for (size_t i = 0; i < view.nodes.size() && !call.requester.empty(); ++i) {
-      if (view.nodes[i]->node() == call.requester) requester_ = static_cast<uint32_t>(i);
+// The largest c for which every block before c has level 0, and the last w blocks before c have the level of each part of
+// window w.
+uint32_t StemBlocks(const ChainCoverage& coverage, const LevelMasks& levels) {
+  const size_t windows = levels.size() - 1;
+  absl::InlinedVector<uint32_t, 4> behind(windows, 0);  // consecutive blocks of each level, up to here
+  uint32_t stem = 0;
+  for (size_t i = 0; i < coverage.chunks().size(); ++i) {
+    const ChainChunk& chunk = coverage.chunks()[i];
+    const uint32_t full = std::min(LowestBit(~levels[0][i]), chunk.count);
+    if (windows == 0) {
+      stem = chunk.first + full;
+    } else {
+      for (uint32_t bit = 0; bit < full; ++bit) {
+        bool whole = true;
+        for (size_t w = 0; w < windows; ++w) {
+          behind[w] = (levels[w + 1][i] >> bit & 1) != 0 ? behind[w] + 1 : 0;
+          const uint32_t wide = coverage.parts()[coverage.full_parts() + w].window_blocks;
+          whole = whole && behind[w] >= std::min(wide, chunk.first + bit + 1);
+        }
+        if (whole) stem = chunk.first + bit + 1;
+      }
     }
+    if (full < chunk.count) break;
+  }
+  return stem;
+}
+
+uint64_t Draw(uint64_t key, uint16_t node) {
+  uint64_t mixed = (key ^ node * 0x9E3779B97F4A7C15ULL) * 0xC2B2AE3D27D4EB4FULL;
+  return (mixed ^ mixed >> 29) * 0x9E3779B97F4A7C15ULL >> 32;
+}
+
+// Cuts a stem into runs.
+class Chooser {
+ public:
+  Chooser(const ChainCoverage& coverage, const MemberView& view, const MatchCall& call, uint32_t stem)
+      : coverage_(coverage), view_(view), call_(call), stem_(stem) {}
+
+  void Cut(absl::InlinedVector<ChainRun, 4>& runs) const {
+    uint32_t block = 0;
+    // Before the widest window nothing is needed when no part is wanted everywhere: whoever comes first serves it.
+    if (coverage_.full_parts() == 0) {
+      const uint32_t wide = coverage_.parts()[0].window_blocks;
+      block = stem_ > wide ? stem_ - wide : 0;
+    }
+    while (block < stem_) {
+      const ChainChunk& chunk = ChunkOf(block);
+      std::optional<size_t> position = runs.empty() ? std::nullopt : chunk.PositionOf(runs.back().node);
+      if (!position || !Has(chunk, *position, block)) position = chunk.PositionOf(Choose(chunk, block));
+      const ChainRun run = RunAt(chunk, *position, block);
+      if (!runs.empty() && runs.back().node == run.node && runs.back().tier == run.tier) {
+        runs.back().count += run.count;
+      } else {
+        runs.push_back(run);
+      }
+      block += run.count;
+    }
+    if (runs.empty() || runs[0].first == 0) return;
+    runs[0].count += runs[0].first;
+    runs[0].first = 0;
   }
 
-  void Read(size_t block, BlockFacts& facts) {
-    facts.candidates.clear();
-    facts.held = true;
-    facts.requester = false;
-    facts.cause = v1::MISS_CAUSE_UNSPECIFIED;
-    for (size_t i = 0; i < call_.parts.size(); ++i) {
-      const BlockKey key = PartKey(call_.keys[block], call_.parts[i].id);
-      index_.Find(IndexFingerprint({.space = call_.space, .key = key}), found_);
-      ReadPart(i == 0, facts);
+  // Blocks of the chunk of which the node has what the stem needs, in the stem only.
+  BlockMask Usable(const ChainChunk& chunk, size_t position) const {
+    BlockMask mask = MaskOf(0, std::min(chunk.count, stem_ - chunk.first) - 1);
+    for (size_t part = 0; part < coverage_.parts().size(); ++part) {
+      mask &= chunk.of(position, part).all() | ~Needed(chunk, part);
     }
+    return mask;
   }
 
  private:
-  void ReadPart(bool first, BlockFacts& facts) {
-    part_.clear();
-    bool held = false;
-    bool uncertain = false;
-    bool lost = false;
-    for (const Holder holder : found_.holders) {
-      const MemberView::Slot slot = holder.slot < view_.slots.size() ? view_.slots[holder.slot] : MemberView::Slot();
-      lost = lost || slot.use == MemberView::Use::kLost;
-      uncertain = uncertain || slot.use == MemberView::Use::kUncertain || slot.use == MemberView::Use::kNone;
-      if (slot.use != MemberView::Use::kCounts) continue;
-      held = true;
-      facts.requester = facts.requester || slot.node == requester_;
-      if (slot.node != requester_) part_.push_back({.node = slot.node, .tier = holder.tier});
+  const ChainChunk& ChunkOf(uint32_t block) const { return coverage_.chunks()[block / kStretchBlocksMax]; }
+  bool Has(const ChainChunk& chunk, size_t position, uint32_t block) const {
+    return (Usable(chunk, position) >> (block - chunk.first) & 1) != 0;
+  }
+
+  // Blocks of the chunk at which the part is needed.
+  BlockMask Needed(const ChainChunk& chunk, size_t part) const {
+    const uint32_t window = coverage_.parts()[part].window_blocks;
+    if (window == 0 || stem_ <= chunk.first + window) return ~BlockMask{0};
+    const uint32_t first = stem_ - window - chunk.first;
+    return first >= kStretchBlocksMax ? BlockMask{0} : ~BlockMask{0} << first;
+  }
+
+  // Blocks at which `tier` is the slowest from which the node serves a needed part.
+  BlockMask Slowest(const ChainChunk& chunk, size_t position, v1::Tier tier) const {
+    BlockMask mask = 0;
+    BlockMask slower = 0;
+    for (size_t part = 0; part < coverage_.parts().size(); ++part) {
+      const auto& tiers = chunk.of(position, part).tiers;
+      const BlockMask dram = tiers[v1::TIER_DRAM] & ~tiers[v1::TIER_GPU];
+      const BlockMask ssd = tiers[v1::TIER_SSD] & ~tiers[v1::TIER_DRAM] & ~tiers[v1::TIER_GPU];
+      const BlockMask needed = Needed(chunk, part);
+      mask |= (tier == v1::TIER_SSD ? ssd : tier == v1::TIER_DRAM ? dram : tiers[v1::TIER_GPU]) & needed;
+      slower |= (tier == v1::TIER_SSD ? 0 : tier == v1::TIER_DRAM ? ssd : dram | ssd) & needed;
     }
-    if (!held) {
-      v1::MissCause cause = found_.cause;
-      if (!found_.holders.empty()) cause = lost && !uncertain ? v1::MISS_CAUSE_NODE_LOST : v1::MISS_CAUSE_UNKNOWN;
-      if (cause == v1::MISS_CAUSE_COLD && !view_.history_whole) cause = v1::MISS_CAUSE_UNKNOWN;
-      facts.cause = facts.held ? cause : std::min(facts.cause, cause);
-      facts.held = false;
+    return mask & ~slower;
+  }
+
+  // From `block` on, in this chunk and one tier.
+  ChainRun RunAt(const ChainChunk& chunk, size_t position, uint32_t block) const {
+    const uint32_t bit = block - chunk.first;
+    const BlockMask usable = Usable(chunk, position);
+    for (const v1::Tier tier : {v1::TIER_GPU, v1::TIER_DRAM, v1::TIER_SSD}) {
+      const BlockMask same = (Slowest(chunk, position, tier) & usable) >> bit;
+      if ((same & 1) == 0) continue;
+      return {.first = block, .count = LowestBit(~same), .node = chunk.nodes[position], .tier = static_cast<uint8_t>(tier)};
     }
-    if (first) {
-      facts.candidates = part_;
-    } else {
-      Intersect(facts.candidates);
+    STEM_CHECK(false);
+    return {};
+  }
+
+  // The lower, the better; reach and weight decide among equals.
+  uint32_t RankOf(const ChainChunk& chunk, size_t position, uint32_t block) const {
+    const MemberView::Node& node = view_.nodes[chunk.nodes[position]];
+    const bool slow = (Slowest(chunk, position, v1::TIER_SSD) >> (block - chunk.first) & 1) != 0;
+    const bool own_host = coverage_.requester() != UINT32_MAX && node.host == view_.nodes[coverage_.requester()].host;
+    const bool trusted = node.trust_percent >= 100 ||
+                         Draw(~call_.keys[block].high, chunk.nodes[position]) % 100 < node.trust_percent;
+    return (trusted ? 0U : 4U) + (slow ? 2U : 0U) + (own_host ? 0U : 1U);
+  }
+
+  // Who serves from `block` on.
+  uint16_t Choose(const ChainChunk& chunk, uint32_t block) const {
+    absl::InlinedVector<uint16_t, 8> best;
+    uint32_t best_rank = std::numeric_limits<uint32_t>::max();
+    for (size_t position = 0; position < chunk.nodes.size(); ++position) {
+      if (!Has(chunk, position, block)) continue;
+      const uint32_t rank = chunk.nodes.size() == 1 ? 0 : RankOf(chunk, position, block);
+      if (rank < best_rank) best.clear();
+      best_rank = std::min(best_rank, rank);
+      if (rank == best_rank) best.push_back(chunk.nodes[position]);
+    }
+    STEM_CHECK(!best.empty());
+    KeepFarthest(best, block);
+    const auto draw = [&](uint16_t node) { return Draw(call_.keys[block].high, node) * view_.nodes[node].weight; };
+    return *std::max_element(best.begin(), best.end(), [&](uint16_t a, uint16_t b) { return draw(a) < draw(b); });
+  }
+
+  void KeepFarthest(absl::InlinedVector<uint16_t, 8>& nodes, uint32_t block) const {
+    for (size_t i = block / kStretchBlocksMax; nodes.size() > 1 && i < coverage_.chunks().size(); ++i) {
+      const ChainChunk& chunk = coverage_.chunks()[i];
+      if (chunk.first >= stem_) return;
+      const uint32_t from = std::max(block, chunk.first) - chunk.first;
+      uint32_t farthest = 0;
+      absl::InlinedVector<uint16_t, 8> kept;
+      for (size_t position = 0; position < chunk.nodes.size(); ++position) {
+        if (std::find(nodes.begin(), nodes.end(), chunk.nodes[position]) == nodes.end()) continue;
+        const uint32_t reach = LowestBit(~(Usable(chunk, position) >> from));
+        if (reach > farthest) kept.clear();
+        farthest = std::max(farthest, reach);
+        if (reach == farthest && reach > 0) kept.push_back(chunk.nodes[position]);
+      }
+      if (farthest == 0) return;
+      nodes = std::move(kept);
+      if (from + farthest < chunk.count) return;
     }
   }
 
-  // Keeps those of `candidates` that have this part too.
-  void Intersect(Candidates& candidates) const {
-    const auto gone = std::remove_if(candidates.begin(), candidates.end(), [this](Candidate& each) {
-      const auto same =
-          std::find_if(part_.begin(), part_.end(), [&](Candidate part) { return part.node == each.node; });
-      if (same != part_.end()) each.tier = std::max(each.tier, same->tier);
-      return same == part_.end();
-    });
-    candidates.erase(gone, candidates.end());
-  }
-
-  const PrefixIndex& index_;
+  const ChainCoverage& coverage_;
   const MemberView& view_;
   const MatchCall& call_;
-  uint32_t requester_ = kNobody;
-  PrefixIndex::Found found_;
-  Candidates part_;
+  const uint32_t stem_;
 };
 
-const Candidate* CandidateOf(const Candidates& candidates, uint16_t node) {
-  for (const Candidate& each : candidates) {
-    if (each.node == node) return &each;
-  }
-  return nullptr;
-}
-
-// Who serves from `block` on.
-uint16_t Choose(const std::vector<Candidates>& blocks, size_t block, uint64_t tie_breaker) {
-  absl::InlinedVector<uint16_t, 8> rest;
-  bool pool = false;
-  for (const Candidate& each : blocks[block]) pool = pool || each.tier != v1::TIER_SSD;
-  for (const Candidate& each : blocks[block]) {
-    if (!pool || each.tier != v1::TIER_SSD) rest.push_back(each.node);
-  }
-  for (size_t next = block + 1; next < blocks.size() && rest.size() > 1; ++next) {
-    absl::InlinedVector<uint16_t, 8> still;
-    for (const uint16_t node : rest) {
-      if (CandidateOf(blocks[next], node) != nullptr) still.push_back(node);
-    }
-    if (still.empty()) break;
-    rest = still;
-  }
-  return rest[tie_breaker % rest.size()];
-}
-
-std::vector<ChainRun> Runs(const std::vector<Candidates>& blocks, const std::vector<BlockKey>& keys) {
-  std::vector<ChainRun> runs;
-  for (size_t block = 0; block < blocks.size(); ++block) {
-    const Candidate* same = runs.empty() ? nullptr : CandidateOf(blocks[block], runs.back().node);
-    if (same == nullptr) same = CandidateOf(blocks[block], Choose(blocks, block, keys[block].high));
-    STEM_CHECK(same != nullptr);
-    if (!runs.empty() && runs.back().node == same->node && runs.back().tier == same->tier) {
-      ++runs.back().count;
-    } else {
-      runs.push_back({.first = static_cast<uint32_t>(block), .count = 1, .node = same->node, .tier = same->tier});
+LevelMasks LevelsOfAll(const ChainCoverage& coverage) {
+  LevelMasks levels(1 + coverage.parts().size() - coverage.full_parts());
+  for (size_t level = 0; level < levels.size(); ++level) {
+    for (const ChainChunk& chunk : coverage.chunks()) {
+      // Where no part is needed nobody has to have it.
+      BlockMask mask = coverage.full_parts() + level == 0 ? MaskOf(0, chunk.count - 1) : 0;
+      for (size_t position = 0; position < chunk.nodes.size(); ++position) {
+        mask |= NodeLevel(coverage, chunk, position, level);
+      }
+      levels[level].push_back(mask);
     }
   }
-  return runs;
+  return levels;
 }
 
-// `first_missing`: nothing comes before it that could make it unreachable.
-v1::MissCause CauseOf(const BlockFacts& facts, bool first_missing) {
-  if (!facts.held) return facts.cause;
-  // Its name is behind what the requester knows of itself.
-  if (first_missing && facts.requester) return v1::MISS_CAUSE_UNKNOWN;
-  return v1::MISS_CAUSE_UNREACHABLE;
+LevelMasks LevelsOfNode(const ChainCoverage& coverage, uint16_t node) {
+  LevelMasks levels(1 + coverage.parts().size() - coverage.full_parts());
+  for (size_t level = 0; level < levels.size(); ++level) {
+    for (const ChainChunk& chunk : coverage.chunks()) {
+      const std::optional<size_t> position = chunk.PositionOf(node);
+      const BlockMask nothing = coverage.full_parts() + level == 0 ? MaskOf(0, chunk.count - 1) : 0;
+      levels[level].push_back(position ? NodeLevel(coverage, chunk, *position, level) : nothing);
+    }
+  }
+  return levels;
 }
 
 }  // namespace
 
 ChainMatch MatchChain(const PrefixIndex& index, const MemberView& view, const MatchCall& call) {
+  const ChainCoverage coverage(index, view, call);
   ChainMatch match;
-  BlockReader reader(index, view, call);
-  std::vector<Candidates> blocks;  // of the stem
-  BlockFacts facts;
-  for (size_t block = 0; block < call.keys.size(); ++block) {
-    reader.Read(block, facts);
-    const bool in_stem = blocks.size() == block;
-    if (in_stem && !facts.candidates.empty()) {
-      blocks.push_back(facts.candidates);
-      continue;
-    }
-    const v1::MissCause cause = CauseOf(facts, in_stem);
+  match.matched_blocks = StemBlocks(coverage, LevelsOfAll(coverage));
+  if (match.matched_blocks > 0) Chooser(coverage, view, call, match.matched_blocks).Cut(match.runs);
+  for (uint32_t block = match.matched_blocks; block < call.keys.size(); ++block) {
+    const ChainChunk& chunk = coverage.chunks()[block / kStretchBlocksMax];
+    const v1::MissCause cause = coverage.CauseOf(chunk, block, block == match.matched_blocks);
     if (!match.misses.empty() && match.misses.back().cause == cause) {
       ++match.misses.back().count;
     } else {
-      match.misses.push_back({.first = static_cast<uint32_t>(block), .count = 1, .cause = cause});
+      match.misses.push_back({.first = block, .count = 1, .cause = cause});
     }
   }
-  match.matched_blocks = static_cast<uint32_t>(blocks.size());
-  match.runs = Runs(blocks, call.keys);
   return match;
 }
 
 std::vector<ChainScore> ScoreChain(const PrefixIndex& index, const MemberView& view, const MatchCall& call) {
   std::vector<ChainScore> scores(view.nodes.size());
-  BlockReader reader(index, view, call);
-  BlockFacts facts;
-  for (uint32_t block = 0; block < call.keys.size(); ++block) {
-    reader.Read(block, facts);
-    bool any = false;
-    for (const Candidate& each : facts.candidates) {
-      ChainScore& score = scores[each.node];
-      if (score.matched_blocks != block) continue;  // its run ended before
-      any = true;
-      ++score.matched_blocks;
-      ++(each.tier == v1::TIER_SSD ? score.ssd_blocks : score.pool_blocks);
+  const ChainCoverage coverage(index, view, call);
+  for (uint16_t node = 0; node < scores.size(); ++node) {
+    // Who lacks the start has no stem, unless the start is not needed.
+    if (coverage.full_parts() > 0 && !coverage.chunks()[0].PositionOf(node)) continue;
+    ChainScore& score = scores[node];
+    score.matched_blocks = StemBlocks(coverage, LevelsOfNode(coverage, node));
+    for (const ChainChunk& chunk : coverage.chunks()) {
+      const std::optional<size_t> position = chunk.PositionOf(node);
+      if (chunk.first >= score.matched_blocks) break;
+      if (!position) continue;
+      BlockMask ssd = 0;
+      for (size_t part = 0; part < coverage.full_parts(); ++part) {
+        const auto& tiers = chunk.of(*position, part).tiers;
+        ssd |= tiers[v1::TIER_SSD] & ~tiers[v1::TIER_DRAM] & ~tiers[v1::TIER_GPU];
+      }
+      score.ssd_blocks += CountBits(ssd & MaskOf(0, std::min(chunk.count, score.matched_blocks - chunk.first) - 1));
     }
-    if (!any) break;
+    score.pool_blocks = score.matched_blocks - score.ssd_blocks;
   }
   return scores;
 }

@@ -1,11 +1,11 @@
-// The longest leading run of a chain that the members hold, who serves which part of it, and why the rest is missing.
-// Pure reads of the index under one view of the members. Threads: any.
+// The longest run of a chain that can be loaded from the members, who serves which part of it, and why the rest is
+// missing. Pure reads of the index under one view of the members. Threads: any.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "proto/validate.h"
 #include "services/directory/membership.h"
 #include "services/directory/prefix_index.h"
@@ -16,7 +16,7 @@ struct ChainRun {
   uint32_t first = 0;
   uint32_t count = 0;
   uint16_t node = 0;  // index into the view's nodes
-  uint8_t tier = 0;   // a v1::Tier
+  uint8_t tier = 0;   // v1::TIER_DRAM (GPU memory too) or v1::TIER_SSD
 };
 
 struct ChainMiss {
@@ -27,16 +27,17 @@ struct ChainMiss {
 
 struct ChainMatch {
   uint32_t matched_blocks = 0;
-  std::vector<ChainRun> runs;     // cover 0..matched_blocks-1; a run ends where the holder or the tier changes
-  std::vector<ChainMiss> misses;  // cover the rest; neighbours differ in cause
+  absl::InlinedVector<ChainRun, 4> runs;     // cover 0..matched_blocks-1; a run ends where the holder or the tier changes
+  absl::InlinedVector<ChainMiss, 4> misses;  // cover the rest; neighbours differ in cause
 };
 
-// A block matches when one node, not the requester, has all its parts. A holder is kept for as long as it has the
-// next block; where one must be chosen, pool beats SSD, then who reaches farthest, then the key decides.
+// The stem is the longest whose blocks each lie, with all parts that are needed there, on one node that is not the
+// requester. A holder is kept for as long as it has the next block; where one must be chosen: one that is trusted, then
+// pool before SSD, then the requester's own host, then who reaches farthest, then a draw by key and weight.
 ChainMatch MatchChain(const PrefixIndex& index, const MemberView& view, const MatchCall& call);
 
 struct ChainScore {
-  uint32_t matched_blocks = 0;  // leading run that the node has by itself
+  uint32_t matched_blocks = 0;  // the stem that the node could serve by itself
   uint32_t pool_blocks = 0;
   uint32_t ssd_blocks = 0;
 };

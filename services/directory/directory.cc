@@ -39,6 +39,11 @@ absl::StatusOr<Checked> Check(const DirectoryConfig& config, Logger& log) {
   STEM_TRY(CheckRange("--heartbeat-ms", config.heartbeat_ms, 10, 10'000));
   STEM_TRY(CheckRange("--stale-ms-max", config.stale_ms_max, 100, 60'000));
   STEM_TRY(CheckRange("--ghosts-max", config.ghosts_max, 0, 1'000'000'000));
+  STEM_TRY(CheckRange("--index-bytes-max", config.index_bytes_max, 64ULL << 20, 64ULL << 30));
+  if (config.ghosts_max * 8 > config.index_bytes_max / 2) {
+    return absl::InvalidArgumentError(absl::StrCat("--ghosts-max: ", config.ghosts_max, " ghosts of 8 bytes take more than half of ",
+                                                   "--index-bytes-max, ", config.index_bytes_max, "; lower it or raise that"));
+  }
   if (config.stale_ms_max < config.heartbeat_ms) {
     return absl::InvalidArgumentError(absl::StrCat("--stale-ms-max: ", config.stale_ms_max,
                                                    " is below --heartbeat-ms, ", config.heartbeat_ms,
@@ -68,7 +73,7 @@ struct Directory::Running {
         keep_every(absl::Milliseconds(config.heartbeat_ms) / 2),
         started(MonotonicNow()),
         metrics(registry),
-        index(config.ghosts_max),
+        index({.bytes_max = config.index_bytes_max, .ghosts_max = config.ghosts_max}),
         membership(index, {.heartbeat = absl::Milliseconds(config.heartbeat_ms),
                            .stale_max = absl::Milliseconds(config.stale_ms_max),
                            .started = started}),

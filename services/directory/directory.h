@@ -18,7 +18,8 @@ struct DirectoryConfig {
   std::string secret_file;                // the cluster's secret, >= 32 bytes; required
   uint32_t heartbeat_ms = 100;            // 10..10000: a stream silent for longer makes matches stale
   uint32_t stale_ms_max = 2000;           // 100..60000: how long a silent node's blocks are offered; then it is lost
-  uint64_t ghosts_max = 1'000'000;        // 0..1e9 departed blocks remembered, about 50 bytes each
+  uint64_t index_bytes_max = 4ULL << 30;  // 64 MiB..64 GiB: memory of the index; beyond it, blocks are forgotten
+  uint64_t ghosts_max = 4'000'000;        // 0..1e9 departed blocks remembered, 8 bytes each, of index_bytes_max
   bool insecure_allow_remote = false;     // allow listen and http to be other than loopback
 };
 

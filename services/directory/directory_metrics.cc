@@ -41,6 +41,10 @@ DirectoryMetrics::DirectoryMetrics(prometheus::Registry& registry)
       resyncs_(Counters(registry, "stemcache_directory_resyncs_total", "Snapshots asked for after a gap.").Add({})),
       streams_(Gauges(registry, "stemcache_directory_streams", "Open announce streams.").Add({})),
       blocks_(Gauges(registry, "stemcache_directory_index_blocks", "Distinct blocks in the index.").Add({})),
+      index_bytes_(Gauges(registry, "stemcache_directory_index_bytes", "Memory of the index.").Add({})),
+      shed_(Counters(registry, "stemcache_directory_index_shed_blocks_total",
+                     "Announced blocks that the index forgot for want of memory (--index-bytes-max).")
+                .Add({})),
       ghosts_(Gauges(registry, "stemcache_directory_ghosts", "Departed blocks that are remembered.").Add({})) {}
 
 void DirectoryMetrics::OnMatch(const v1::MatchReply& reply, size_t blocks_asked, absl::Duration took) {
@@ -54,9 +58,11 @@ void DirectoryMetrics::OnMatch(const v1::MatchReply& reply, size_t blocks_asked,
 void DirectoryMetrics::Refresh(const PrefixIndex::Counts& counts, const std::vector<Membership::NodeStatus>& nodes) {
   blocks_.Set(static_cast<double>(counts.blocks));
   ghosts_.Set(static_cast<double>(counts.ghosts));
+  index_bytes_.Set(static_cast<double>(counts.bytes));
   std::map<std::string, int> by_state = {{"live", 0}, {"stale", 0}, {"lost", 0}};
   std::set<std::string> present;
   MutexLock lock(mutex_);
+  shed_.Increment(static_cast<double>(counts.shed) - shed_.Value());
   for (const Membership::NodeStatus& node : nodes) {
     const std::string& name = node.message.address().node();
     ++by_state[node.message.state()];

@@ -46,6 +46,8 @@ class DirectoryMetrics {
   prometheus::Counter& resyncs_;
   prometheus::Gauge& streams_;
   prometheus::Gauge& blocks_;
+  prometheus::Gauge& index_bytes_;
+  prometheus::Counter& shed_;
   prometheus::Gauge& ghosts_;
   Mutex mutex_;
   std::map<std::string, prometheus::Gauge*> lag_by_node_ ABSL_GUARDED_BY(mutex_);  // so that forgotten nodes leave

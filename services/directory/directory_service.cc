@@ -129,13 +129,13 @@ grpc::ServerUnaryReactor* DirectoryService::Match(grpc::CallbackServerContext* c
 absl::Status DirectoryService::DoMatch(const v1::MatchRequest& request, v1::MatchReply& reply) const {
   const absl::Time begin = MonotonicNow();
   STEM_ASSIGN(const MatchCall call, ValidateMatch(request));
-  MemberView view = parts_.membership.View(begin);
-  const ChainMatch match = MatchChain(parts_.index, view, call);
+  const std::shared_ptr<const MemberView> view = parts_.membership.View(begin);
+  const ChainMatch match = MatchChain(parts_.index, *view, call);
   reply.set_matched_blocks(match.matched_blocks);
   absl::flat_hash_map<uint16_t, uint32_t> holders;
   for (const ChainRun& run : match.runs) {
     const auto [holder, fresh] = holders.try_emplace(run.node, static_cast<uint32_t>(reply.holders_size()));
-    if (fresh) *reply.add_holders() = *view.nodes[run.node];
+    if (fresh) *reply.add_holders() = *view->nodes[run.node].address;
     v1::HolderRun* out = reply.add_runs();
     out->set_first(run.first);
     out->set_count(run.count);
@@ -148,7 +148,7 @@ absl::Status DirectoryService::DoMatch(const v1::MatchRequest& request, v1::Matc
     out->set_count(miss.count);
     out->set_cause(miss.cause);
   }
-  *reply.mutable_truth() = std::move(view.truth);
+  *reply.mutable_truth() = parts_.membership.Truth(begin);
   parts_.metrics.OnMatch(reply, call.keys.size(), MonotonicNow() - begin);
   return absl::OkStatus();
 }
@@ -162,26 +162,23 @@ grpc::ServerUnaryReactor* DirectoryService::Score(grpc::CallbackServerContext* c
 
 absl::Status DirectoryService::DoScore(const v1::ScoreRequest& request, v1::ScoreReply& reply) const {
   STEM_ASSIGN(const MatchCall call, ValidateScore(request));
-  MemberView view = parts_.membership.View(MonotonicNow());
-  const std::vector<ChainScore> scores = ScoreChain(parts_.index, view, call);
-  const auto add = [&reply](const std::string& name, const ChainScore& score) {
+  const absl::Time now = MonotonicNow();
+  const std::shared_ptr<const MemberView> view = parts_.membership.View(now);
+  const std::vector<ChainScore> scores = ScoreChain(parts_.index, *view, call);
+  const auto add = [&](const std::string& name, uint32_t index) {
     v1::ScoreReply::Node* node = reply.add_nodes();
     node->set_node(name);
-    node->set_matched_blocks(score.matched_blocks);
-    node->set_dram_blocks(score.pool_blocks);
-    node->set_ssd_blocks(score.ssd_blocks);
+    if (index == UINT32_MAX) return;
+    node->set_matched_blocks(scores[index].matched_blocks);
+    node->set_dram_blocks(scores[index].pool_blocks);
+    node->set_ssd_blocks(scores[index].ssd_blocks);
+    node->set_health_percent(view->nodes[index].trust_percent);
   };
   if (request.candidates().empty()) {
-    for (size_t i = 0; i < view.nodes.size(); ++i) add(view.nodes[i]->node(), scores[i]);
+    for (uint32_t i = 0; i < view->nodes.size(); ++i) add(view->nodes[i].address->node(), i);
   }
-  for (const std::string& name : request.candidates()) {
-    const auto found = std::lower_bound(
-        view.nodes.begin(), view.nodes.end(), name,
-        [](const auto& address, const std::string& wanted) { return address->node() < wanted; });
-    const bool known = found != view.nodes.end() && (*found)->node() == name;
-    add(name, known ? scores[static_cast<size_t>(found - view.nodes.begin())] : ChainScore());
-  }
-  *reply.mutable_truth() = std::move(view.truth);
+  for (const std::string& name : request.candidates()) add(name, view->IndexOf(name));
+  *reply.mutable_truth() = parts_.membership.Truth(now);
   parts_.metrics.OnScore();
   return absl::OkStatus();
 }
@@ -196,6 +193,9 @@ grpc::ServerUnaryReactor* DirectoryService::DirectoryStatus(grpc::CallbackServer
   const PrefixIndex::Counts counts = parts_.index.counts();
   reply->set_blocks(counts.blocks);
   reply->set_ghosts(counts.ghosts);
+  reply->set_index_bytes(counts.bytes);
+  reply->set_index_bytes_max(parts_.index.bytes_max());
+  reply->set_blocks_shed(counts.shed);
   reply->set_uptime_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(now - parts_.started)));
   reply->set_version(kVersion.data(), kVersion.size());
   return Finish(context, status);

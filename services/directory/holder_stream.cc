@@ -1,5 +1,7 @@
 #include "services/directory/holder_stream.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "proto/status.h"
 
@@ -148,13 +150,14 @@ uint64_t HolderStream::Apply(const ValidChanges& valid, uint64_t skip) {
       continue;
     }
     const NamespaceFingerprint space = namespaces_.at(run.namespace_number);
-    for (auto key = run.keys.begin() + static_cast<ptrdiff_t>(skip); key != run.keys.end(); ++key) {
-      const uint64_t fingerprint = IndexFingerprint({.space = space, .key = *key});
-      if (run.remove) {
-        index_.Remove(slot_, fingerprint, CauseOf(run.reason));
-      } else {
-        index_.Add(slot_, fingerprint, run.tier);
-      }
+    const auto fingerprint = [&space](const BlockKey& key) { return IndexedAs({.space = space, .key = key}); };
+    fingerprints_.resize(run.keys.size() - skip);
+    std::transform(run.keys.begin() + static_cast<ptrdiff_t>(skip), run.keys.end(), fingerprints_.begin(), fingerprint);
+    if (run.remove) {
+      index_.RemoveRun(slot_, fingerprints_, CauseOf(run.reason));
+    } else {
+      const BlockKey* before = skip > 0 ? &run.keys[skip - 1] : run.parent ? &*run.parent : nullptr;
+      index_.AddRun(slot_, fingerprints_, before != nullptr ? std::optional(fingerprint(*before)) : std::nullopt, run.tier);
     }
     applied += run.keys.size() - skip;
     skip = 0;

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
@@ -80,6 +81,7 @@ class HolderStream {
   absl::Time progress_at_;                // last step towards a whole snapshot
   std::optional<uint64_t> promised_;      // sequence of an earlier heartbeat that we were behind
   absl::flat_hash_map<uint32_t, NamespaceFingerprint> namespaces_;
+  std::vector<uint64_t> fingerprints_;    // of the run that is being applied
 };
 
 }  // namespace stem

@@ -45,6 +45,8 @@ int main(int argc, char** argv) {
   app.add_option("--secret-file", config.secret_file, "the cluster's secret: a file of 32 bytes or more; required");
   app.add_option("--heartbeat-ms", config.heartbeat_ms, "a stream silent for longer is stale")->capture_default_str();
   app.add_option("--stale-ms-max", config.stale_ms_max, "a node silent for longer is lost")->capture_default_str();
+  stem::AddBytesOption(app, "--index-bytes-max", config.index_bytes_max, {.min = 64ULL << 20, .max = 64ULL << 30},
+                       "memory of the index; what does not fit is forgotten");
   app.add_option("--ghosts-max", config.ghosts_max, "departed blocks to remember")->capture_default_str();
   app.add_flag("--insecure-allow-remote", config.insecure_allow_remote, "listen beyond loopback, unprotected");
   const auto check_format = [](absl::string_view text) { return stem::ParseLogFormat(text).status(); };

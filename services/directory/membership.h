@@ -42,15 +42,24 @@ struct MemberView {
     Use use = Use::kNone;
     uint16_t node = 0;  // index into `nodes`
   };
+  struct Node {
+    std::shared_ptr<const stemcache::v1::NodeAddress> address;
+    uint32_t host = 0;  // equal for nodes that share a kernel
+    // How often, of 100 times, it is treated as sound: lower after late reads and failed proofs, and for newcomers.
+    uint32_t trust_percent = 100;
+    uint32_t weight = 100;  // its share among equals: less when it serves many reads now
+  };
   std::vector<Slot> slots;  // by NodeSlot
-  std::vector<std::shared_ptr<const stemcache::v1::NodeAddress>> nodes;  // not lost, by name
-  stemcache::v1::Truth truth;
+  std::vector<Node> nodes;  // not lost, by name
   bool history_whole = false;  // every departure was heard here: what has no ghost was never held
+
+  // Index into `nodes`; UINT32_MAX for one that is not there.
+  uint32_t IndexOf(const std::string& node) const;
 };
 
 class Membership {
  public:
-  static constexpr size_t kNodesMax = 1024;
+  static constexpr size_t kNodesMax = 16384;  // each may need two slots of the index at a time
 
   // Borrows `index`, in which it opens and closes slots.
   Membership(PrefixIndex& index, const MembershipOptions& options);
@@ -86,7 +95,9 @@ class Membership {
   // Gives up nodes that were silent for longer than stale_max. Returns how many.
   size_t Tick(absl::Time now);
 
-  MemberView View(absl::Time now) const;
+  // As it is now, or was less than a heartbeat ago in what is not about who holds what.
+  std::shared_ptr<const MemberView> View(absl::Time now) const;
+  stemcache::v1::Truth Truth(absl::Time now) const;
 
   struct NodeStatus {
     stemcache::v1::DirectoryStatusReply::Node message;
@@ -111,6 +122,9 @@ class Membership {
     uint64_t applied = 0;
     uint64_t resyncs = 0;
     std::deque<uint64_t> replaced;  // incarnations, newest last, at most kReplacedMax
+    absl::Time newcomer_since = absl::InfinitePast();  // joined a cluster that was running
+    double health = 1;               // 0..1, at health_at
+    absl::Time health_at = absl::InfinitePast();
   };
   static constexpr size_t kReplacedMax = 8;
 
@@ -120,6 +134,10 @@ class Membership {
   bool IsLost(const Node& node, absl::Time now) const;
   bool IsExact(const Node& node, absl::Time now) const;
   std::vector<const Node*> ByName() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  double HealthOf(const Node& node, absl::Time now) const;
+  uint32_t TrustPercent(const Node& node, absl::Time now) const;
+  void TakeReport(const stemcache::v1::PeerReport& report, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::shared_ptr<const MemberView> MakeView(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   PrefixIndex& index_;
   const MembershipOptions options_;
@@ -128,6 +146,10 @@ class Membership {
   uint64_t streams_ ABSL_GUARDED_BY(mutex_) = 0;
   bool history_lost_ ABSL_GUARDED_BY(mutex_) = false;  // a departure was not heard
   bool restarted_ ABSL_GUARDED_BY(mutex_) = false;     // a node was here before this directory
+  // The last view, until a slot changes hands or time passes.
+  mutable std::shared_ptr<const MemberView> view_ ABSL_GUARDED_BY(mutex_);
+  mutable absl::Time view_made_ ABSL_GUARDED_BY(mutex_);
+  mutable absl::Time view_until_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace stem

@@ -38,7 +38,7 @@ struct Filled {
 
   const absl::Time now = absl::UnixEpoch();
   const NamespaceFingerprint space = SpaceOf(1);
-  PrefixIndex index{1 << 20};
+  PrefixIndex index{PrefixIndexOptions{}};
   Membership membership{index, {.started = now}};
   std::vector<std::unique_ptr<HolderStream>> streams;
   uint64_t sequence[3] = {};
@@ -55,8 +55,8 @@ void BM_Match(benchmark::State& state) {
     first = (first * 6364136223846793005ULL + 1442695040888963407ULL);
     const MatchCall call{.space = filled.space, .keys = KeysOf(first % (blocks - chain), chain), .parts = {{.id = 0}}, .requester = ""};
     state.ResumeTiming();
-    const MemberView view = filled.membership.View(filled.now);
-    benchmark::DoNotOptimize(MatchChain(filled.index, view, call));
+    const auto view = filled.membership.View(filled.now);
+    benchmark::DoNotOptimize(MatchChain(filled.index, *view, call));
   }
   state.SetItemsProcessed(state.iterations() * state.range(1));
 }

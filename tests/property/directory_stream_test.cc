@@ -12,6 +12,7 @@
 #include "services/directory/chain_match.h"
 #include "services/directory/holder_stream.h"
 #include "tests/support/announce.h"
+#include "tests/support/index_lookup.h"
 
 namespace stem {
 namespace {
@@ -115,8 +116,8 @@ class World {
   }
 
   void ExpectUnion() {
-    const MemberView view = directory_->membership.View(now_);
-    EXPECT_EQ(view.truth.exact(), std::any_of(nodes_.begin(), nodes_.end(), [](const auto& node) { return node.alive; }));
+    const auto view = directory_->membership.View(now_);
+    EXPECT_EQ(directory_->membership.Truth(now_).exact(), std::any_of(nodes_.begin(), nodes_.end(), [](const auto& node) { return node.alive; }));
     size_t distinct = 0;
     for (uint64_t key = 0; key < kKeys; ++key) {
       std::map<std::string, int> expected;
@@ -124,13 +125,12 @@ class World {
         if (node.alive && node.held.contains(key)) expected[node.name] = node.held.at(key);
       }
       distinct += expected.empty() ? 0 : 1;
-      PrefixIndex::Found found;
-      directory_->index.Find(IndexFingerprint({.space = space_, .key = KeyOf(key)}), found);
+      const FoundBlock found = FindBlock(directory_->index, IndexedAs({.space = space_, .key = KeyOf(key)}));
       std::map<std::string, int> actual;
-      for (const Holder holder : found.holders) {
-        ASSERT_LT(holder.slot, view.slots.size());
-        ASSERT_EQ(view.slots[holder.slot].use, MemberView::Use::kCounts);
-        actual[view.nodes[view.slots[holder.slot].node]->node()] = holder.tier;
+      for (const FoundHolder holder : found.holders) {
+        ASSERT_LT(holder.slot, view->slots.size());
+        ASSERT_EQ(view->slots[holder.slot].use, MemberView::Use::kCounts);
+        actual[view->nodes[view->slots[holder.slot].node].address->node()] = holder.tier;
       }
       EXPECT_EQ(actual, expected) << "key " << key;
     }
@@ -145,7 +145,7 @@ class World {
  private:
   struct DirectoryCore {
     explicit DirectoryCore(absl::Time now)
-        : index(1 << 16), membership(index, {.heartbeat = absl::Milliseconds(100), .stale_max = kStaleMax, .started = now}) {}
+        : index({.bytes_max = 64 << 20, .ghosts_max = 1 << 16}), membership(index, {.heartbeat = absl::Milliseconds(100), .stale_max = kStaleMax, .started = now}) {}
     PrefixIndex index;
     Membership membership;
   };

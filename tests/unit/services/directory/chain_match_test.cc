@@ -6,22 +6,25 @@
 #include <string>
 
 #include "tests/support/announce.h"
+#include "tests/support/index_lookup.h"
 
 namespace stem {
 namespace {
 
 using namespace ::stem::testing;  // NOLINT: message builders
 
-std::string Text(const std::vector<ChainRun>& runs, const MemberView& view) {
+template <typename Runs>
+std::string Text(const Runs& runs, const MemberView& view) {
   std::string text;
   for (const ChainRun& run : runs) {
-    text += std::to_string(run.first) + "+" + std::to_string(run.count) + ":" + view.nodes[run.node]->node() +
+    text += std::to_string(run.first) + "+" + std::to_string(run.count) + ":" + view.nodes[run.node].address->node() +
             (run.tier == v1::TIER_SSD ? "/ssd " : run.tier == v1::TIER_GPU ? "/gpu " : "/dram ");
   }
   return text;
 }
 
-std::string Text(const std::vector<ChainMiss>& misses) {
+template <typename Misses>
+std::string Text(const Misses& misses) {
   std::string text;
   for (const ChainMiss& miss : misses) {
     text += std::to_string(miss.first) + "+" + std::to_string(miss.count) + ":" + v1::MissCause_Name(miss.cause).substr(11) + " ";
@@ -35,7 +38,7 @@ class ChainMatchTest : public ::testing::Test {
   void AddNode(const std::string& name) {
     v1::NodeAddress address;
     address.set_node(name);
-    view_.nodes.push_back(std::make_shared<const v1::NodeAddress>(address));
+    view_.nodes.push_back({.address = std::make_shared<const v1::NodeAddress>(address), .host = static_cast<uint32_t>(view_.nodes.size())});
     slots_[name] = *index_.OpenSlot();
     view_.slots.resize(slots_[name].slot + size_t{1});
     view_.slots[slots_[name].slot] = {.use = MemberView::Use::kCounts, .node = static_cast<uint16_t>(view_.nodes.size() - 1)};
@@ -45,13 +48,13 @@ class ChainMatchTest : public ::testing::Test {
     view_.history_whole = true;
   }
   void Hold(const std::string& node, uint64_t first, uint64_t count, v1::Tier tier = v1::TIER_DRAM, uint32_t part = 0) {
-    for (const BlockKey& key : KeysOf(first, count)) index_.Add(slots_[node], Name(key, part), tier);
+    for (const BlockKey& key : KeysOf(first, count)) AddBlock(index_, slots_[node], Name(key, part), tier);
   }
   void Evict(const std::string& node, uint64_t key, v1::MissCause cause, uint32_t part = 0) {
-    index_.Remove(slots_[node], Name(KeyOf(key), part), cause);
+    RemoveBlock(index_, slots_[node], Name(KeyOf(key), part), cause);
   }
   uint64_t Name(const BlockKey& key, uint32_t part) const {
-    return IndexFingerprint({.space = space_, .key = PartKey(key, part)});
+    return IndexedAs({.space = space_, .key = PartKey(key, part)});
   }
   ChainMatch Match(uint64_t count, const std::vector<uint32_t>& ids = {0}, const std::string& requester = "") {
     std::vector<WantedPart> parts;
@@ -60,7 +63,7 @@ class ChainMatchTest : public ::testing::Test {
   }
 
   const NamespaceFingerprint space_ = SpaceOf(1);
-  PrefixIndex index_{1 << 16};
+  PrefixIndex index_{{.bytes_max = 64 << 20, .ghosts_max = 1 << 16}};
   MemberView view_;
   std::map<std::string, SlotHandle> slots_;
 };

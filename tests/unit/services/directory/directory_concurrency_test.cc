@@ -38,13 +38,13 @@ class DirectoryConcurrency : public ::testing::Test {
 
   // One holder, cover without gaps, and no more than was asked.
   void MatchOnce() {
-    const MemberView view = membership_.View(now_);
-    const ChainMatch match = MatchChain(index_, view, {.space = space_, .keys = KeysOf(0, kBlocks + 1), .parts = {{.id = 0}}, .requester = "n0"});
+    const auto view = membership_.View(now_);
+    const ChainMatch match = MatchChain(index_, *view, {.space = space_, .keys = KeysOf(0, kBlocks + 1), .parts = {{.id = 0}}, .requester = "n0"});
     uint32_t next = 0;
     for (const ChainRun& run : match.runs) {
       ASSERT_EQ(run.first, next);
-      ASSERT_LT(run.node, view.nodes.size());
-      ASSERT_NE(view.nodes[run.node]->node(), "n0");
+      ASSERT_LT(run.node, view->nodes.size());
+      ASSERT_NE(view->nodes[run.node].address->node(), "n0");
       next += run.count;
     }
     ASSERT_EQ(next, match.matched_blocks);
@@ -57,7 +57,7 @@ class DirectoryConcurrency : public ::testing::Test {
 
   const absl::Time now_ = absl::UnixEpoch() + absl::Hours(1);
   const NamespaceFingerprint space_ = SpaceOf(1);
-  PrefixIndex index_{1 << 12};
+  PrefixIndex index_{{.bytes_max = 64 << 20, .ghosts_max = 1 << 12}};
   Membership membership_{index_, {.started = now_}};
 };
 
@@ -86,7 +86,7 @@ TEST_F(DirectoryConcurrency, MatchesHoldTogetherWhileStreamsApplyAndBreak) {
   while (index_.Step()) {
   }
   EXPECT_EQ(index_.counts().blocks, kBlocks);
-  const ChainMatch match = MatchChain(index_, membership_.View(now_), {.space = space_, .keys = KeysOf(0, kBlocks), .parts = {{.id = 0}}, .requester = ""});
+  const ChainMatch match = MatchChain(index_, *membership_.View(now_), {.space = space_, .keys = KeysOf(0, kBlocks), .parts = {{.id = 0}}, .requester = ""});
   EXPECT_EQ(match.matched_blocks, kBlocks);
 }
 

@@ -41,7 +41,8 @@ class HolderStreamTest : public ::testing::Test {
   }
   ChainMatch Match(const std::vector<BlockKey>& keys) {
     view_ = membership_.View(now_);
-    return MatchChain(index_, view_, {.space = space_, .keys = keys, .parts = {{.id = 0}}, .requester = ""});
+    truth_ = membership_.Truth(now_);
+    return MatchChain(index_, *view_, {.space = space_, .keys = keys, .parts = {{.id = 0}}, .requester = ""});
   }
   uint32_t Matched(uint64_t first, uint64_t count) { return Match(KeysOf(first, count)).matched_blocks; }
   v1::MissCause CauseOf(uint64_t key) {
@@ -51,9 +52,10 @@ class HolderStreamTest : public ::testing::Test {
 
   absl::Time now_ = absl::UnixEpoch() + absl::Hours(1);
   const NamespaceFingerprint space_ = SpaceOf(1);
-  PrefixIndex index_{1 << 16};
+  PrefixIndex index_{{.bytes_max = 64 << 20, .ghosts_max = 1 << 16}};
   Membership membership_{index_, {.heartbeat = kHeartbeat, .stale_max = kStaleMax, .started = now_}};
-  MemberView view_;
+  std::shared_ptr<const MemberView> view_;
+  v1::Truth truth_;
 };
 
 TEST_F(HolderStreamTest, SnapshotThenBatchesMakeTheIndex) {
@@ -63,7 +65,7 @@ TEST_F(HolderStreamTest, SnapshotThenBatchesMakeTheIndex) {
   EXPECT_EQ(outcome.reply->acknowledge().sequence(), 6u);
   EXPECT_EQ(outcome.changes, 3u);
   EXPECT_EQ(Matched(0, 5), 4u);
-  EXPECT_TRUE(view_.truth.exact());
+  EXPECT_TRUE(truth_.exact());
 }
 
 TEST_F(HolderStreamTest, NothingCountsUntilTheSnapshotIsWhole) {
@@ -71,7 +73,7 @@ TEST_F(HolderStreamTest, NothingCountsUntilTheSnapshotIsWhole) {
   Send(*stream, HelloOf("n1", 1));
   Send(*stream, ChunkOf(4, 0, false, space_, {Adds(KeysOf(0, 2))}));
   EXPECT_EQ(Matched(0, 4), 0u);
-  EXPECT_FALSE(view_.truth.exact());
+  EXPECT_FALSE(truth_.exact());
   EXPECT_EQ(CauseOf(0), v1::MISS_CAUSE_UNKNOWN);
   Send(*stream, ChunkOf(4, 1, true, space_, {Adds(KeysOf(2, 2))}));
   EXPECT_EQ(Matched(0, 4), 4u);
@@ -94,13 +96,13 @@ TEST_F(HolderStreamTest, GapAsksForASnapshotAndKeepsTheOldStateAsStale) {
   EXPECT_EQ(outcome.reply->resync().expected(), 3u);
   EXPECT_EQ(outcome.reply->resync().received(), 5u);
   EXPECT_EQ(Matched(0, 2), 2u);
-  EXPECT_FALSE(view_.truth.exact());
+  EXPECT_FALSE(truth_.exact());
   EXPECT_EQ(Matched(9, 1), 0u);
   Send(*stream, SnapshotOf(5, space_, {Adds(KeysOf(1, 1)), Adds({KeyOf(9)})}));
   EXPECT_EQ(Matched(9, 1), 1u);
   EXPECT_EQ(Matched(1, 1), 1u);
   EXPECT_EQ(CauseOf(0), v1::MISS_CAUSE_UNKNOWN) << "it left during the gap, and no one heard why";
-  EXPECT_TRUE(view_.truth.exact());
+  EXPECT_TRUE(truth_.exact());
   EXPECT_EQ(membership_.Status(now_)[0].message.resyncs(), 1u);
 }
 
@@ -110,7 +112,7 @@ TEST_F(HolderStreamTest, GappedStateCountsNoLongerThanStaleMax) {
   now_ += kStaleMax;
   Send(*stream, BeatOf(5));  // it speaks, but it is not whole
   EXPECT_EQ(Matched(0, 2), 2u);
-  EXPECT_EQ(view_.truth.lagging(0).lag_ms(), 2000u);
+  EXPECT_EQ(truth_.lagging(0).lag_ms(), 2000u);
   now_ += absl::Milliseconds(1);
   EXPECT_EQ(Matched(0, 2), 0u);
   EXPECT_EQ(CauseOf(0), v1::MISS_CAUSE_UNKNOWN);
@@ -134,12 +136,12 @@ TEST_F(HolderStreamTest, OneHeartbeatAheadIsOnlyStale) {
   auto stream = Whole("n1", 1);
   EXPECT_TRUE(Send(*stream, BeatOf(1)).reply->has_acknowledge());
   Matched(0, 1);
-  EXPECT_FALSE(view_.truth.exact());
+  EXPECT_FALSE(truth_.exact());
   Send(*stream, BatchOf(1, space_, {Adds({KeyOf(0)})}));
   EXPECT_TRUE(Send(*stream, BeatOf(2)).reply->has_acknowledge());
   Send(*stream, BatchOf(2, space_, {Adds({KeyOf(1)})}));
   Matched(0, 1);
-  EXPECT_TRUE(view_.truth.exact());
+  EXPECT_TRUE(truth_.exact());
 }
 
 TEST_F(HolderStreamTest, SnapshotThatDoesNotComeIsAskedForAgain) {
@@ -173,11 +175,11 @@ TEST_F(HolderStreamTest, BrokenStreamIsStaleThenLost) {
   auto stream = Whole("n1", 1, 1, {Adds({KeyOf(0)})});
   stream->OnClosed();
   EXPECT_EQ(Matched(0, 1), 1u);
-  EXPECT_FALSE(view_.truth.exact());
+  EXPECT_FALSE(truth_.exact());
   now_ += kStaleMax;
   EXPECT_EQ(membership_.Tick(now_), 0u);
   EXPECT_EQ(Matched(0, 1), 1u);
-  EXPECT_EQ(view_.truth.lagging(0).lag_ms(), 2000u);
+  EXPECT_EQ(truth_.lagging(0).lag_ms(), 2000u);
   EXPECT_EQ(membership_.Status(now_)[0].message.state(), "stale");
   now_ += absl::Milliseconds(1);
   EXPECT_EQ(CauseOf(0), v1::MISS_CAUSE_NODE_LOST) << "even before the next tick";
@@ -193,12 +195,12 @@ TEST_F(HolderStreamTest, SilentStreamIsStaleAfterOneHeartbeat) {
   auto stream = Whole("n1", 1);
   now_ += kHeartbeat;
   Matched(0, 1);
-  EXPECT_TRUE(view_.truth.exact());
+  EXPECT_TRUE(truth_.exact());
   now_ += absl::Milliseconds(1);
   Matched(0, 1);
-  EXPECT_FALSE(view_.truth.exact());
-  EXPECT_EQ(view_.truth.lagging(0).node(), "n1");
-  EXPECT_EQ(view_.truth.lagging(0).lag_ms(), 101u);
+  EXPECT_FALSE(truth_.exact());
+  EXPECT_EQ(truth_.lagging(0).node(), "n1");
+  EXPECT_EQ(truth_.lagging(0).lag_ms(), 101u);
 }
 
 TEST_F(HolderStreamTest, NodeThatWasGivenUpMustSendASnapshot) {
@@ -232,11 +234,11 @@ TEST_F(HolderStreamTest, ReconnectKeepsTheOldStateAsStaleUntilTheSnapshot) {
   auto fresh = Open();
   Send(*fresh, HelloOf("n1", 1));
   EXPECT_EQ(Matched(0, 1), 1u);
-  EXPECT_FALSE(view_.truth.exact());
+  EXPECT_FALSE(truth_.exact());
   ExpectError(*old, BeatOf(1), absl::StatusCode::kAborted, "another stream");
   Send(*fresh, SnapshotOf(1, space_, {Adds({KeyOf(0)})}));
   EXPECT_EQ(Matched(0, 1), 1u);
-  EXPECT_TRUE(view_.truth.exact());
+  EXPECT_TRUE(truth_.exact());
   EXPECT_EQ(CauseOf(77), v1::MISS_CAUSE_COLD) << "no change was missed in between";
 }
 
@@ -253,16 +255,16 @@ TEST_F(HolderStreamTest, NodeOlderThanTheDirectoryMakesAbsenceUnknown) {
   Send(*stream, HelloOf("n1", 1, 3'600'000));
   Send(*stream, SnapshotOf(0, space_));
   EXPECT_EQ(CauseOf(77), v1::MISS_CAUSE_UNKNOWN);
-  EXPECT_FALSE(view_.truth.exact()) << "who else was there may still come back";
+  EXPECT_FALSE(truth_.exact()) << "who else was there may still come back";
   now_ += kStaleMax;
   Send(*stream, BeatOf(0));
   Matched(0, 1);
-  EXPECT_TRUE(view_.truth.exact());
+  EXPECT_TRUE(truth_.exact());
 }
 
 TEST_F(HolderStreamTest, DirectoryThatHearsNoOneIsNotSure) {
   EXPECT_EQ(CauseOf(0), v1::MISS_CAUSE_UNKNOWN);
-  EXPECT_FALSE(view_.truth.exact());
+  EXPECT_FALSE(truth_.exact());
 }
 
 TEST_F(HolderStreamTest, RemoveReasonsBecomeCauses) {
