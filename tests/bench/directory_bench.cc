@@ -39,7 +39,8 @@ Json InFork(const std::function<Json()>& scenario) {
   close(ends[1]);
   std::string text;
   char buffer[65536];
-  for (ssize_t count; (count = read(ends[0], buffer, sizeof(buffer))) > 0;) text.append(buffer, static_cast<size_t>(count));
+  for (ssize_t count; (count = read(ends[0], buffer, sizeof(buffer))) > 0;)
+    text.append(buffer, static_cast<size_t>(count));
   close(ends[0]);
   int status = 0;
   waitpid(pid, &status, 0);
@@ -110,8 +111,12 @@ std::vector<Shape> Shapes(const Arguments& arguments) {
     for (const uint32_t shared_by : arguments.shared_by) {
       for (const uint32_t piece : arguments.pieces) {
         for (const double blocks : arguments.blocks) {
-          shapes.push_back({.blocks = static_cast<uint64_t>(blocks), .chain_blocks = chain, .shared_by = shared_by,
-                            .prefixes = arguments.prefixes, .holes = arguments.holes, .piece_blocks = piece});
+          shapes.push_back({.blocks = static_cast<uint64_t>(blocks),
+                            .chain_blocks = chain,
+                            .shared_by = shared_by,
+                            .prefixes = arguments.prefixes,
+                            .holes = arguments.holes,
+                            .piece_blocks = piece});
         }
       }
     }
@@ -122,9 +127,15 @@ std::vector<Shape> Shapes(const Arguments& arguments) {
 using Scenario = std::function<Json(const Shape&)>;
 
 void AddOptions(CLI::App& app, Arguments& arguments) {
-  app.add_option("--blocks", arguments.blocks, "distinct blocks, e.g. 1e6,1.3e6")->delimiter(',')->check(CLI::Range(1.0, 1e9));
-  app.add_option("--chain", arguments.chain, "blocks in a chain")->delimiter(',')->check(CLI::Range(1u, kChainBlocksMax));
-  app.add_option("--shared-by", arguments.shared_by, "nodes that hold each chain")->delimiter(',')->check(CLI::Range(1u, 1000u));
+  app.add_option("--blocks", arguments.blocks, "distinct blocks, e.g. 1e6,1.3e6")
+      ->delimiter(',')
+      ->check(CLI::Range(1.0, 1e9));
+  app.add_option("--chain", arguments.chain, "blocks in a chain")
+      ->delimiter(',')
+      ->check(CLI::Range(1u, kChainBlocksMax));
+  app.add_option("--shared-by", arguments.shared_by, "nodes that hold each chain")
+      ->delimiter(',')
+      ->check(CLI::Range(1u, 1000u));
   app.add_option("--piece", arguments.pieces, "chains come in pieces of so many blocks; 0 = whole")->delimiter(',');
   app.add_flag("--prefixes", arguments.prefixes, "all but one of a chain's nodes hold a random prefix of it");
   app.add_flag("--holes", arguments.holes, "a second part, of which every 50th block is missing");
@@ -163,7 +174,8 @@ int Main(int argc, char** argv) {
   Table table;
   bool failed = false;
   for (const std::string& name : wanted) {
-    const auto scenario = std::find_if(scenarios.begin(), scenarios.end(), [&](auto& each) { return each.first == name; });
+    const auto scenario =
+        std::find_if(scenarios.begin(), scenarios.end(), [&](auto& each) { return each.first == name; });
     if (scenario == scenarios.end()) {
       std::cerr << "scenario " << name << " is not known; see --help\n";
       return 2;

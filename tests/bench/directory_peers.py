@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The directory's peers that run without a GPU, under the same events as directory_bench: Dynamo's RadixTree binding and
-its standalone indexer (PyPI: ai-dynamo-runtime), each in a process of its own.
+"""The directory's peers that run without a GPU, under the same events as directory_bench: Dynamo's RadixTree binding
+and its standalone indexer (PyPI: ai-dynamo-runtime), each in a process of its own.
 
     directory_bench events --blocks 1e6 --shared-by 8 --events /tmp/events.bin
     directory_peers.py --venv /tmp/peers --events /tmp/events.bin --json /tmp/peers.json
@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -40,8 +39,10 @@ def ensure_venv(venv, wheels):
 
 
 def resident(pid="self"):
+    """Without files that are mapped, such as the events."""
     with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+        fields = file.read().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGESIZE")
 
 
 def cpu_seconds(pid):
@@ -77,8 +78,8 @@ class Events:
 
 def percentiles(samples):
     ordered = sorted(samples)
-    at = lambda share: ordered[int(share * (len(ordered) - 1))]
-    return {"p50_us": at(0.5) / 1e3, "p99_us": at(0.99) / 1e3}
+    last = len(ordered) - 1
+    return {"p50_us": ordered[last // 2] / 1e3, "p99_us": ordered[last * 99 // 100] / 1e3}
 
 
 def picked_chains(events, depth, calls):

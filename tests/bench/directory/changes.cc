@@ -16,8 +16,7 @@ constexpr uint32_t kBatchKeys = 4096;
 // A stream that has said hello and sent an empty snapshot, and the bytes of what it says next.
 class Announcer {
  public:
-  Announcer(Membership& membership, PrefixIndex& index, uint32_t node)
-      : stream_(membership, index, absl::Seconds(2)) {
+  Announcer(Membership& membership, PrefixIndex& index, uint32_t node) : stream_(membership, index, absl::Seconds(2)) {
     v1::AnnounceMessage hello;
     *hello.mutable_hello() = HelloOf(node);
     STEM_CHECK(stream_.OnMessage(hello, BenchNow()).ok());
@@ -153,9 +152,12 @@ Json Forget(const Shape& shape) {
   matcher.join();
   uint64_t held = 0;
   for (uint64_t chain = 0; chain < shape.chains(); ++chain) held += shape.held(chain, 0);
-  return {{"node_blocks", held},           {"invisible_ns", invisible_ns},
-          {"reclaimed_ms", reclaimed * 1e3}, {"steps", steps},
-          {"step_us_max", step_ns_max / 1e3}, {"match_us_max_beside", beside_ns / 1e3},
+  return {{"node_blocks", held},
+          {"invisible_ns", invisible_ns},
+          {"reclaimed_ms", reclaimed * 1e3},
+          {"steps", steps},
+          {"step_us_max", step_ns_max / 1e3},
+          {"match_us_max_beside", beside_ns / 1e3},
           {"match_us_max_alone", alone_ns / 1e3}};
 }
 

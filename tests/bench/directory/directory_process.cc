@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -41,15 +42,27 @@ void DirectoryProcess::Start() {
   STEM_CHECK(!running());
   const std::string ready = folder_ + "/ready", log = folder_ + "/log";
   std::filesystem::remove(ready);
-  const std::vector<std::string> words = {
-      binary_, "--listen", address_, "--http", "127.0.0.1:0", "--secret-file", folder_ + "/secret", "--ready-file",
-      ready, "--heartbeat-ms", absl::StrCat(heartbeat_ms_), "--stale-ms-max", absl::StrCat(stale_ms_max_),
-      "--log-level", "warn"};
+  const std::vector<std::string> words = {binary_,
+                                          "--listen",
+                                          address_,
+                                          "--http",
+                                          "127.0.0.1:0",
+                                          "--secret-file",
+                                          folder_ + "/secret",
+                                          "--ready-file",
+                                          ready,
+                                          "--heartbeat-ms",
+                                          absl::StrCat(heartbeat_ms_),
+                                          "--stale-ms-max",
+                                          absl::StrCat(stale_ms_max_),
+                                          "--log-level",
+                                          "warn"};
   std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   pid_ = vfork();
   if (pid_ == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int out = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     dup2(out, 1);
     dup2(out, 2);

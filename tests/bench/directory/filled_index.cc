@@ -10,6 +10,7 @@ namespace {
 constexpr uint64_t kChainsInTurn = 32;
 constexpr size_t kFlushKeys = 1 << 16;
 constexpr uint64_t kGhostsMax = 1 << 16;
+constexpr uint32_t kWindowBlocks = 64;  // of part 1, when it is asked for
 
 template <typename Index>
 void AddTo(Index& index, SlotHandle slot, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent) {
@@ -40,7 +41,8 @@ v1::Hello HelloOf(uint32_t node, uint64_t incarnation) {
   return hello;
 }
 
-FilledIndex::FilledIndex(const Shape& what) : shape(what), index(kGhostsMax), membership(index, {.started = BenchNow()}) {}
+FilledIndex::FilledIndex(const Shape& what)
+    : shape(what), index(kGhostsMax), membership(index, {.started = BenchNow()}) {}
 
 SlotHandle FilledIndex::Join(uint32_t node) {
   const StreamTicket ticket = *membership.Join(HelloOf(node), BenchNow());
@@ -115,7 +117,7 @@ uint64_t FilledIndex::Flush(double* seconds) {
 
 MatchCall FilledIndex::CallOf(uint64_t chain, uint32_t depth) const {
   MatchCall call{.space = BenchSpace(), .keys = {}, .parts = {{.id = 0}}, .requester = ""};
-  if (shape.holes) call.parts.push_back({.id = 1, .window_blocks = 64});
+  if (shape.holes) call.parts.push_back({.id = 1, .window_blocks = kWindowBlocks});
   MakeCall(chain, depth, call);
   return call;
 }
@@ -123,6 +125,17 @@ MatchCall FilledIndex::CallOf(uint64_t chain, uint32_t depth) const {
 void FilledIndex::MakeCall(uint64_t chain, uint32_t depth, MatchCall& call) const {
   call.keys.resize(std::min(depth, shape.blocks_of(chain)));
   for (uint32_t i = 0; i < call.keys.size(); ++i) call.keys[i] = KeyAt(chain, i);
+}
+
+uint32_t FilledIndex::MatchedOf(uint64_t chain, uint32_t depth) const {
+  const uint32_t blocks = std::min(depth, shape.blocks_of(chain));
+  if (!shape.holes) return blocks;
+  uint32_t matched = 0, run = 0;
+  for (uint32_t i = 0; i < blocks; ++i) {
+    run = Shape::hole(chain, i) ? 0 : run + 1;
+    if (run >= std::min(i + 1, kWindowBlocks)) matched = i + 1;
+  }
+  return matched;
 }
 
 }  // namespace stem::bench

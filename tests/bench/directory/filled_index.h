@@ -36,6 +36,8 @@ class FilledIndex {
   // The first `depth` blocks of a chain; part 1 in a window of 64 blocks when the shape has holes.
   MatchCall CallOf(uint64_t chain, uint32_t depth) const;
   void MakeCall(uint64_t chain, uint32_t depth, MatchCall& call) const;
+  // What a match of that call must answer.
+  uint32_t MatchedOf(uint64_t chain, uint32_t depth) const;
 
   const Shape shape;
   PrefixIndex index;

@@ -280,7 +280,8 @@ struct Sides {
 Json Grpc(const Shape& shape, const GrpcOptions& options) {
   EchoProcess echo_process;
   prctl(PR_SET_TIMERSLACK, 1);
-  const std::string folder = absl::StrCat(std::filesystem::temp_directory_path().string(), "/directory_bench.", getpid());
+  const std::string folder =
+      absl::StrCat(std::filesystem::temp_directory_path().string(), "/directory_bench.", getpid());
   Json row;
   {
     DirectoryProcess directory_process(options.directory_binary, folder, 1000, 5000);

@@ -41,33 +41,38 @@ class LookupBench {
   Json Run() {
     Json rows = Json::array();
     for (const double wanted : options_.churn_per_second) RunBeside(wanted < 0 ? ceiling_ / 2 : wanted, rows);
+    for (const uint32_t depth : options_.depths) rows.push_back(ScoreRow(depth));
     rows.push_back(FloorRow());
     return rows;
   }
 
  private:
-  uint32_t Calls(uint32_t depth) const {
-    return std::clamp(options_.blocks_per_round / depth, kCallsMin, kCallsMax);
-  }
+  uint32_t Calls(uint32_t depth) const { return std::clamp(options_.blocks_per_round / depth, kCallsMin, kCallsMax); }
 
-  void Time(const MemberView& view, const MatchCall& call, Samples& samples) {
+  void Time(const MemberView& view, const MatchCall& call, uint32_t matched, Samples& samples) {
     const uint64_t begin = TicksNow();
     const ChainMatch match = MatchChain(filled_.index, view, call);
     samples.AddTicks(TicksNow() - begin, scale_);
-    STEM_CHECK(match.matched_blocks == call.keys.size());
+    STEM_CHECK(match.matched_blocks == matched);
   }
 
   void Hot(uint32_t depth, Rounds& rounds) {
     const MemberView view = filled_.membership.View(BenchNow());
     std::vector<MatchCall> calls;
+    std::vector<uint32_t> matched;
     for (uint64_t i = 0; i < kHotStems; ++i) {
       calls.push_back(filled_.CallOf(Mix(i) % filled_.shape.chains(), depth));
+      matched.push_back(filled_.MatchedOf(Mix(i) % filled_.shape.chains(), depth));
     }
     Samples samples;
     samples.Reserve(Calls(depth));
-    for (uint64_t i = 0; i < 4 * kHotStems; ++i) Time(view, calls[i % kHotStems], samples);
+    for (uint64_t i = 0; i < 4 * kHotStems; ++i) {
+      Time(view, calls[i % kHotStems], matched[i % kHotStems], samples);
+    }
     samples.Clear();
-    for (uint64_t i = 0; i < Calls(depth); ++i) Time(view, calls[i % kHotStems], samples);
+    for (uint64_t i = 0; i < Calls(depth); ++i) {
+      Time(view, calls[i % kHotStems], matched[i % kHotStems], samples);
+    }
     rounds.Take(samples);
   }
 
@@ -77,8 +82,9 @@ class LookupBench {
     Samples samples;
     samples.Reserve(Calls(depth));
     for (uint64_t i = 0; i < Calls(depth); ++i) {
-      filled_.MakeCall(Mix(++random_) % filled_.shape.chains(), depth, call);
-      Time(view, call, samples);
+      const uint64_t chain = Mix(++random_) % filled_.shape.chains();
+      filled_.MakeCall(chain, depth, call);
+      Time(view, call, filled_.MatchedOf(chain, depth), samples);
     }
     rounds.Take(samples);
   }
@@ -115,6 +121,27 @@ class LookupBench {
     Samples samples;
     floor_->Single(20'000, scale_, samples);
     single_.Take(samples);
+  }
+
+  // All nodes at once, as a gateway asks; and the view of the members that every answer begins with.
+  Json ScoreRow(uint32_t depth) {
+    Samples scores, views;
+    MatchCall call = filled_.CallOf(0, depth);
+    for (uint64_t i = 0; i < Calls(depth); ++i) {
+      filled_.MakeCall(Mix(++random_) % filled_.shape.chains(), depth, call);
+      const uint64_t begin = TicksNow();
+      const MemberView view = filled_.membership.View(BenchNow());
+      const uint64_t viewed = TicksNow();
+      const std::vector<ChainScore> nodes = ScoreChain(filled_.index, view, call);
+      scores.AddTicks(TicksNow() - viewed, scale_);
+      views.AddTicks(viewed - begin, scale_);
+      STEM_CHECK(nodes.size() == view.nodes.size());
+    }
+    return {{"depth", depth},
+            {"score_p50_ns", scores.At(0.5)},
+            {"score_p99_ns", scores.At(0.99)},
+            {"view_p50_ns", views.At(0.5)},
+            {"view_p99_ns", views.At(0.99)}};
   }
 
   Json FloorRow() const {

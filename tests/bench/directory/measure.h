@@ -88,9 +88,7 @@ class Floor {
   void Single(uint64_t reads, const TickScale& scale, Samples& samples);
 
  private:
-  uint64_t Slot(uint64_t random) const {
-    return absl::Uint128High64(absl::uint128(random) * words_);
-  }
+  uint64_t Slot(uint64_t random) const { return absl::Uint128High64(absl::uint128(random) * words_); }
 
   const uint64_t words_;
   volatile uint64_t* data_ = nullptr;

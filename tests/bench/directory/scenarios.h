@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 Json Memory(const Shape& shape);
 
 struct LookupOptions {
-  std::vector<uint32_t> depths;       // longer than a chain: the whole chain
+  std::vector<uint32_t> depths;                         // longer than a chain: the whole chain
   std::vector<double> churn_per_second = {0, 1e6, -1};  // changes that another thread applies; -1 = half its ceiling
   uint32_t rounds = 5;
   uint32_t blocks_per_round = 1 << 20;  // looked up, so that deep stems do not take longer

@@ -69,9 +69,7 @@ struct Shape {
     if (owner || !prefixes) return blocks_of(chain);
     return 1 + static_cast<uint32_t>(Mix(chain * nodes() + node) % blocks_of(chain));
   }
-  static bool hole(uint64_t chain, uint32_t position) {
-    return Mix(~(chain * kChainBlocksMax + position)) % 50 == 0;
-  }
+  static bool hole(uint64_t chain, uint32_t position) { return Mix(~(chain * kChainBlocksMax + position)) % 50 == 0; }
 };
 
 }  // namespace stem::bench
