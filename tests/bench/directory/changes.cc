@@ -113,59 +113,88 @@ Json Changes(const Shape& shape) {
   return row;
 }
 
+namespace {
+
+// Matches random stems, 64 blocks deep, until it ends; the longest match of each of its spells.
+class Matcher {
+ public:
+  explicit Matcher(const FilledIndex& filled) : filled_(filled), thread_([this] { Loop(); }) {}
+  ~Matcher() {
+    stop_ = true;
+    thread_.join();
+  }
+  // Ends the spell; a new one begins.
+  Longest NextSpell() {
+    const uint64_t spell = ++wanted_;
+    while (spell_ != spell) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    return last_;
+  }
+
+ private:
+  void Loop() {
+    MatchCall call = filled_.CallOf(0, 64);
+    const std::shared_ptr<const MemberView> view = filled_.membership.View(BenchNow());
+    Longest longest;
+    for (uint64_t i = 0; !stop_; ++i) {
+      filled_.MakeCall(Mix(i) % filled_.shape.chains(), 64, call);
+      const uint64_t begin = TicksNow();
+      const ChainMatch match = MatchChain(filled_.index, *view, call);
+      longest.Add(static_cast<double>(TicksNow() - begin) * scale_.ns_per_tick);
+      STEM_CHECK(match.matched_blocks <= call.keys.size());
+      if (wanted_ == spell_) continue;
+      last_ = longest;
+      longest.Clear();
+      ++spell_;
+    }
+  }
+
+  const FilledIndex& filled_;
+  const TickScale scale_ = TickScale::Measure();
+  Longest last_;
+  std::atomic<uint64_t> wanted_{0}, spell_{0};
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+}  // namespace
+
 Json Forget(const Shape& shape) {
-  const TickScale scale = TickScale::Measure();
   FilledIndex filled(shape);
   filled.Fill();
-  std::atomic<bool> stop{false};
-  std::atomic<uint64_t> longest{0};
-  std::thread matcher([&] {
-    MatchCall call = filled.CallOf(0, 64);
-    const MemberView view = filled.membership.View(BenchNow());
-    for (uint64_t i = 0; !stop; ++i) {
-      filled.MakeCall(Mix(i) % shape.chains(), 64, call);
-      const uint64_t begin = TicksNow();
-      const ChainMatch match = MatchChain(filled.index, view, call);
-      const uint64_t ticks = TicksNow() - begin;
-      STEM_CHECK(match.matched_blocks <= call.keys.size());
-      if (ticks > longest) longest = ticks;
-    }
-  });
-  const auto longest_ns = [&] { return static_cast<double>(longest.exchange(0)) * scale.ns_per_tick; };
+  Matcher matcher(filled);
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  longest_ns();
+  matcher.NextSpell();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  const double alone_ns = longest_ns();
+  const Longest alone = matcher.NextSpell();
   const Clock::time_point begin = Clock::now();
   filled.index.CloseSlot(filled.slots[0], SlotEnd::kLost);
   const double invisible_ns = SecondsSince(begin) * 1e9;
   uint64_t steps = 0;
-  double step_ns_max = 0;
+  Longest step;
   for (bool more = true; more; ++steps) {
-    const Clock::time_point step = Clock::now();
+    const Clock::time_point from = Clock::now();
     more = filled.index.Step();
-    step_ns_max = std::max(step_ns_max, SecondsSince(step) * 1e9);
+    step.Add(SecondsSince(from) * 1e9);
   }
   const double reclaimed = SecondsSince(begin);
-  const double beside_ns = longest_ns();
-  stop = true;
-  matcher.join();
+  const Longest beside = matcher.NextSpell();
   uint64_t held = 0;
   for (uint64_t chain = 0; chain < shape.chains(); ++chain) held += shape.held(chain, 0);
   return {{"node_blocks", held},
           {"invisible_ns", invisible_ns},
           {"reclaimed_ms", reclaimed * 1e3},
           {"steps", steps},
-          {"step_us_max", step_ns_max / 1e3},
-          {"match_us_max_beside", beside_ns / 1e3},
-          {"match_us_max_alone", alone_ns / 1e3}};
+          {"step_us_max", step.ns() / 1e3},
+          {"match_us_max_beside", beside.ns() / 1e3},
+          {"match_us_max_alone", alone.ns() / 1e3},
+          {"interrupted", step.interrupted() + beside.interrupted()}};
 }
 
 Json Visible(const Shape& shape, uint32_t repeats) {
   FilledIndex filled(shape);
   filled.Fill();
   Announcer node(filled.membership, filled.index, 20'000);
-  const MemberView view = filled.membership.View(BenchNow());
+  const std::shared_ptr<const MemberView> view = filled.membership.View(BenchNow());
   std::atomic<uint64_t> wanted{0}, seen{0};
   std::atomic<int64_t> seen_at{0};
   constexpr uint64_t kFresh = 1ULL << 41;  // chains nobody has
@@ -175,7 +204,7 @@ Json Visible(const Shape& shape, uint32_t repeats) {
       MatchCall mine = call;
       mine.keys = KeysAt(kFresh + turn, 0, 64);
       wanted = turn;
-      while (MatchChain(filled.index, view, mine).matched_blocks < 64) {
+      while (MatchChain(filled.index, *view, mine).matched_blocks < 64) {
       }
       seen_at = Clock::now().time_since_epoch().count();
       seen = turn;

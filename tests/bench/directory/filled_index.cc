@@ -10,25 +10,8 @@ namespace {
 constexpr uint64_t kChainsInTurn = 32;
 constexpr size_t kFlushKeys = 1 << 16;
 constexpr uint64_t kGhostsMax = 1 << 16;
+constexpr uint64_t kBytesMax = 32ULL << 30;  // nothing is shed here
 constexpr uint32_t kWindowBlocks = 64;  // of part 1, when it is asked for
-
-template <typename Index>
-void AddTo(Index& index, SlotHandle slot, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent) {
-  if constexpr (requires { index.AddRun(slot, fingerprints, parent, v1::TIER_DRAM); }) {
-    index.AddRun(slot, fingerprints, parent, v1::TIER_DRAM);
-  } else {
-    for (const uint64_t fingerprint : fingerprints) index.Add(slot, fingerprint, v1::TIER_DRAM);
-  }
-}
-
-template <typename Index>
-void RemoveFrom(Index& index, SlotHandle slot, std::span<const uint64_t> fingerprints) {
-  if constexpr (requires { index.RemoveRun(slot, fingerprints, v1::MISS_CAUSE_EVICTED); }) {
-    index.RemoveRun(slot, fingerprints, v1::MISS_CAUSE_EVICTED);
-  } else {
-    for (const uint64_t fingerprint : fingerprints) index.Remove(slot, fingerprint, v1::MISS_CAUSE_EVICTED);
-  }
-}
 
 }  // namespace
 
@@ -42,7 +25,7 @@ v1::Hello HelloOf(uint32_t node, uint64_t incarnation) {
 }
 
 FilledIndex::FilledIndex(const Shape& what)
-    : shape(what), index(kGhostsMax), membership(index, {.started = BenchNow()}) {}
+    : shape(what), index({.bytes_max = kBytesMax, .ghosts_max = kGhostsMax}), membership(index, {.started = BenchNow()}) {}
 
 SlotHandle FilledIndex::Join(uint32_t node) {
   const StreamTicket ticket = *membership.Join(HelloOf(node), BenchNow());
@@ -52,11 +35,11 @@ SlotHandle FilledIndex::Join(uint32_t node) {
 }
 
 void FilledIndex::AddRun(SlotHandle slot, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent) {
-  AddTo(index, slot, fingerprints, parent);
+  index.AddRun(slot, fingerprints, parent, v1::TIER_DRAM);
 }
 
 void FilledIndex::RemoveRun(SlotHandle slot, std::span<const uint64_t> fingerprints) {
-  RemoveFrom(index, slot, fingerprints);
+  index.RemoveRun(slot, fingerprints, v1::MISS_CAUSE_EVICTED);
 }
 
 uint64_t FilledIndex::Fill(double* seconds) {

@@ -53,11 +53,18 @@ class LookupBench {
     const uint64_t begin = TicksNow();
     const ChainMatch match = MatchChain(filled_.index, view, call);
     samples.AddTicks(TicksNow() - begin, scale_);
-    STEM_CHECK(match.matched_blocks == matched);
+    if (match.matched_blocks != matched) {
+      std::fprintf(stderr, "a match of %zu keys from %016llx on found %u blocks, not %u\n", call.keys.size(),
+                   static_cast<unsigned long long>(call.keys[0].low), match.matched_blocks, matched);
+      for (const ChainMiss& miss : match.misses) std::fprintf(stderr, "miss %u+%u cause %d\n", miss.first, miss.count, miss.cause);
+      const ChainMatch again = MatchChain(filled_.index, view, call);
+      std::fprintf(stderr, "again %u\n", again.matched_blocks);
+      std::abort();
+    }
   }
 
   void Hot(uint32_t depth, Rounds& rounds) {
-    const MemberView view = filled_.membership.View(BenchNow());
+    const std::shared_ptr<const MemberView> view = filled_.membership.View(BenchNow());
     std::vector<MatchCall> calls;
     std::vector<uint32_t> matched;
     for (uint64_t i = 0; i < kHotStems; ++i) {
@@ -67,24 +74,24 @@ class LookupBench {
     Samples samples;
     samples.Reserve(Calls(depth));
     for (uint64_t i = 0; i < 4 * kHotStems; ++i) {
-      Time(view, calls[i % kHotStems], matched[i % kHotStems], samples);
+      Time(*view, calls[i % kHotStems], matched[i % kHotStems], samples);
     }
     samples.Clear();
     for (uint64_t i = 0; i < Calls(depth); ++i) {
-      Time(view, calls[i % kHotStems], matched[i % kHotStems], samples);
+      Time(*view, calls[i % kHotStems], matched[i % kHotStems], samples);
     }
     rounds.Take(samples);
   }
 
   void Random(uint32_t depth, Rounds& rounds) {
-    const MemberView view = filled_.membership.View(BenchNow());
+    const std::shared_ptr<const MemberView> view = filled_.membership.View(BenchNow());
     MatchCall call = filled_.CallOf(0, depth);
     Samples samples;
     samples.Reserve(Calls(depth));
     for (uint64_t i = 0; i < Calls(depth); ++i) {
       const uint64_t chain = Mix(++random_) % filled_.shape.chains();
       filled_.MakeCall(chain, depth, call);
-      Time(view, call, filled_.MatchedOf(chain, depth), samples);
+      Time(*view, call, filled_.MatchedOf(chain, depth), samples);
     }
     rounds.Take(samples);
   }
@@ -130,12 +137,12 @@ class LookupBench {
     for (uint64_t i = 0; i < Calls(depth); ++i) {
       filled_.MakeCall(Mix(++random_) % filled_.shape.chains(), depth, call);
       const uint64_t begin = TicksNow();
-      const MemberView view = filled_.membership.View(BenchNow());
+      const std::shared_ptr<const MemberView> view = filled_.membership.View(BenchNow());
       const uint64_t viewed = TicksNow();
-      const std::vector<ChainScore> nodes = ScoreChain(filled_.index, view, call);
+      const std::vector<ChainScore> nodes = ScoreChain(filled_.index, *view, call);
       scores.AddTicks(TicksNow() - viewed, scale_);
       views.AddTicks(viewed - begin, scale_);
-      STEM_CHECK(nodes.size() == view.nodes.size());
+      STEM_CHECK(nodes.size() == view->nodes.size());
     }
     return {{"depth", depth},
             {"score_p50_ns", scores.At(0.5)},

@@ -1,6 +1,7 @@
 #include "tests/bench/directory/measure.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,6 +46,23 @@ double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t half = values.size() / 2;
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+void Longest::Add(double ns) {
+  ++calls_;
+  if (ns < kNoticedNs && calls_ % kLookEvery != 1) {
+    longest_ = std::max(longest_, ns);
+    return;
+  }
+  rusage use{};
+  getrusage(RUSAGE_THREAD, &use);
+  const bool interrupted = use.ru_nivcsw != switches_ && calls_ > 1;
+  switches_ = use.ru_nivcsw;
+  if (interrupted && ns >= kNoticedNs) {
+    ++interrupted_;
+  } else {
+    longest_ = std::max(longest_, ns);
+  }
 }
 
 ProcessUse UseOf(pid_t process) {

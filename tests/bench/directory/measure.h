@@ -65,6 +65,25 @@ class Samples {
 
 double Median(std::vector<double> values);
 
+// Of one thread: the longest of many calls that the kernel did not interrupt to run something else, which on a busy
+// machine takes ten milliseconds and says nothing of us. Waiting for a lock counts.
+class Longest {
+ public:
+  void Add(double ns);
+  double ns() const { return longest_; }
+  uint64_t interrupted() const { return interrupted_; }  // calls left out
+  void Clear() { longest_ = 0, interrupted_ = 0; }
+
+ private:
+  static constexpr uint64_t kLookEvery = 64;
+  static constexpr double kNoticedNs = 20'000;  // shorter calls need no look at the kernel's count
+
+  uint64_t calls_ = 0;
+  int64_t switches_ = 0;
+  double longest_ = 0;
+  uint64_t interrupted_ = 0;
+};
+
 struct ProcessUse {
   uint64_t resident_bytes = 0;
   uint64_t huge_bytes = 0;  // of those, in transparent huge pages
