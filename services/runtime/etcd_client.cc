@@ -22,12 +22,16 @@ constexpr int64_t kEntriesPerPage = 256;
 // An endpoint that vanished breaks a watch after the sum of both. etcd ends connections that ping more often than each 5 s.
 constexpr int kPingMillis = 10'000;
 constexpr int kPingPatienceMillis = 3'000;
+// A connection that does not stand yet is waited for so long. Waiting here is what makes it stand: gRPC polls for connections from
+// inside calls, and a call that fails at once, as they do after a failed attempt, polls for nothing.
+constexpr absl::Duration kConnectMax = absl::Milliseconds(300);
 
 std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);  // for one attempt; gRPC's own 20 s would outlast every call
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kPingMillis);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingPatienceMillis);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // no limit: a quiet watch carries nothing
@@ -58,6 +62,10 @@ EtcdChanges ChangesOf(const etcd::WatchResponse& reply) {
 
 struct EtcdClient::Endpoint {
   explicit Endpoint(const std::string& host_port) : address(host_port), channel(ChannelTo(host_port)) {}
+
+  bool Connect(absl::Time deadline) {
+    return channel->WaitForConnected(absl::ToChronoTime(std::min(deadline, absl::Now() + kConnectMax)));
+  }
 
   const std::string address;
   const std::shared_ptr<grpc::Channel> channel;
@@ -115,9 +123,11 @@ absl::Status EtcdClient::Try(absl::FunctionRef<grpc::Status(Endpoint&, grpc::Cli
     const size_t index = (first + i) % endpoints_.size();
     Call one(*this);
     if (!one.allowed()) return absl::CancelledError("the etcd client is shut down");
-    one.context.set_deadline(absl::ToChronoTime(now + (deadline - now) / static_cast<int64_t>(endpoints_.size() - i)));
-    asked = endpoints_[index]->address;
-    last = FromGrpc(call(*endpoints_[index], one.context));
+    const absl::Time until = now + (deadline - now) / static_cast<int64_t>(endpoints_.size() - i);
+    one.context.set_deadline(absl::ToChronoTime(until));
+    Endpoint& endpoint = *endpoints_[index];
+    asked = endpoint.address;
+    last = endpoint.Connect(until) ? FromGrpc(call(endpoint, one.context)) : absl::UnavailableError("cannot connect");
     if (!IsEndpointsFault(last)) {
       preferred_ = index;
       return last;
@@ -260,10 +270,12 @@ absl::Status EtcdClient::RevokeLease(int64_t lease) {
 absl::Status EtcdClient::Watch(const std::string& prefix, int64_t revision,
                                absl::FunctionRef<bool(const EtcdChanges&)> on_changes) {
   const size_t index = preferred_.load();
-  const absl::Status status = WatchOn(*endpoints_[index], prefix, revision, on_changes);
+  Endpoint& endpoint = *endpoints_[index];
+  const absl::Status status = endpoint.Connect(absl::InfiniteFuture()) ? WatchOn(endpoint, prefix, revision, on_changes)
+                                                                       : absl::UnavailableError("cannot connect");
   if (IsEndpointsFault(status)) {
     preferred_ = (index + 1) % endpoints_.size();
-    return absl::UnavailableError(absl::StrCat("the watch on ", endpoints_[index]->address, " broke: ", status.message()));
+    return absl::UnavailableError(absl::StrCat("the watch on ", endpoint.address, " broke: ", status.message()));
   }
   return status;
 }

@@ -143,7 +143,10 @@ void EtcdProcess::Wipe() {
   std::filesystem::remove_all(directory_.path() + "/data");
 }
 
-void EtcdProcess::Pause() { kill(pid_, SIGSTOP); }
+void EtcdProcess::Pause() {
+  kill(pid_, SIGSTOP);
+  waitpid(pid_, nullptr, WUNTRACED);  // until it has
+}
 
 void EtcdProcess::Resume() { kill(pid_, SIGCONT); }
 
