@@ -32,7 +32,6 @@ absl::StatusOr<HostPort> CheckAddress(absl::string_view flag, const std::string&
 struct Checked {
   HostPort listen;
   HostPort http;
-  ClusterSecret secret;
 };
 
 absl::StatusOr<Checked> Check(const DirectoryConfig& config, Logger& log) {
@@ -51,25 +50,32 @@ absl::StatusOr<Checked> Check(const DirectoryConfig& config, Logger& log) {
   }
   STEM_ASSIGN(HostPort listen, CheckAddress("--listen", config.listen, config, log));
   STEM_ASSIGN(HostPort http, CheckAddress("--http", config.http, config, log));
-  if (config.secret_file.empty()) {
+  STEM_TRY(CheckFleetOptions(config.fleet));
+  if (!config.fleet.etcd.empty() && (listen.host == "0.0.0.0" || listen.host == "::")) {
+    return absl::InvalidArgumentError(absl::StrCat("--listen: '", config.listen, "' is every address; nodes must be told one by etcd: ",
+                                                   "use this host's own"));
+  }
+  if (config.secret_file.empty() && config.fleet.etcd.empty()) {
     return absl::InvalidArgumentError(
         "--secret-file is not set; name a file of 32 bytes or more that all members share");
   }
-  STEM_ASSIGN(ClusterSecret secret, ClusterSecret::Read(config.secret_file, log));
-  return Checked{.listen = std::move(listen), .http = std::move(http), .secret = std::move(secret)};
+  return Checked{.listen = std::move(listen), .http = std::move(http)};
 }
 
 }  // namespace
 
-absl::Status CheckConfig(const DirectoryConfig& config, Logger& log) { return Check(config, log).status(); }
+absl::Status CheckConfig(const DirectoryConfig& config, Logger& log) {
+  STEM_TRY(Check(config, log).status());
+  return config.secret_file.empty() ? absl::OkStatus() : ClusterSecret::Read(config.secret_file, log).status();
+}
 
 // Members in the order in which they need each other; destroyed in reverse.
 struct Directory::Running {
-  Running(const DirectoryConfig& config, Checked checked, Logger& logger)
+  Running(const DirectoryConfig& config, Checked checked, ClusterSecret shared, Logger& logger)
       : log(logger),
         address(std::move(checked.listen)),
         http_address(std::move(checked.http)),
-        secret(std::move(checked.secret)),
+        secret(std::move(shared)),
         keep_every(absl::Milliseconds(config.heartbeat_ms) / 2),
         started(MonotonicNow()),
         metrics(registry),
@@ -90,6 +96,8 @@ struct Directory::Running {
   const absl::Duration keep_every;
   const absl::Time started;
   prometheus::Registry registry;
+  FleetGauges fleet_gauges{registry};
+  std::unique_ptr<FleetSource> fleet;
   DirectoryMetrics metrics;
   PrefixIndex index;
   Membership membership;
@@ -111,7 +119,10 @@ absl::Status Directory::Running::Listen() {
   STEM_ASSIGN(grpc, StartGrpcServer(builder, {address}));
   address.port = grpc.ports[0];
   MetricsOptions options{.listen = http_address,
-                         .refresh = [this] { metrics.Refresh(index.counts(), membership.Status(MonotonicNow())); }};
+                         .refresh = [this] {
+                           fleet_gauges.Set(fleet->health());
+                           metrics.Refresh(index.counts(), membership.Status(MonotonicNow()));
+                         }};
   STEM_ASSIGN(http, MetricsServer::Start(std::move(options), registry));
   http_address.port = http->port();
   keeper = std::thread([this] { Keep(); });
@@ -135,8 +146,17 @@ Directory::Directory(std::unique_ptr<Running> running) : running_(std::move(runn
 
 absl::StatusOr<std::unique_ptr<Directory>> Directory::Start(const DirectoryConfig& config, Logger& log) {
   STEM_ASSIGN(Checked checked, Check(config, log));
-  std::unique_ptr<Directory> directory(new Directory(std::make_unique<Running>(config, std::move(checked), log)));
+  STEM_ASSIGN(std::unique_ptr<FleetSource> fleet, OpenFleet(config.fleet, {}, log));
+  STEM_ASSIGN(ClusterSecret secret, SecretOf(config.secret_file, *fleet->snapshot(), log));
+  std::unique_ptr<Directory> directory(
+      new Directory(std::make_unique<Running>(config, std::move(checked), std::move(secret), log)));
+  directory->running_->fleet = std::move(fleet);
   STEM_TRY(directory->running_->Listen());
+  directory->running_->fleet->RegisterDirectory({.name = directory->listen_address(),
+                                                 .incarnation = NewIncarnation(),
+                                                 .address = directory->listen_address(),
+                                                 .host_id = HostId(),
+                                                 .zone = config.fleet.zone});
   return directory;
 }
 
@@ -154,6 +174,7 @@ void Directory::Stop(absl::Duration drain_max) {
     running.stopping = true;
   }
   running.wake.NotifyAll();
+  if (running.fleet != nullptr) running.fleet->Leave();
   if (running.http != nullptr) running.http->SetHealth(Health::kDraining);
   if (running.grpc.server != nullptr) {
     running.service.EndStreams();

@@ -42,7 +42,8 @@ int main(int argc, char** argv) {
   CLI::App app("Answers which node of a cluster holds the longest stem of a prompt.", kName);
   app.add_option("--listen", config.listen, "gRPC address, host:port; port 0 = any")->capture_default_str();
   app.add_option("--http", config.http, "address of /metrics and /healthz")->capture_default_str();
-  app.add_option("--secret-file", config.secret_file, "the cluster's secret: a file of 32 bytes or more; required");
+  app.add_option("--secret-file", config.secret_file, "the cluster's secret: a file of 32 bytes or more; empty: etcd's");
+  stem::AddOptions(app, config.fleet);
   app.add_option("--heartbeat-ms", config.heartbeat_ms, "a stream silent for longer is stale")->capture_default_str();
   app.add_option("--stale-ms-max", config.stale_ms_max, "a node silent for longer is lost")->capture_default_str();
   stem::AddBytesOption(app, "--index-bytes-max", config.index_bytes_max, {.min = 64ULL << 20, .max = 64ULL << 30},

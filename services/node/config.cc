@@ -32,9 +32,10 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
       ->capture_default_str();
   AddCheckedOption(app, "--listen", config.listen, CheckHostPort, "Address for other nodes, host:port; port 0 = any");
   AddCheckedOption(app, "--http", config.http, CheckHostPort, "Address for /metrics and /healthz, host:port; port 0 = any");
-  app.add_option("--directory", config.directories, "Directories to announce to and ask, host:port, nearest first")
+  app.add_option("--directory", config.directories, "Directories to announce to and ask, host:port, nearest first; with --etcd until it names some")
       ->delimiter(',');
-  app.add_option("--secret-file", config.secret_file, "File with the cluster's secret, at least 32 bytes")
+  AddOptions(app, config.fleet);
+  app.add_option("--secret-file", config.secret_file, "File with the cluster's secret, at least 32 bytes; empty: etcd's")
       ->capture_default_str();
   AddBytesOption(app, "--dram", config.dram_bytes, {kDramBytesMin, kTierBytesMax},
                  "Memory for blocks, allocated at start; of group 'default' (this process's user)");
@@ -89,7 +90,14 @@ absl::StatusOr<TrustGroup> ParseTrustGroup(absl::string_view text) {
   return group;
 }
 
-absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config) {
+absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config, const FleetSnapshot& fleet) {
+  if (config.groups.empty() && !fleet.tenants.empty()) {
+    std::vector<TrustGroup> groups;
+    for (const auto& [name, tenant] : fleet.tenants) {
+      groups.push_back({.name = name, .uids = tenant.uids, .dram_bytes = tenant.dram_bytes, .ssd_bytes = tenant.ssd_bytes});
+    }
+    return groups;
+  }
   if (config.groups.empty()) {
     return std::vector<TrustGroup>{{.name = "default", .uids = {geteuid()}, .dram_bytes = config.dram_bytes}};
   }
@@ -129,6 +137,8 @@ absl::Status CheckConfig(const NodeConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat("--name: '", config.name, "' must have 1 to 128 bytes"));
   }
   STEM_TRY(CheckDirectories(config.directories));
+  STEM_TRY(CheckFleetOptions(config.fleet));
+  STEM_TRY(CheckMemberName(config.fleet, config.name));
   return TrustGroupsOf(config).status();
 }
 

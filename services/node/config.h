@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "proto/status.h"
 #include "services/node/space_table.h"
+#include "services/runtime/fleet.h"
 #include "services/runtime/listen.h"
 #include "services/runtime/log.h"
 
@@ -19,10 +20,11 @@ struct NodeConfig {
   std::string socket = "/run/stemcache/node.sock";  // clients' gRPC; the attach socket is this with ".attach"
   std::string listen = "127.0.0.1:7410";   // other nodes' gRPC
   std::string http = "127.0.0.1:7411";     // metrics and health
-  std::vector<std::string> directories;    // host:port each; none = only this node's own blocks
-  std::string secret_file = "/etc/stemcache/secret";
+  std::vector<std::string> directories;    // host:port each; none = only this node's own blocks, or those that etcd names
+  FleetOptions fleet;
+  std::string secret_file = "/etc/stemcache/secret";  // empty = etcd's
   uint64_t dram_bytes = 1ULL << 30;        // of the default group, unless groups are named
-  std::vector<std::string> groups;         // NAME=UID[+UID...]@BYTES each; empty: "default" of this process's user
+  std::vector<std::string> groups;         // NAME=UID[+UID...]@BYTES each; empty: etcd's tenants, or "default" of this user
   uint64_t staging_bytes = 1ULL << 30;     // for all clients together
   uint64_t ssd_bytes = 0;                  // 0 = no SSD tier
   std::string ssd_dir = "/var/lib/stemcache";
@@ -44,8 +46,8 @@ void AddOptions(CLI::App& app, NodeConfig& config);
 // "NAME=UID[+UID...]@BYTES". Errors: InvalidArgument.
 absl::StatusOr<TrustGroup> ParseTrustGroup(absl::string_view text);
 
-// The groups that the config means.
-absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config);
+// The groups that the config means, or where it names none, the fleet's tenants.
+absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config, const FleetSnapshot& fleet = {});
 
 inline constexpr size_t kDirectoriesMax = 64;
 // Addresses, and not too many. Errors: InvalidArgument.

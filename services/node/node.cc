@@ -1,6 +1,5 @@
 #include "services/node/node.h"
 
-#include <openssl/rand.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -30,22 +29,6 @@ constexpr absl::Duration kHousekeeping = absl::Milliseconds(100);
 constexpr int kTicksPerGarbageRound = 5;
 constexpr absl::Duration kDrain = absl::Seconds(2);
 
-uint64_t RandomIncarnation() {
-  uint64_t incarnation = 0;
-  while (incarnation == 0) {
-    if (RAND_bytes(reinterpret_cast<unsigned char*>(&incarnation), sizeof(incarnation)) != 1) std::abort();
-  }
-  return incarnation;
-}
-
-// Equal for processes on one kernel.
-std::string HostId() {
-  std::ifstream in("/proc/sys/kernel/random/boot_id");
-  std::string id;
-  std::getline(in, id);
-  return id;
-}
-
 // The SSD tier keeps many files open; the usual soft limit of 1024 is for select(), which nothing here uses.
 void RaiseFileLimit() {
   struct rlimit limit = {};
@@ -60,9 +43,11 @@ Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
     : config_(config),
       secret_(std::move(secret)),
       log_(log),
-      incarnation_(RandomIncarnation()),
+      incarnation_(NewIncarnation()),
       started_(absl::Now()),
       metrics_(registry_),
+      fleet_gauges_(registry_),
+      directories_now_(config.directories),
       changes_(kChangesKept) {}
 
 absl::StatusOr<std::unique_ptr<Node>> Node::Start(const NodeConfig& config, Logger& log) {
@@ -75,12 +60,15 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(const NodeConfig& config, Logg
     return absl::InvalidArgumentError(absl::StrCat("--listen: '", config.listen, "' is every address; peers must be told one: ",
                                                    "use this host's own"));
   }
-  STEM_ASSIGN(ClusterSecret secret, ClusterSecret::Read(config.secret_file, log));
+  STEM_ASSIGN(std::unique_ptr<FleetSource> fleet, OpenFleet(config.fleet, config.directories, log));
+  STEM_ASSIGN(ClusterSecret secret, SecretOf(config.secret_file, *fleet->snapshot(), log));
   std::unique_ptr<Node> node(new Node(config, std::move(secret), log));
+  node->fleet_ = std::move(fleet);
   STEM_TRY(node->OpenTiers());
   STEM_TRY(node->OpenTransport());
   STEM_TRY(node->Serve());
   node->StartAnnouncers();
+  node->JoinFleet();
   node->housekeeper_ = std::thread([raw = node.get()] { raw->KeepHouse(); });
   node->http_->SetHealth(Health::kOk);
   log.Info("node_ready", {{"node", config.name},
@@ -95,6 +83,7 @@ Node::~Node() {
   stopping_ = true;
   if (http_ != nullptr) http_->SetHealth(Health::kDraining);
   if (housekeeper_.joinable()) housekeeper_.join();
+  if (fleet_ != nullptr) fleet_->Leave();
   attach_.reset();
   if (sessions_ != nullptr) sessions_->CloseAll();
   if (announcers_ != nullptr) announcers_->SetDirectories({});
@@ -128,7 +117,7 @@ absl::Status Node::OpenTiers() {
     store_ = std::move(store);
     registry_path = absl::StrCat(config_.ssd_dir, "/namespaces");
   }
-  STEM_ASSIGN(std::vector<TrustGroup> groups, TrustGroupsOf(config_));
+  STEM_ASSIGN(std::vector<TrustGroup> groups, TrustGroupsOf(config_, *fleet_->snapshot()));
   STEM_ASSIGN(spaces_, SpaceTable::Create({.groups = std::move(groups),
                                            .ssd_bytes = config_.ssd_bytes,
                                            .registry_path = registry_path,
@@ -256,6 +245,31 @@ absl::Status Node::SetDirectories(const std::vector<std::string>& directories) {
   return absl::OkStatus();
 }
 
+void Node::JoinFleet() {
+  const FleetMember self{.name = config_.name,
+                         .incarnation = incarnation_,
+                         .address = peer_address_,
+                         .host_id = HostId(),
+                         .zone = config_.fleet.zone};
+  fleet_->RegisterNode(self);
+  fleet_->Follow([this, self](const std::shared_ptr<const FleetSnapshot>& fleet) { OnFleet(*fleet, self); });
+}
+
+void Node::OnFleet(const FleetSnapshot& fleet, const FleetMember& self) {
+  const std::vector<std::string> nearest = NearestDirectories(fleet, self);
+  if (nearest != directories_now_) {
+    if (const absl::Status set = SetDirectories(nearest); set.ok()) {
+      directories_now_ = nearest;
+    } else {
+      log_.Warn("directories_refused", {{"why", set.message()}});
+    }
+  }
+  const std::vector<std::string> later = spaces_->Settle(fleet, /*tenants=*/config_.groups.empty() && fleet.revision > 0);
+  if (later == settled_later_) return;
+  settled_later_ = later;
+  for (const std::string& what : later) log_.Warn("needs_restart", {{"what", what}});
+}
+
 void Node::KeepHouse() {
   WorkQueue garbage(1, 1);  // a round takes seconds, leases end by the millisecond
   for (int tick = 0; !stopping_; ++tick) {
@@ -317,6 +331,7 @@ v1::NodeStatusReply Node::Status() const {
 }
 
 void Node::RefreshGauges() {
+  fleet_gauges_.Set(fleet_->health());
   const v1::NodeStatusReply status = Status();
   const auto gauge = [&](const std::string& name, const std::string& help, uint64_t value,
                          const std::map<std::string, std::string>& labels = {}) {

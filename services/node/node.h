@@ -24,6 +24,7 @@
 #include "services/node/publisher.h"
 #include "services/node/spiller.h"
 #include "services/runtime/cluster_secret.h"
+#include "services/runtime/fleet.h"
 #include "services/runtime/metrics.h"
 #include "storage/transport/transport.h"
 
@@ -61,6 +62,8 @@ class Node {
   absl::Status OpenTransport();
   absl::Status Serve();
   void StartAnnouncers();
+  void JoinFleet();
+  void OnFleet(const FleetSnapshot& fleet, const FleetMember& self);
   void KeepHouse();
   void RefreshGauges();
   v1::Heartbeat Usage() const;
@@ -75,6 +78,10 @@ class Node {
 
   prometheus::Registry registry_;
   NodeMetrics metrics_;
+  FleetGauges fleet_gauges_;
+  std::unique_ptr<FleetSource> fleet_;
+  std::vector<std::string> directories_now_;  // of the fleet's thread, as the next
+  std::vector<std::string> settled_later_;
   ChangeLog changes_;
   std::unique_ptr<SpillStore> store_;  // null = no SSD tier
   std::unique_ptr<SpaceTable> spaces_;

@@ -40,6 +40,8 @@ absl::StatusOr<std::unique_ptr<SpaceTable>> SpaceTable::Create(Options options, 
     memory->group = group;
     STEM_ASSIGN(memory->arena, Arena::Create(absl::StrCat("stemcache-", group.name), group.dram_bytes,
                                              Arena::Sharing::kReadOnlyForOthers));
+    MutexLock lock(table->mutex_);
+    for (const uid_t uid : group.uids) table->memory_of_user_.emplace(uid, memory.get());
     table->memories_.push_back(std::move(memory));
   }
   if (!table->options_.registry_path.empty()) STEM_TRY(table->LoadRegistry());
@@ -50,19 +52,59 @@ absl::StatusOr<GroupMemory*> SpaceTable::MemoryFor(uid_t uid, const std::string&
   if (!shared_group.empty()) {
     return absl::PermissionDeniedError(absl::StrCat("shared group '", shared_group, "' is not declared on this node"));
   }
-  for (const auto& memory : memories_) {
-    const std::vector<uid_t>& uids = memory->group.uids;
-    if (std::find(uids.begin(), uids.end(), uid) != uids.end()) return memory.get();
+  if (const auto it = memory_of_user_.find(uid); it != memory_of_user_.end()) return it->second;
+  return absl::PermissionDeniedError(absl::StrCat("user ", uid, " belongs to no trust group of this node; add it with --group NAME=", uid,
+                                                  "@BYTES, or to a tenant in etcd"));
+}
+
+absl::Status SpaceTable::CheckSettled(const NamespaceSpec& spec, const std::string& owner) const {
+  absl::Status refused;
+  for (const auto& [name, settled] : settled_) {
+    if (settled.owner != owner || settled.spec.model != spec.model) continue;
+    const std::vector<std::string> fields = DifferingFields(settled.spec, spec);
+    if (fields.empty()) return absl::OkStatus();
+    refused = absl::FailedPreconditionError(absl::StrCat("model ", spec.model, " of group ", owner, " is settled as namespace '", name,
+                                                         "', which differs: ", absl::StrJoin(fields, ", ")));
   }
-  return absl::PermissionDeniedError(
-      absl::StrCat("user ", uid, " belongs to no trust group of this node; add it with --group NAME=", uid, "@BYTES"));
+  return refused;
+}
+
+std::vector<std::string> SpaceTable::Settle(const FleetSnapshot& fleet, bool tenants) {
+  MutexLock lock(mutex_);
+  settled_ = fleet.namespaces;
+  std::vector<std::string> later;
+  if (!tenants) return later;
+  std::map<uid_t, GroupMemory*> users;
+  std::vector<GroupMemory*> gone;
+  for (const auto& memory : memories_) {
+    const auto it = fleet.tenants.find(memory->group.name);
+    if (it == fleet.tenants.end()) {
+      gone.push_back(memory.get());
+      later.push_back(absl::StrCat("tenant ", memory->group.name, " is gone; its users keep its memory"));
+      continue;
+    }
+    for (const uid_t uid : it->second.uids) users.emplace(uid, memory.get());
+    if (it->second.dram_bytes == memory->group.dram_bytes && it->second.ssd_bytes == memory->group.ssd_bytes) continue;
+    later.push_back(absl::StrCat("tenant ", it->first, " has other sizes now: ", it->second.dram_bytes, " bytes of DRAM, ",
+                                 it->second.ssd_bytes, " of SSD"));
+  }
+  for (const auto& [uid, memory] : memory_of_user_) {
+    if (std::find(gone.begin(), gone.end(), memory) != gone.end()) users.emplace(uid, memory);
+  }
+  memory_of_user_ = std::move(users);
+  for (const auto& [name, tenant] : fleet.tenants) {
+    const auto is_it = [&name = name](const auto& memory) { return memory->group.name == name; };
+    if (std::none_of(memories_.begin(), memories_.end(), is_it)) later.push_back(absl::StrCat("tenant ", name, " is new"));
+  }
+  return later;
 }
 
 absl::StatusOr<SpaceTable::Registered> SpaceTable::Register(const NamespaceSpec& spec, uid_t uid,
                                                             const std::string& shared_group) {
   STEM_TRY(CheckMatchable(spec));
-  STEM_ASSIGN(GroupMemory* const memory, MemoryFor(uid, shared_group));
   MutexLock lock(mutex_);
+  STEM_ASSIGN(GroupMemory* const memory, MemoryFor(uid, shared_group));
+  STEM_TRY(CheckSettled(spec, memory->group.name));
   Registered registered;
   for (const auto& [fingerprint, space] : spaces_) {
     if (space->memory != memory || space->spec.model != spec.model) continue;
@@ -95,9 +137,11 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
     uint64_t dram_bytes = 0;
     for (const TrustGroup& group : options_.groups) dram_bytes += group.dram_bytes;
     const double share = static_cast<double>(memory.group.dram_bytes) / static_cast<double>(dram_bytes);
+    const auto ssd_share = static_cast<uint64_t>(static_cast<double>(options_.ssd_bytes) * share);
+    const uint64_t ssd_bytes = memory.group.ssd_bytes > 0 ? std::min(memory.group.ssd_bytes, options_.ssd_bytes) : ssd_share;
     memory.pool = std::make_unique<BlockPool>(
         memory.arena.bytes(), geometry,
-        BlockPool::Options{.ssd_bytes_max = static_cast<uint64_t>(static_cast<double>(options_.ssd_bytes) * share),
+        BlockPool::Options{.ssd_bytes_max = ssd_bytes,
                            .spill_ahead_slots = SpillAheadSlots(memory.group.dram_bytes, geometry),
                            .on_change = options_.on_change});
   } else if (spec.block_bytes_max() > memory.pool->geometry().block_bytes_max()) {

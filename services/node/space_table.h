@@ -14,6 +14,7 @@
 #include "proto/mutex.h"
 #include "proto/namespace_spec.h"
 #include "proto/status.h"
+#include "services/runtime/fleet.h"
 #include "storage/pool/arena.h"
 #include "storage/pool/block_pool.h"
 
@@ -26,6 +27,7 @@ struct TrustGroup {
   std::string name;
   std::vector<uid_t> uids;  // whose processes may attach
   uint64_t dram_bytes = 0;
+  uint64_t ssd_bytes = 0;   // 0 = a share of the node's, by DRAM
 };
 
 // A trust group's arena, allocated at start, and its pool, cut when the first namespace tells the block size.
@@ -64,8 +66,14 @@ class SpaceTable {
     std::vector<std::string> warnings;  // like-named namespaces that differ
   };
   // The namespace `spec` of the group that `uid` belongs to. Errors: PermissionDenied (no group), FailedPrecondition
-  // (blocks that do not fit the group's slots, group kinds that this version cannot match), ResourceExhausted.
+  // (blocks that do not fit the group's slots, group kinds that this version cannot match, a namespace that is settled otherwise),
+  // ResourceExhausted.
   absl::StatusOr<Registered> Register(const NamespaceSpec& spec, uid_t uid, const std::string& shared_group);
+
+  // What the fleet has settled, for registrations from now on: namespaces that like-named ones must equal and, with `tenants`, whose
+  // users may use which memory. Returns what can change only when the node starts anew, a line each; a tenant that is gone keeps its
+  // users till then, because it may be etcd that lost it.
+  std::vector<std::string> Settle(const FleetSnapshot& fleet, bool tenants);
 
   // Null when unknown.
   const Space* Find(const NamespaceFingerprint& fingerprint) const;
@@ -79,7 +87,8 @@ class SpaceTable {
   SpaceTable(Options options, std::vector<uint8_t> cluster_secret)
       : options_(std::move(options)), cluster_secret_(std::move(cluster_secret)) {}
 
-  absl::StatusOr<GroupMemory*> MemoryFor(uid_t uid, const std::string& shared_group) const;
+  absl::StatusOr<GroupMemory*> MemoryFor(uid_t uid, const std::string& shared_group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckSettled(const NamespaceSpec& spec, const std::string& owner) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<const Space*> Add(const NamespaceSpec& spec, GroupMemory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status LoadRegistry();
   absl::Status SaveRegistry() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -89,6 +98,8 @@ class SpaceTable {
   std::vector<std::unique_ptr<GroupMemory>> memories_;
   mutable Mutex mutex_;
   std::map<NamespaceFingerprint, std::unique_ptr<Space>> spaces_ ABSL_GUARDED_BY(mutex_);
+  std::map<uid_t, GroupMemory*> memory_of_user_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, FleetNamespace> settled_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace stem

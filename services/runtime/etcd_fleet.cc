@@ -27,18 +27,22 @@ EtcdFleet::EtcdFleet(const FleetOptions& options, FleetSnapshot seed, Logger& lo
       watcher_([this] { Run(); }) {}
 
 EtcdFleet::~EtcdFleet() {
+  Leave();
+  stop_.Set();
+  client_.Shutdown();
+  watcher_.join();
+}
+
+void EtcdFleet::Leave() {
   std::unique_ptr<EtcdRegistration> registration;
   {
     MutexLock lock(mutex_);
-    stopping_ = true;
+    leaving_ = true;
     registration.swap(registration_);
     changed_.NotifyAll();
   }
-  stop_.Set();
   if (teller_.joinable()) teller_.join();
-  registration.reset();  // still needs the client
-  client_.Shutdown();
-  watcher_.join();
+  registration.reset();
 }
 
 bool EtcdFleet::WaitForFirst(absl::Duration time) {
@@ -136,7 +140,7 @@ bool EtcdFleet::OnChanges(const EtcdChanges& changes) {
     log_.Info("fleet_followed", {{"prefix", options_.prefix}, {"revision", revision_}});
     MutexLock lock(mutex_);
     connected_ = true;
-    return !stopping_;
+    return true;
   }
   if (!changes.changes.empty()) Publish(state_.Apply(changes));
   for (const EtcdChanges::Change& change : changes.changes) {
@@ -178,7 +182,7 @@ void EtcdFleet::CheckSecret(const FleetSnapshot& snapshot) {
 void EtcdFleet::Tell(const OnChange& on_change) {
   std::shared_ptr<const FleetSnapshot> told;
   MutexLock lock(mutex_);
-  while (!stopping_) {
+  while (!leaving_) {
     if (told == snapshot_) {
       changed_.Wait(mutex_);
       continue;

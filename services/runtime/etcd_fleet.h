@@ -33,6 +33,7 @@ class EtcdFleet final : public FleetSource {
   void RegisterNode(const FleetMember& self) override;
   void RegisterDirectory(const FleetMember& self) override;
   FleetHealth health() const override ABSL_LOCKS_EXCLUDED(mutex_);
+  void Leave() override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   void Register(std::string key, const FleetMember& self) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -58,7 +59,7 @@ class EtcdFleet final : public FleetSource {
 
   mutable Mutex mutex_;
   CondVar changed_;
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
   bool connected_ ABSL_GUARDED_BY(mutex_) = false;
   size_t refused_ ABSL_GUARDED_BY(mutex_) = 0;
   std::string registered_key_ ABSL_GUARDED_BY(mutex_);  // empty = none

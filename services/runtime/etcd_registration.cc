@@ -43,7 +43,7 @@ void EtcdRegistration::Run() {
     told = true;
     stop_.WaitFor(backoff.Next());
   }
-  if (lease_ != 0) (void)client_.RevokeLease(lease_);  // else it ends by itself
+  if (lease_ != 0 && answered_) (void)client_.RevokeLease(lease_);  // else it ends by itself
 }
 
 absl::Status EtcdRegistration::Hold() {
@@ -56,8 +56,8 @@ absl::Status EtcdRegistration::Hold() {
     return claimed;
   }
   log_.Info("fleet_registered", {{"key", options_.key}, {"lease", absl::StrFormat("%x", lease_)}});
-  bool answered = true;
-  while (stop_.WaitFor(options_.lease / (answered ? 3 : 10))) {
+  answered_ = true;
+  while (stop_.WaitFor(options_.lease / (answered_ ? 3 : 10))) {
     if (gone_at_ > registered_at_) return absl::AbortedError("the key was deleted");
     const absl::Status alive = client_.KeepAlive(lease_);
     if (absl::IsNotFound(alive)) {
@@ -65,8 +65,8 @@ absl::Status EtcdRegistration::Hold() {
       return alive;
     }
     // While etcd does not answer no lease of its ends either: ask until it does.
-    if (answered && !alive.ok()) log_.Warn("fleet_lease_not_renewed", {{"why", alive.message()}});
-    answered = alive.ok();
+    if (answered_ && !alive.ok()) log_.Warn("fleet_lease_not_renewed", {{"why", alive.message()}});
+    answered_ = alive.ok();
   }
   return absl::OkStatus();
 }

@@ -48,6 +48,7 @@ class EtcdRegistration {
   std::atomic<int64_t> registered_at_{0};  // revision; 0 = not registered
   std::atomic<int64_t> gone_at_{0};        // newest revision at which the key was gone
   bool registered_before_ = false;         // of the thread, as the next
+  bool answered_ = true;  // etcd, last time
   int64_t lease_ = 0;
   std::thread thread_;
 };

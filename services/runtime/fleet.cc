@@ -1,5 +1,7 @@
 #include "services/runtime/fleet.h"
 
+#include <openssl/rand.h>
+
 #include <algorithm>
 #include <fstream>
 #include <thread>
@@ -21,9 +23,9 @@ namespace {
 class StaticFleet final : public FleetSource {
  public:
   explicit StaticFleet(FleetSnapshot snapshot) : snapshot_(std::make_shared<const FleetSnapshot>(std::move(snapshot))) {}
-  ~StaticFleet() override {
-    if (teller_.joinable()) teller_.join();
-  }
+  ~StaticFleet() override { Leave(); }
+  StaticFleet(const StaticFleet&) = delete;
+  StaticFleet& operator=(const StaticFleet&) = delete;
 
   std::shared_ptr<const FleetSnapshot> snapshot() const override { return snapshot_; }
   void Follow(OnChange on_change) override {
@@ -33,6 +35,9 @@ class StaticFleet final : public FleetSource {
   void RegisterNode(const FleetMember&) override {}
   void RegisterDirectory(const FleetMember&) override {}
   FleetHealth health() const override { return {.connected = true, .directories = snapshot_->directories.size()}; }
+  void Leave() override {
+    if (teller_.joinable()) teller_.join();
+  }
 
  private:
   const std::shared_ptr<const FleetSnapshot> snapshot_;
@@ -132,6 +137,14 @@ std::vector<std::string> NearestDirectories(const FleetSnapshot& fleet, const Fl
   std::vector<std::string> addresses;
   for (const auto& [rank, spread, address] : ranked) addresses.push_back(address);
   return addresses;
+}
+
+uint64_t NewIncarnation() {
+  uint64_t incarnation = 0;
+  while (incarnation == 0) {
+    STEM_CHECK(RAND_bytes(reinterpret_cast<unsigned char*>(&incarnation), sizeof(incarnation)) == 1);
+  }
+  return incarnation;
 }
 
 std::string HostId() {

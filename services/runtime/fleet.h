@@ -88,7 +88,7 @@ class FleetSource {
  public:
   using OnChange = std::function<void(const std::shared_ptr<const FleetSnapshot>&)>;
 
-  // After it, `on_change` is not called any more and this process is registered no longer.
+  // Leave().
   virtual ~FleetSource() = default;
 
   // The newest. Never null.
@@ -100,6 +100,8 @@ class FleetSource {
   virtual void RegisterNode(const FleetMember& self) = 0;
   virtual void RegisterDirectory(const FleetMember& self) = 0;
   virtual FleetHealth health() const = 0;
+  // After it, `on_change` is not called any more and this process is registered no longer. From one thread, once or more.
+  virtual void Leave() = 0;
 };
 
 struct FleetOptions {
@@ -130,6 +132,9 @@ absl::StatusOr<ClusterSecret> SecretOf(const std::string& file, const FleetSnaps
 // Addresses of the fleet's directories: of this host first, then of this zone, then the others; among equals in an order that
 // differs from asker to asker, so that load spreads.
 std::vector<std::string> NearestDirectories(const FleetSnapshot& fleet, const FleetMember& asker);
+
+// Names one life of a process: random, never 0.
+uint64_t NewIncarnation();
 
 // Equal for processes on one kernel: its boot id; empty where there is none.
 std::string HostId();

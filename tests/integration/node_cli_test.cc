@@ -80,6 +80,9 @@ TEST_F(NodeCliTest, BadValueIsNamedWithAGoodOne) {
   ExpectOneLine(Run({"--fetch-threads", "1000"}), 2, {"fetch-threads", "1000"});
   ExpectOneLine(Run({"--group", "chat=root@1GiB"}), 2, {"--group", "root", "chat=1000+1001@4GiB"});
   ExpectOneLine(Run({"--listen", "nowhere"}), 2, {"--listen", "nowhere"});
+  ExpectOneLine(Run({"--etcd", "http://127.0.0.1:2379"}), 2, {"--etcd", "http://127.0.0.1:2379", "127.0.0.1:2379"});
+  ExpectOneLine(Run({"--etcd", "127.0.0.1:2379", "--etcd-prefix", "mine"}), 2, {"--etcd-prefix", "'mine'", "/stemcache/my-cluster"});
+  ExpectOneLine(Run({"--etcd", "127.0.0.1:2379", "--name", "a/b"}), 2, {"--name", "'a/b'"});
   ExpectOneLine(Run({"--log-format", "xml"}), 2, {"--log-format", "xml"});
 }
 
