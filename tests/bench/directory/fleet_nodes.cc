@@ -12,6 +12,7 @@ namespace stem::bench {
 namespace {
 
 constexpr uint32_t kChunkKeys = 4096;
+constexpr double kBeatsPerHeartbeat = 2.5;
 
 void Intern(v1::InternedNamespace* interned) {
   const NamespaceFingerprint space = BenchSpace();
@@ -170,10 +171,10 @@ void Fleet::Start() {
 
 void Fleet::KillNodes(uint32_t count) { alive_ -= std::min<uint32_t>(count, alive_); }
 
-// Every node is visited four times per heartbeat: it must speak twice.
+// A node must speak twice per heartbeat.
 void Fleet::Loop() {
   const Clock::time_point begin = Clock::now();
-  const double visits_per_second = 4e3 * options_.nodes / options_.heartbeat_ms;
+  const double visits_per_second = kBeatsPerHeartbeat * 1e3 * options_.nodes / options_.heartbeat_ms;
   const double turns_per_second = options_.churn_per_second / (2.0 * options_.chain_blocks);
   uint64_t visits = 0, turns = 0;
   while (!stop_) {
