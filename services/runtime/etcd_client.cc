@@ -24,7 +24,7 @@ constexpr int kPingMillis = 10'000;
 constexpr int kPingPatienceMillis = 3'000;
 // A connection that does not stand yet is waited for so long. Waiting here is what makes it stand: gRPC polls for connections from
 // inside calls, and a call that fails at once, as they do after a failed attempt, polls for nothing.
-constexpr absl::Duration kConnectMax = absl::Milliseconds(300);
+constexpr absl::Duration kConnectMax = absl::Seconds(1);
 
 std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
   grpc::ChannelArguments arguments;

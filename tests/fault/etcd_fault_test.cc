@@ -83,7 +83,11 @@ TEST_F(EtcdFaultTest, WatchFromACompactedRevisionSaysSo) {
   etcd_->Put("/t/c/tenants/gone", kTenant);
   EtcdClient client({etcd_->endpoint()}, absl::Seconds(10));
   const int64_t revision = etcd_->revision();
-  absl::Status ended = client.Watch("/t/c/", revision + 1, [](const EtcdChanges& changes) { return !changes.opened; });
+  absl::Status ended;
+  ASSERT_TRUE(Eventually([&] {
+    ended = client.Watch("/t/c/", revision + 1, [](const EtcdChanges& changes) { return !changes.opened; });
+    return !absl::IsUnavailable(ended);
+  }));
   EXPECT_TRUE(absl::IsCancelled(ended)) << ended;
   etcd_->Delete("/t/c/tenants/gone");
   etcd_->Put("/t/c/tenants/new", R"({"uids":[2],"dram":"1MiB"})");
@@ -156,10 +160,14 @@ TEST_F(EtcdFaultTest, OtherEndpointsAreAskedWhenOneIsDead) {
 TEST_F(EtcdFaultTest, ShutdownEndsAWatchThatIsQuiet) {
   EtcdClient client({etcd_->endpoint()}, absl::Seconds(10));
   std::thread ender;
-  const absl::Status ended = client.Watch("/t/", 1, [&](const EtcdChanges& changes) {
-    if (changes.opened) ender = std::thread([&] { client.Shutdown(); });
-    return true;
-  });
+  absl::Status ended;
+  do {  // a slow machine may not be connected at once
+    ended = client.Watch("/t/", 1, [&](const EtcdChanges& changes) {
+      if (changes.opened) ender = std::thread([&] { client.Shutdown(); });
+      return true;
+    });
+  } while (absl::IsUnavailable(ended));
+  ASSERT_TRUE(ender.joinable()) << ended;
   ender.join();
   EXPECT_TRUE(absl::IsCancelled(ended)) << ended;
   EXPECT_TRUE(absl::IsCancelled(client.Get("k").status()));

@@ -83,7 +83,8 @@ class FleetFixture : public ::testing::Test {
   }
   static std::vector<std::string> Addresses(const FleetSource& fleet) {
     std::vector<std::string> addresses;
-    for (const FleetMember& directory : fleet.snapshot()->directories) addresses.push_back(directory.address);
+    const std::shared_ptr<const FleetSnapshot> snapshot = fleet.snapshot();  // a loop over a temporary's would outlive it
+    for (const FleetMember& directory : snapshot->directories) addresses.push_back(directory.address);
     return addresses;
   }
   static bool Sees(const FleetSource& fleet, const std::string& node) { return fleet.snapshot()->nodes.count(node) > 0; }
