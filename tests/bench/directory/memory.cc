@@ -72,7 +72,7 @@ using PlainMap = absl::flat_hash_map<uint64_t, std::vector<uint32_t>, Asis>;
 uint32_t PlainMatch(const PlainMap& map, const MatchCall& call, std::vector<uint32_t>& holders) {
   uint32_t matched = 0;
   for (const BlockKey& key : call.keys) {
-    const auto found = map.find(IndexFingerprint({.space = call.space, .key = key}));
+    const auto found = map.find(IndexedAs({.space = call.space, .key = key}));
     if (found == map.end()) break;
     if (matched == 0) holders = found->second;
     ++matched;

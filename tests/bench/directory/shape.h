@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "proto/block_key.h"
+#include "services/directory/prefix_index.h"
 
 namespace stem::bench {
 
@@ -36,8 +37,8 @@ inline constexpr NamespaceFingerprint BenchSpace() {
   return space;
 }
 
-constexpr uint64_t FingerprintAt(uint64_t chain, uint32_t position, uint32_t part = 0) {
-  return IndexFingerprint({.space = BenchSpace(), .key = PartKey(KeyAt(chain, position), part)});
+inline uint64_t FingerprintAt(uint64_t chain, uint32_t position, uint32_t part = 0) {
+  return IndexedAs({.space = BenchSpace(), .key = PartKey(KeyAt(chain, position), part)});
 }
 
 inline std::vector<BlockKey> KeysAt(uint64_t chain, uint32_t first, uint32_t count) {
