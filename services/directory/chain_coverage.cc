@@ -43,7 +43,6 @@ ChainCoverage::ChainCoverage(const PrefixIndex& index, const MemberView& view, c
     chunk.first = static_cast<uint32_t>(i * kChunkBlocks);
     chunk.count = static_cast<uint32_t>(std::min<size_t>(kChunkBlocks, call.keys.size() - chunk.first));
     chunk.parts.resize(parts_.size());
-    ++positions.chunk;
     for (size_t part = 0; part < parts_.size(); ++part) ReadPart(chunk, part);
   }
 }
@@ -54,9 +53,11 @@ uint64_t ChainCoverage::Fingerprint(size_t block, size_t part) const {
 
 void ChainCoverage::ReadPart(ChainChunk& chunk, size_t part) {
   std::array<uint64_t, kChunkBlocks> fingerprints;
-  fingerprints[0] = Fingerprint(chunk.first, part);
-  reader_.Prefetch(fingerprints[0]);
-  for (uint32_t i = 1; i < chunk.count; ++i) fingerprints[i] = Fingerprint(chunk.first + i, part);
+  reader_.Prefetch(Fingerprint(chunk.first, part));
+  const BlockKey* keys = call_.keys.data() + chunk.first;
+  const NamespaceFingerprint space = call_.space;
+  const uint32_t id = parts_[part].id;
+  for (uint32_t i = 0; i < chunk.count; ++i) fingerprints[i] = IndexedAs({.space = space, .key = PartKey(keys[i], id)});
   for (uint32_t at = 0; at < chunk.count;) {
     const PrefixIndex::Piece piece = reader_.Find(std::span(fingerprints).subspan(at, chunk.count - at));
     if (piece.count == 0) {
@@ -71,9 +72,9 @@ void ChainCoverage::ReadPart(ChainChunk& chunk, size_t part) {
 
 void ChainCoverage::AddPiece(ChainChunk& chunk, size_t part, const PrefixIndex::Piece& piece, uint32_t at) {
   chunk.parts[part].known |= MaskOf(at, at + piece.count - 1);
-  const auto visit = [&](NodeSlot slot, v1::Tier tier, PrefixIndex::SlotState state, BlockMask blocks) {
-    PartCoverage& coverage = chunk.parts[part];
-    blocks <<= at;
+  PartCoverage& coverage = chunk.parts[part];
+  const auto visit = [&](NodeSlot slot, v1::Tier tier, PrefixIndex::SlotState state, uint32_t first, uint32_t last) {
+    const BlockMask blocks = MaskOf(at + first, at + last);
     if (state != PrefixIndex::SlotState::kOpen) {
       if (state == PrefixIndex::SlotState::kLost) coverage.lost |= blocks;
       return;
@@ -97,22 +98,24 @@ void ChainCoverage::AddPiece(ChainChunk& chunk, size_t part, const PrefixIndex::
 
 TierMasks& ChainCoverage::MasksOf(ChainChunk& chunk, uint16_t node, size_t part) {
   const auto masks = [&](size_t position) -> TierMasks& { return chunk.masks[position * parts_.size() + part]; };
+  Positions& known = positions;
   if (chunk.nodes.size() <= kFewNodes) {
     if (const std::optional<size_t> position = chunk.PositionOf(node)) return masks(*position);
-  } else {
-    if (positions.entries.size() < view_.nodes.size()) positions.entries.resize(view_.nodes.size());
-    if (positions.entries[node].chunk == positions.chunk) return masks(positions.entries[node].position);
+  } else if (known.entries[node].chunk == known.chunk) {
+    return masks(known.entries[node].position);
   }
+  const size_t position = chunk.nodes.size();
   chunk.nodes.push_back(node);
-  chunk.masks.resize(chunk.masks.size() + parts_.size());
-  const size_t position = chunk.nodes.size() - 1;
-  if (chunk.nodes.size() > kFewNodes) {
-    // From now on all are looked up by number, those that came before too.
-    if (positions.entries.size() < view_.nodes.size()) positions.entries.resize(view_.nodes.size());
-    const size_t from = chunk.nodes.size() == kFewNodes + 1 ? 0 : position;
-    for (size_t i = from; i <= position; ++i) {
-      positions.entries[chunk.nodes[i]] = {.chunk = positions.chunk, .position = static_cast<uint32_t>(i)};
-    }
+  for (size_t i = 0; i < parts_.size(); ++i) chunk.masks.emplace_back();
+  if (position < kFewNodes) return masks(position);
+  // From now on all are looked up by number, those that came before too.
+  const size_t from = position == kFewNodes ? 0 : position;
+  if (from == 0) {
+    ++known.chunk;
+    if (known.entries.size() < view_.nodes.size()) known.entries.resize(view_.nodes.size());
+  }
+  for (size_t i = from; i <= position; ++i) {
+    known.entries[chunk.nodes[i]] = {.chunk = known.chunk, .position = static_cast<uint32_t>(i)};
   }
   return masks(position);
 }

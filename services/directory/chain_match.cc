@@ -14,8 +14,10 @@ using LevelMasks = absl::InlinedVector<absl::InlinedVector<BlockMask, 1>, 1>;
 
 // Blocks of which the node at `position` has all full parts and the `windows` widest window parts.
 BlockMask NodeLevel(const ChainCoverage& coverage, const ChainChunk& chunk, size_t position, size_t windows) {
-  BlockMask mask = MaskOf(0, chunk.count - 1);
-  for (size_t part = 0; part < coverage.full_parts() + windows; ++part) mask &= chunk.of(position, part).all();
+  const size_t parts = coverage.full_parts() + windows;
+  if (parts == 0) return MaskOf(0, chunk.count - 1);
+  BlockMask mask = chunk.of(position, 0).all();
+  for (size_t part = 1; part < parts; ++part) mask &= chunk.of(position, part).all();
   return mask;
 }
 
@@ -51,6 +53,8 @@ uint64_t Draw(uint64_t key, uint16_t node) {
   return (mixed ^ mixed >> 29) * 0x9E3779B97F4A7C15ULL >> 32;
 }
 
+using Positions = absl::InlinedVector<size_t, 8>;  // in a chunk's nodes
+
 // Cuts a stem into runs.
 class Chooser {
  public:
@@ -66,9 +70,15 @@ class Chooser {
     }
     while (block < stem_) {
       const ChainChunk& chunk = ChunkOf(block);
+      const BlockMask inside = Inside(chunk);
+      const auto has = [&](const TierMasks& served) { return (served.all() >> (block - chunk.first) & 1) != 0; };
       std::optional<size_t> position = runs.empty() ? std::nullopt : chunk.PositionOf(runs.back().node);
-      if (!position || !Has(chunk, *position, block)) position = chunk.PositionOf(Choose(chunk, block));
-      const ChainRun run = RunAt(chunk, *position, block);
+      TierMasks served = position ? Served(chunk, *position, inside) : TierMasks();
+      if (!has(served)) {
+        position = Choose(chunk, block);
+        served = Served(chunk, *position, inside);
+      }
+      const ChainRun run = RunAt(chunk, *position, served, block);
       if (!runs.empty() && runs.back().node == run.node && runs.back().tier == run.tier) {
         runs.back().count += run.count;
       } else {
@@ -81,20 +91,8 @@ class Chooser {
     runs[0].first = 0;
   }
 
-  // Blocks of the chunk of which the node has what the stem needs, in the stem only.
-  BlockMask Usable(const ChainChunk& chunk, size_t position) const {
-    BlockMask mask = MaskOf(0, std::min(chunk.count, stem_ - chunk.first) - 1);
-    for (size_t part = 0; part < coverage_.parts().size(); ++part) {
-      mask &= chunk.of(position, part).all() | ~Needed(chunk, part);
-    }
-    return mask;
-  }
-
  private:
   const ChainChunk& ChunkOf(uint32_t block) const { return coverage_.chunks()[block / kStretchBlocksMax]; }
-  bool Has(const ChainChunk& chunk, size_t position, uint32_t block) const {
-    return (Usable(chunk, position) >> (block - chunk.first) & 1) != 0;
-  }
 
   // Blocks of the chunk at which the part is needed.
   BlockMask Needed(const ChainChunk& chunk, size_t part) const {
@@ -104,78 +102,108 @@ class Chooser {
     return first >= kStretchBlocksMax ? BlockMask{0} : ~BlockMask{0} << first;
   }
 
-  // Blocks at which `tier` is the slowest from which the node serves a needed part.
-  BlockMask Slowest(const ChainChunk& chunk, size_t position, v1::Tier tier) const {
-    BlockMask mask = 0;
-    BlockMask slower = 0;
+  // Blocks of the chunk that are in the stem.
+  BlockMask Inside(const ChainChunk& chunk) const { return MaskOf(0, std::min(chunk.count, stem_ - chunk.first) - 1); }
+
+  // Blocks, of those `inside`, of which the node has all that is needed, by the slowest tier from which it serves any of it.
+  TierMasks Served(const ChainChunk& chunk, size_t position, BlockMask inside) const {
+    BlockMask usable = inside;
+    BlockMask dram = 0;
+    BlockMask ssd = 0;
     for (size_t part = 0; part < coverage_.parts().size(); ++part) {
-      const auto& tiers = chunk.of(position, part).tiers;
-      const BlockMask dram = tiers[v1::TIER_DRAM] & ~tiers[v1::TIER_GPU];
-      const BlockMask ssd = tiers[v1::TIER_SSD] & ~tiers[v1::TIER_DRAM] & ~tiers[v1::TIER_GPU];
+      const TierMasks& has = chunk.of(position, part);
       const BlockMask needed = Needed(chunk, part);
-      mask |= (tier == v1::TIER_SSD ? ssd : tier == v1::TIER_DRAM ? dram : tiers[v1::TIER_GPU]) & needed;
-      slower |= (tier == v1::TIER_SSD ? 0 : tier == v1::TIER_DRAM ? ssd : dram | ssd) & needed;
+      const BlockMask faster = has.tiers[v1::TIER_GPU] | has.tiers[v1::TIER_DRAM];
+      usable &= has.all() | ~needed;
+      dram |= has.tiers[v1::TIER_DRAM] & ~has.tiers[v1::TIER_GPU] & needed;
+      ssd |= has.tiers[v1::TIER_SSD] & ~faster & needed;
     }
-    return mask & ~slower;
+    TierMasks served;
+    served.tiers[v1::TIER_SSD] = usable & ssd;
+    served.tiers[v1::TIER_DRAM] = usable & dram & ~ssd;
+    served.tiers[v1::TIER_GPU] = usable & ~dram & ~ssd;
+    return served;
   }
 
   // From `block` on, in this chunk and one tier.
-  ChainRun RunAt(const ChainChunk& chunk, size_t position, uint32_t block) const {
+  static ChainRun RunAt(const ChainChunk& chunk, size_t position, const TierMasks& served, uint32_t block) {
     const uint32_t bit = block - chunk.first;
-    const BlockMask usable = Usable(chunk, position);
-    for (const v1::Tier tier : {v1::TIER_GPU, v1::TIER_DRAM, v1::TIER_SSD}) {
-      const BlockMask same = (Slowest(chunk, position, tier) & usable) >> bit;
-      if ((same & 1) == 0) continue;
-      return {.first = block, .count = LowestBit(~same), .node = chunk.nodes[position], .tier = static_cast<uint8_t>(tier)};
-    }
-    STEM_CHECK(false);
-    return {};
+    uint8_t tier = v1::TIER_GPU;
+    while ((served.tiers[tier] >> bit & 1) == 0) ++tier;
+    return {.first = block,
+            .count = LowestBit(~(served.tiers[tier] >> bit)),
+            .node = chunk.nodes[position],
+            .tier = tier};
   }
 
   // The lower, the better; reach and weight decide among equals.
-  uint32_t RankOf(const ChainChunk& chunk, size_t position, uint32_t block) const {
-    const MemberView::Node& node = view_.nodes[chunk.nodes[position]];
-    const bool slow = (Slowest(chunk, position, v1::TIER_SSD) >> (block - chunk.first) & 1) != 0;
+  uint32_t RankOf(uint16_t number, bool slow, uint32_t block) const {
+    const MemberView::Node& node = view_.nodes[number];
     const bool own_host = coverage_.requester() != UINT32_MAX && node.host == view_.nodes[coverage_.requester()].host;
-    const bool trusted = node.trust_percent >= 100 ||
-                         Draw(~call_.keys[block].high, chunk.nodes[position]) % 100 < node.trust_percent;
+    const bool trusted = node.trust_percent >= 100 || Draw(~call_.keys[block].high, number) % 100 < node.trust_percent;
     return (trusted ? 0U : 4U) + (slow ? 2U : 0U) + (own_host ? 0U : 1U);
   }
 
-  // Who serves from `block` on.
-  uint16_t Choose(const ChainChunk& chunk, uint32_t block) const {
-    absl::InlinedVector<uint16_t, 8> best;
+  // Who serves from `block` on: a position in the chunk.
+  size_t Choose(const ChainChunk& chunk, uint32_t block) const {
+    if (chunk.nodes.size() == 1) return 0;
+    const uint32_t bit = block - chunk.first;
+    Positions best;
     uint32_t best_rank = std::numeric_limits<uint32_t>::max();
-    for (size_t position = 0; position < chunk.nodes.size(); ++position) {
-      if (!Has(chunk, position, block)) continue;
-      const uint32_t rank = chunk.nodes.size() == 1 ? 0 : RankOf(chunk, position, block);
-      if (rank < best_rank) best.clear();
-      best_rank = std::min(best_rank, rank);
-      if (rank == best_rank) best.push_back(chunk.nodes[position]);
+    uint32_t farthest = 0;
+    const BlockMask inside = Inside(chunk);
+    const uint32_t nodes = static_cast<uint32_t>(chunk.nodes.size());
+    const auto start = static_cast<uint32_t>(Draw(call_.keys[block].high, 0) % nodes);
+    for (uint32_t i = 0; i < nodes; ++i) {
+      const size_t position = start + i < nodes ? start + i : start + i - nodes;
+      const TierMasks served = Served(chunk, position, inside);
+      const uint32_t reach = LowestBit(~(served.all() >> bit));
+      if (reach == 0) continue;
+      const uint32_t rank = RankOf(chunk.nodes[position], (served.tiers[v1::TIER_SSD] >> bit & 1) != 0, block);
+      if (rank <= BestRank() && block + reach == stem_ && IsDrawn(chunk.nodes[position], block)) return position;
+      if (rank > best_rank || (rank == best_rank && reach < farthest)) continue;
+      if (rank < best_rank || reach > farthest) best.clear();
+      best_rank = rank;
+      farthest = reach;
+      best.push_back(position);
     }
     STEM_CHECK(!best.empty());
-    KeepFarthest(best, block);
-    const auto draw = [&](uint16_t node) { return Draw(call_.keys[block].high, node) * view_.nodes[node].weight; };
-    return *std::max_element(best.begin(), best.end(), [&](uint16_t a, uint16_t b) { return draw(a) < draw(b); });
+    if (bit + farthest == chunk.count) KeepFarthest(chunk, best);
+    for (const size_t position : best) {
+      if (IsDrawn(chunk.nodes[position], block)) return position;
+    }
+    return best[0];
   }
 
-  void KeepFarthest(absl::InlinedVector<uint16_t, 8>& nodes, uint32_t block) const {
-    for (size_t i = block / kStretchBlocksMax; nodes.size() > 1 && i < coverage_.chunks().size(); ++i) {
-      const ChainChunk& chunk = coverage_.chunks()[i];
-      if (chunk.first >= stem_) return;
-      const uint32_t from = std::max(block, chunk.first) - chunk.first;
+  // No holder can have a lower one.
+  uint32_t BestRank() const { return coverage_.requester() != UINT32_MAX ? 0 : 1; }
+  // Among equals the first that is drawn serves; the key decides who comes first.
+  bool IsDrawn(uint16_t node, uint32_t block) const {
+    return view_.nodes[node].weight >= 100 || Draw(call_.keys[block].high, node) % 100 < view_.nodes[node].weight;
+  }
+
+  // `best` all reach the end of `chunk`: keeps those that go on farthest.
+  void KeepFarthest(const ChainChunk& chunk, Positions& best) const {
+    for (size_t i = chunk.first / kStretchBlocksMax + 1; best.size() > 1 && i < coverage_.chunks().size(); ++i) {
+      const ChainChunk& next = coverage_.chunks()[i];
+      if (next.first >= stem_) return;
       uint32_t farthest = 0;
-      absl::InlinedVector<uint16_t, 8> kept;
-      for (size_t position = 0; position < chunk.nodes.size(); ++position) {
-        if (std::find(nodes.begin(), nodes.end(), chunk.nodes[position]) == nodes.end()) continue;
-        const uint32_t reach = LowestBit(~(Usable(chunk, position) >> from));
+      Positions kept;
+      const BlockMask inside = Inside(next);
+      for (const size_t position : best) {
+        // Chunks list their nodes in much the same order, so this seldom searches.
+        const uint16_t node = chunk.nodes[position];
+        const bool same = position < next.nodes.size() && next.nodes[position] == node;
+        const std::optional<size_t> there = same ? position : next.PositionOf(node);
+        const uint32_t reach = there ? LowestBit(~Served(next, *there, inside).all()) : 0;
+        if (reach < farthest || reach == 0) continue;
         if (reach > farthest) kept.clear();
-        farthest = std::max(farthest, reach);
-        if (reach == farthest && reach > 0) kept.push_back(chunk.nodes[position]);
+        farthest = reach;
+        kept.push_back(position);
       }
       if (farthest == 0) return;
-      nodes = std::move(kept);
-      if (from + farthest < chunk.count) return;
+      best = std::move(kept);
+      if (farthest < next.count) return;
     }
   }
 
@@ -184,6 +212,20 @@ class Chooser {
   const MatchCall& call_;
   const uint32_t stem_;
 };
+
+// StemBlocks of level 0 alone.
+uint32_t FullBlocks(const ChainCoverage& coverage) {
+  for (const ChainChunk& chunk : coverage.chunks()) {
+    BlockMask mask = 0;
+    const BlockMask all = MaskOf(0, chunk.count - 1);
+    for (size_t position = 0; position < chunk.nodes.size() && mask != all; ++position) {
+      mask |= NodeLevel(coverage, chunk, position, 0);
+    }
+    const uint32_t full = LowestBit(~mask);
+    if (full < chunk.count) return chunk.first + full;
+  }
+  return coverage.chunks().back().first + coverage.chunks().back().count;
+}
 
 LevelMasks LevelsOfAll(const ChainCoverage& coverage) {
   LevelMasks levels(1 + coverage.parts().size() - coverage.full_parts());
@@ -217,7 +259,8 @@ LevelMasks LevelsOfNode(const ChainCoverage& coverage, uint16_t node) {
 ChainMatch MatchChain(const PrefixIndex& index, const MemberView& view, const MatchCall& call) {
   const ChainCoverage coverage(index, view, call);
   ChainMatch match;
-  match.matched_blocks = StemBlocks(coverage, LevelsOfAll(coverage));
+  const bool plain = coverage.full_parts() == coverage.parts().size();
+  match.matched_blocks = plain ? FullBlocks(coverage) : StemBlocks(coverage, LevelsOfAll(coverage));
   if (match.matched_blocks > 0) Chooser(coverage, view, call, match.matched_blocks).Cut(match.runs);
   for (uint32_t block = match.matched_blocks; block < call.keys.size(); ++block) {
     const ChainChunk& chunk = coverage.chunks()[block / kStretchBlocksMax];

@@ -61,23 +61,6 @@ KeyTable::~KeyTable() {
   }
 }
 
-uint64_t KeyTable::Mix(uint64_t fingerprint) const {
-  uint64_t mixed = (fingerprint ^ seed_) * multiplier_;
-  mixed ^= mixed >> 32;
-  return mixed * 0x9E3779B97F4A7C15ULL;
-}
-
-KeyTable::View KeyTable::ViewOf(const Shard& shard) {
-  const uint64_t packed = shard.view.load(std::memory_order_acquire);
-  return {.buckets = reinterpret_cast<Bucket*>(packed >> 22 << 6), .homes = static_cast<uint32_t>(packed) & kHomesMax};
-}
-
-void KeyTable::Prefetch(uint64_t fingerprint) const {
-  const uint64_t mixed = Mix(fingerprint);
-  const View view = ViewOf(ShardOf(mixed));
-  if (view.homes != 0) __builtin_prefetch(&view.buckets[HomeOf(TagOf(mixed), view.homes)]);
-}
-
 std::optional<Place> KeyTable::Find(uint64_t fingerprint) const {
   const uint64_t mixed = Mix(fingerprint);
   const uint32_t tag = TagOf(mixed);

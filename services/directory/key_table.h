@@ -32,7 +32,11 @@ class KeyTable {
 
   // Any thread, under a ReaderEpochs::Guard or as the writer. `fingerprint` is never 0.
 
-  void Prefetch(uint64_t fingerprint) const;
+  void Prefetch(uint64_t fingerprint) const {
+    const uint64_t mixed = Mix(fingerprint);
+    const View view = ViewOf(ShardOf(mixed));
+    if (view.homes != 0) __builtin_prefetch(&view.buckets[HomeOf(TagOf(mixed), view.homes)]);
+  }
   std::optional<Place> Find(uint64_t fingerprint) const;
 
   // The writer's, one thread at a time.
@@ -71,7 +75,11 @@ class KeyTable {
   static constexpr uint32_t kHomesMin = 2;
   static constexpr uint32_t kHomesMax = (1U << 22) - 1;
 
-  uint64_t Mix(uint64_t fingerprint) const;
+  uint64_t Mix(uint64_t fingerprint) const {
+    uint64_t mixed = (fingerprint ^ seed_) * multiplier_;
+    mixed ^= mixed >> 32;
+    return mixed * 0x9E3779B97F4A7C15ULL;
+  }
   static uint32_t TagOf(uint64_t mixed) { return static_cast<uint32_t>(mixed >> 20) & ((1U << kTagBits) - 1); }
   static uint32_t HomeOf(uint32_t tag, uint32_t homes) {
     return static_cast<uint32_t>(static_cast<uint64_t>(tag) * homes >> kTagBits);
@@ -84,7 +92,10 @@ class KeyTable {
   }
   static uint32_t TagIn(uint64_t entry) { return static_cast<uint32_t>(entry) & ((1U << kTagBits) - 1); }
   Shard& ShardOf(uint64_t mixed) const { return shards_[mixed >> 54]; }
-  static View ViewOf(const Shard& shard);
+  static View ViewOf(const Shard& shard) {
+    const uint64_t packed = shard.view.load(std::memory_order_acquire);
+    return {.buckets = reinterpret_cast<Bucket*>(packed >> 22 << 6), .homes = static_cast<uint32_t>(packed) & kHomesMax};
+  }
   static uint64_t ArrayBytes(uint32_t homes) { return (homes + kSpareBuckets) * sizeof(Bucket); }
   static bool Put(View view, uint64_t entry);
   // False when the larger array would exceed `bytes_left`, or what is in the shard cannot be spread.

@@ -268,7 +268,7 @@ std::shared_ptr<const MemberView> Membership::MakeView(absl::Time now) const {
     view->nodes.push_back({.address = node->address,
                            .host = host,
                            .trust_percent = trust,
-                           .weight = 1 + trust * 8 / (8 + node->last_beat.reads_active())});
+                           .weight = std::max<uint32_t>(1, trust * 8 / (8 + node->last_beat.reads_active()))});
     const absl::Time counts_until = node->whole_at + options_.stale_max;
     use(node->served, now <= counts_until ? MemberView::Use::kCounts : MemberView::Use::kUncertain);
     use(node->filling, MemberView::Use::kUncertain);

@@ -24,10 +24,7 @@
 namespace stem {
 
 // What the index knows a block by; never 0.
-inline uint64_t IndexedAs(const BlockName& name) {
-  const uint64_t fingerprint = IndexFingerprint(name);
-  return fingerprint != 0 ? fingerprint : 1;
-}
+inline uint64_t IndexedAs(const BlockName& name) { return IndexFingerprint(name) | 1; }
 
 // One tenancy of a slot: outlived handles change nothing.
 struct SlotHandle {
@@ -85,14 +82,16 @@ class PrefixIndex {
 
     // `fingerprints` is not empty.
     Piece Find(std::span<const uint64_t> fingerprints) const;
-    // Calls visit(NodeSlot, Tier, SlotState, BlockMask) for who has some of the piece; bit 0 is its first block. A slot may
-    // come more than once, and be closed.
+    // Calls visit(NodeSlot, Tier, SlotState, first, last) for who has blocks first..last of the piece, 0 being its first
+    // block. A slot may come more than once, and be closed.
     template <typename Visit>
     void ForEachHolder(const Piece& piece, Visit visit) const {
-      const BlockMask inside = MaskOf(0, piece.count - 1);
+      const uint32_t end = piece.block + piece.count - 1;
       ForEachSpan(piece.holders, index_.store_.memory(), [&](HolderSpan span) {
-        const BlockMask blocks = (span.mask() >> piece.block) & inside;
-        if (blocks != 0) visit(span.slot, static_cast<stemcache::v1::Tier>(span.tier), index_.StateOf(span.slot), blocks);
+        if (span.first > end || span.last < piece.block) return;
+        const uint32_t first = span.first > piece.block ? span.first - piece.block : 0;
+        const uint32_t last = (span.last < end ? span.last : end) - piece.block;
+        visit(span.slot, static_cast<stemcache::v1::Tier>(span.tier), index_.StateOf(span.slot), first, last);
       });
     }
     // Why a block that is nowhere is not: a ghost's cause; UNKNOWN when ghosts were forgotten; else COLD.

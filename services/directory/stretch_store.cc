@@ -34,7 +34,12 @@ uint32_t StretchStore::Follow(const Stretch& stretch, uint32_t block, std::span<
   if (block >= count) return 0;
   const auto most = static_cast<uint32_t>(std::min<size_t>(count - block, fingerprints.size()));
   uint32_t followed = 0;
-  while (followed < most && stretch.word(block + followed) == fingerprints[followed]) ++followed;
+  const auto differs = [&](uint32_t i) { return stretch.word(block + i) ^ fingerprints[i]; };
+  // Four at a time: one branch, and the loads go side by side.
+  while (followed + 4 <= most && (differs(followed) | differs(followed + 1) | differs(followed + 2) | differs(followed + 3)) == 0) {
+    followed += 4;
+  }
+  while (followed < most && differs(followed) == 0) ++followed;
   return followed;
 }
 

@@ -144,10 +144,8 @@ class World {
       }
       ASSERT_LE(at + piece.count, chain.size());
       std::vector<Holders> actual(piece.count);
-      reader.ForEachHolder(piece, [&](NodeSlot slot, v1::Tier tier, PrefixIndex::SlotState, BlockMask blocks) {
-        for (uint32_t i = 0; i < piece.count; ++i) {
-          if ((blocks >> i & 1) != 0) actual[i].emplace(slot, tier);
-        }
+      reader.ForEachHolder(piece, [&](NodeSlot slot, v1::Tier tier, PrefixIndex::SlotState, uint32_t first, uint32_t last) {
+        for (uint32_t i = first; i <= last; ++i) actual[i].emplace(slot, tier);
       });
       for (uint32_t i = 0; i < piece.count; ++i) ASSERT_EQ(actual[i], Expected(chain[at + i])) << at << "+" << i;
       at += piece.count;

@@ -37,7 +37,7 @@ inline FoundBlock FindBlock(const PrefixIndex& index, uint64_t fingerprint) {
     return found;
   }
   found.cause = stemcache::v1::MISS_CAUSE_UNKNOWN;
-  reader.ForEachHolder(piece, [&](NodeSlot slot, stemcache::v1::Tier tier, PrefixIndex::SlotState state, BlockMask) {
+  reader.ForEachHolder(piece, [&](NodeSlot slot, stemcache::v1::Tier tier, PrefixIndex::SlotState state, uint32_t, uint32_t) {
     if (state == PrefixIndex::SlotState::kOpen) found.holders.push_back({.slot = slot, .tier = tier});
     if (state == PrefixIndex::SlotState::kLost) found.cause = stemcache::v1::MISS_CAUSE_NODE_LOST;
   });

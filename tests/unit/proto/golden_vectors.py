@@ -164,7 +164,8 @@ def names():
     space_low, space_high = struct.unpack("<QQ", space)
     for part in (0, 1, 63):
         part_low = low ^ (part * GOLDEN & MASK)
-        index = ((part_low ^ space_low) * GOLDEN + (high ^ space_high)) & MASK
+        mixed = high ^ space_high
+        index = part_low ^ space_low ^ ((mixed << 29 | mixed >> 35) & MASK)
         yield dict(key=key.hex(), space=space.hex(), part=part, part_key=(u64(part_low) + u64(high)).hex(),
                    index_fingerprint=index)
 
