@@ -84,6 +84,11 @@ std::optional<Place> KeyTable::Find(uint64_t fingerprint) const {
   }
 }
 
+bool KeyTable::IsFull(const Bucket& bucket) {
+  return std::all_of(std::begin(bucket.entries), std::end(bucket.entries),
+                     [](const Entry& each) { return each.load(std::memory_order_relaxed) != 0; });
+}
+
 bool KeyTable::Put(View view, uint64_t entry) {
   for (uint32_t b = HomeOf(TagIn(entry), view.homes); b < view.homes + kSpareBuckets; ++b) {
     for (Entry& slot : view.buckets[b].entries) {
@@ -167,23 +172,18 @@ void KeyTable::Erase(uint64_t fingerprint, Place place) {
   const View view = ViewOf(shard);
   --shard.size;
   --size_;
-  // An entry that had to go past a full bucket comes back, so that a bucket with room still ends a search.
-  for (;;) {
-    const auto& entries = view.buckets[bucket].entries;
-    const bool full = std::all_of(std::begin(entries), std::end(entries),
-                                  [](const Entry& each) { return each.load(std::memory_order_relaxed) != 0; });
-    Entry* guest = nullptr;
-    if (full && bucket + 1 < view.homes + kSpareBuckets) {
-      for (Entry& each : view.buckets[bucket + 1].entries) {
-        const uint64_t entry = each.load(std::memory_order_relaxed);
-        if (entry != 0 && HomeOf(TagIn(entry), view.homes) <= bucket) guest = &each;
-      }
+  // An entry that had to go past full buckets comes back, so that a bucket with room still ends a search.
+  const uint32_t end = view.homes + kSpareBuckets;
+  for (uint32_t next = bucket + 1; next < end && IsFull(view.buckets[next - 1]); ++next) {
+    for (Entry& each : view.buckets[next].entries) {
+      const uint64_t entry = each.load(std::memory_order_relaxed);
+      if (entry == 0 || HomeOf(TagIn(entry), view.homes) > bucket) continue;
+      hole->store(entry, std::memory_order_release);
+      shard.moves.fetch_add(1, std::memory_order_release);
+      hole = &each;
+      bucket = next;
+      break;
     }
-    if (guest == nullptr) break;
-    hole->store(guest->load(std::memory_order_relaxed), std::memory_order_release);
-    shard.moves.fetch_add(1, std::memory_order_release);
-    hole = guest;
-    ++bucket;
   }
   hole->store(0, std::memory_order_release);
 }

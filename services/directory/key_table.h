@@ -98,6 +98,7 @@ class KeyTable {
   }
   static uint64_t ArrayBytes(uint32_t homes) { return (homes + kSpareBuckets) * sizeof(Bucket); }
   static bool Put(View view, uint64_t entry);
+  static bool IsFull(const Bucket& bucket);
   // False when the larger array would exceed `bytes_left`, or what is in the shard cannot be spread.
   bool Grow(Shard& shard, uint64_t bytes_left);
   Entry* EntryOf(uint64_t fingerprint, Place place, uint32_t* bucket) const;

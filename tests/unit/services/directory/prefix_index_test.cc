@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <thread>
 #include <vector>
 
@@ -69,6 +70,21 @@ TEST_F(PrefixIndexTest, RemovingWhatIsNotThereChangesNothing) {
   EXPECT_EQ(Find(5).cause, v1::MISS_CAUSE_COLD);
   EXPECT_EQ(Find(6).holders.size(), 1u);
   EXPECT_EQ(index_.counts().ghosts, 0u);
+}
+
+TEST_F(PrefixIndexTest, RemovalsHideNothingThatStays) {
+  constexpr uint64_t kRun = 64, kRuns = 4000;
+  const auto keys = [](uint64_t run) {
+    std::vector<uint64_t> fingerprints(kRun);
+    for (uint64_t i = 0; i < kRun; ++i) fingerprints[i] = (run * kRun + i + 1) * 0x9E3779B97F4A7C15ULL;
+    return fingerprints;
+  };
+  for (uint64_t run = 0; run < kRuns; ++run) index_.AddRun(a_, keys(run), std::nullopt, v1::TIER_DRAM);
+  for (uint64_t run = 0; run < kRuns; run += 2) index_.RemoveRun(a_, keys(run), v1::MISS_CAUSE_EVICTED);
+  const PrefixIndex::Reader reader(index_);
+  for (uint64_t run = 1; run < kRuns; run += 2) {
+    for (const uint64_t fingerprint : keys(run)) ASSERT_EQ(reader.Find(std::array{fingerprint}).count, 1u) << run;
+  }
 }
 
 TEST_F(PrefixIndexTest, ClosedSlotIsOutOfSightAtOnceAndReclaimedByStep) {
