@@ -99,13 +99,16 @@ class Bench {
   // Until those directories have every living node's state, whole and up to date.
   void WaitUntilWhole(const std::vector<size_t>& which, Json& row) {
     const Clock::time_point begin = Clock::now();
-    uint64_t blocks = 0;
+    uint64_t blocks = 0, index_bytes = 0;
     for (const size_t directory : which) {
       for (;;) {
         const auto status = Status(directory);
         uint32_t live = 0;
         for (int i = 0; status && i < status->nodes_size(); ++i) live += status->nodes(i).state() == "live" ? 1 : 0;
-        if (status) blocks = status->blocks();
+        if (status) {
+          blocks = status->blocks();
+          index_bytes = status->index_bytes();
+        }
         if (live >= fleet_->alive()) break;
         if (SecondsSince(begin) > arguments_.build_seconds_max) {
           row["gave_up_with_live_nodes"] = live;
@@ -116,6 +119,7 @@ class Bench {
     }
     row["whole_after_s"] = SecondsSince(begin);
     row["blocks"] = blocks;
+    row["index_MiB"] = static_cast<double>(index_bytes) / (1 << 20);
   }
 
   // A dead node's chain must go out of sight everywhere; the living ones' stay.
