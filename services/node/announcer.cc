@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "proto/validate.h"
 #include "proto/wire_status.h"
+#include "services/node/chain_order.h"
 
 namespace stem {
 namespace {
@@ -26,6 +28,10 @@ v1::RemoveReason ToMessage(GoneReason reason) {
   return v1::REMOVE_REASON_EVICTED;
 }
 
+bool IsLast(const v1::ChangeRun& run, const std::optional<BlockKey>& key) {
+  return key && absl::EndsWith(run.keys(), key->bytes());
+}
+
 }  // namespace
 
 struct Announcer::Interned {
@@ -41,7 +47,8 @@ struct Announcer::Interned {
     return it->second;
   }
 
-  // Adds `change` to the last of `runs` when it goes on with it: same thing happened, to the next block of the chain.
+  // Adds `change` to the last of `runs` when it goes on with it: same thing happened, to the next block of the chain. What
+  // leaves needs no order: leaves go first.
   template <typename Message>
   void Append(const BlockChange& change, Message* message) {
     const uint32_t number = Number(change.name.space, message->mutable_namespaces());
@@ -52,16 +59,14 @@ struct Announcer::Interned {
     const v1::RemoveReason reason = remove ? ToMessage(change.reason) : v1::REMOVE_REASON_UNSPECIFIED;
     v1::ChangeRun* run = message->runs().empty() ? nullptr : message->mutable_runs(message->runs_size() - 1);
     const bool goes_on = run != nullptr && run->namespace_() == number && run->remove() == remove && run->tier() == tier &&
-                         run->reason() == reason && change.parent.has_value() &&
-                         run->keys().compare(run->keys().size() - sizeof(BlockKey), sizeof(BlockKey),
-                                             std::string(change.parent->bytes())) == 0;
+                         run->reason() == reason && (remove || IsLast(*run, change.parent));
     if (!goes_on) {
       run = message->add_runs();
       run->set_namespace_(number);
       run->set_remove(remove);
       run->set_tier(tier);
       run->set_reason(reason);
-      if (change.parent.has_value()) run->set_parent(std::string(change.parent->bytes()));
+      if (change.parent.has_value() && !remove) run->set_parent(std::string(change.parent->bytes()));
     }
     const absl::string_view key = change.name.key.bytes();
     run->mutable_keys()->append(key.data(), key.size());
@@ -175,7 +180,7 @@ bool Announcer::SendSnapshot(Stream& stream, Interned& interned, uint64_t sequen
   // Collected first: nothing may be written to the network under a pool's lock.
   std::vector<BlockChange> held;
   for (const BlockPool* pool : spaces_.pools()) pool->Snapshot([&](const BlockChange& change) { held.push_back(change); });
-  for (const BlockChange& change : held) {
+  for (const BlockChange& change : InChainOrder(held)) {
     interned.Append(change, message.mutable_chunk());
     if (++changes == kChangesPerBatch) flush(false);
     if (!alive) return false;
