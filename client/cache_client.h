@@ -28,6 +28,12 @@ struct AcquireOptions {
   std::vector<uint32_t> parts;  // ids, ascending; empty = every part of the namespace
   std::string request;          // the engine's request id, for logs; 0..128 bytes
   std::string traceparent;      // W3C trace context; empty = none
+  // How long the engine will need to compute what is missing; at most a minute. Above zero asks for single flight: when another
+  // engine of the cluster is computing the chain's missing blocks, the answer waits for that instead of telling this engine to
+  // compute them too: at most as long as computing would take with half as much again, and not to the deadline's end (an eighth
+  // of it stays for the load). Else this engine is the one that others wait for: it should publish what it computes, at once.
+  // So give such an Acquire a deadline that leaves room for the wait. Best effort.
+  absl::Duration compute = absl::ZeroDuration();
 };
 
 struct ReserveOptions {

@@ -1,5 +1,6 @@
 #include "client/core.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -54,11 +55,17 @@ absl::StatusOr<v1::ClientMessage> CacheClient::Core::AcquireMessage(std::span<co
   STEM_ASSIGN(const std::vector<uint32_t> parts, CheckChain(keys, options.parts, options_.space));
   STEM_TRY(WithinBytes("request", options.request, kRequestBytesMax));
   STEM_TRY(WithinBytes("traceparent", options.traceparent, kTraceparentBytesMax));
+  if (options.compute > absl::Milliseconds(kComputeMillisMax)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("compute is ", absl::FormatDuration(options.compute), "; it must be at most a minute"));
+  }
   v1::ClientMessage message;
   message.set_traceparent(options.traceparent);
   message.mutable_acquire()->set_keys(PackKeys(keys));
   message.mutable_acquire()->mutable_parts()->Add(parts.begin(), parts.end());
   message.mutable_acquire()->set_request(options.request);
+  message.mutable_acquire()->set_compute_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(
+      absl::Ceil(std::max(options.compute, absl::ZeroDuration()), absl::Milliseconds(1)))));
   return message;
 }
 

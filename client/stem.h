@@ -31,6 +31,7 @@ struct MissRun {
   uint32_t first = 0;
   uint32_t count = 0;
   stemcache::v1::MissCause cause = stemcache::v1::MISS_CAUSE_UNSPECIFIED;
+  uint32_t estimate_ms = 0;  // with NOT_YET: when it may be there; 0 = not known
 
   friend bool operator==(const MissRun&, const MissRun&) = default;
 };

@@ -15,7 +15,7 @@ std::vector<MissRun> MissRuns(const google::protobuf::RepeatedPtrField<v1::Miss>
   std::vector<MissRun> runs;
   runs.reserve(static_cast<size_t>(misses.size()));
   for (const v1::Miss& miss : misses)
-    runs.push_back({.first = miss.first(), .count = miss.count(), .cause = miss.cause()});
+    runs.push_back({.first = miss.first(), .count = miss.count(), .cause = miss.cause(), .estimate_ms = miss.estimate_ms()});
   return runs;
 }
 

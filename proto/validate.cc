@@ -3,40 +3,19 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "proto/validate_fields.h"
 
 namespace stem {
 namespace {
 
+using fields::AscendingParts;
+using fields::Bad;
+using fields::OptionalKey;
+using fields::TextWithin;
+
 constexpr uint64_t kDeadlineMaxMicros = 3600ULL * 1000 * 1000;
 constexpr size_t kChunkBytes = 4096;  // of the payload digest, proto/FORMAT.md
 constexpr uint64_t kArenaBytesMax = 1ULL << 44;
-
-absl::Status Bad(absl::string_view field, const auto& value, absl::string_view right) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; ", right));
-}
-
-absl::Status TextWithin(absl::string_view field, absl::string_view text, size_t bytes_min, size_t bytes_max) {
-  if (text.size() >= bytes_min && text.size() <= bytes_max) return absl::OkStatus();
-  return Bad(absl::StrCat("the length of ", field), text.size(),
-             absl::StrCat("it must be ", bytes_min, " to ", bytes_max, " bytes"));
-}
-
-absl::StatusOr<std::vector<uint32_t>> AscendingParts(const google::protobuf::RepeatedField<uint32_t>& ids) {
-  std::vector<uint32_t> parts(ids.begin(), ids.end());
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i] >= kPartsMax) return Bad("part id", parts[i], absl::StrCat("it must be below ", kPartsMax));
-    if (i > 0 && parts[i] <= parts[i - 1]) return Bad("part id", parts[i], "part ids must ascend");
-  }
-  return parts;
-}
-
-absl::StatusOr<std::optional<BlockKey>> OptionalKey(absl::string_view field, absl::string_view bytes) {
-  if (bytes.empty()) return std::nullopt;
-  if (bytes.size() != sizeof(BlockKey)) {
-    return Bad(absl::StrCat("the length of ", field), bytes.size(), "it must be 16 bytes, or empty");
-  }
-  return (*UnpackNames<BlockKey>(bytes))[0];
-}
 
 absl::StatusOr<Part> ValidatePart(const v1::Part& message, uint32_t block_tokens) {
   if (message.id() >= kPartsMax) return Bad("part id", message.id(), absl::StrCat("it must be below ", kPartsMax));
@@ -63,34 +42,6 @@ absl::StatusOr<Part> ValidatePart(const v1::Part& message, uint32_t block_tokens
               .block_bytes = message.block_bytes()};
 }
 
-// `windows` is empty, or has one entry per id.
-absl::StatusOr<std::vector<WantedPart>> WantedParts(const google::protobuf::RepeatedField<uint32_t>& ids,
-                                                    const google::protobuf::RepeatedField<uint32_t>& windows) {
-  if (!windows.empty() && windows.size() != ids.size()) {
-    return Bad("the number of window_blocks", windows.size(), absl::StrCat("there are ", ids.size(), " parts"));
-  }
-  STEM_ASSIGN(const std::vector<uint32_t> ascending, AscendingParts(ids));
-  if (ascending.empty()) return std::vector<WantedPart>{{.id = 0}};
-  std::vector<WantedPart> parts;
-  for (const uint32_t id : ascending) {
-    parts.push_back({.id = id, .window_blocks = windows.empty() ? 0 : windows[static_cast<int>(parts.size())]});
-  }
-  return parts;
-}
-
-template <typename Message>
-absl::StatusOr<MatchCall> ValidateLookup(const Message& message) {
-  MatchCall call;
-  STEM_ASSIGN(call.space, ValidateFingerprint(message.namespace_fingerprint()));
-  STEM_ASSIGN(call.keys, ValidateKeys(message.keys()));
-  STEM_ASSIGN(call.parts, WantedParts(message.parts(), message.window_blocks()));
-  if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
-    return Bad("keys times parts", call.keys.size() * call.parts.size(),
-               absl::StrCat("it must be at most ", kChainBlocksMax));
-  }
-  return call;
-}
-
 absl::StatusOr<ChainCall> ValidateChain(absl::string_view keys, const google::protobuf::RepeatedField<uint32_t>& parts,
                                         const NamespaceSpec& spec) {
   ChainCall call;
@@ -101,27 +52,6 @@ absl::StatusOr<ChainCall> ValidateChain(absl::string_view keys, const google::pr
                absl::StrCat("it must be at most ", kChainBlocksMax));
   }
   return call;
-}
-
-// What a batch and a snapshot chunk have in common.
-template <typename Message>
-absl::StatusOr<ValidChanges> ValidateChanges(const Message& message) {
-  if (message.sequence() > kSequenceMax) {
-    return Bad("sequence", message.sequence(), absl::StrCat("it must be at most ", kSequenceMax));
-  }
-  ValidChanges valid;
-  for (const v1::InternedNamespace& each : message.namespaces()) {
-    if (each.number() == 0) return Bad("namespace number", 0, "numbers start at 1");
-    STEM_ASSIGN(const NamespaceFingerprint space, ValidateFingerprint(each.fingerprint()));
-    valid.namespaces.push_back({.number = each.number(), .space = space});
-  }
-  valid.runs.reserve(static_cast<size_t>(message.runs_size()));
-  for (const v1::ChangeRun& each : message.runs()) {
-    STEM_ASSIGN(ValidChangeRun run, ValidateChangeRun(each));
-    valid.changes += run.keys.size();
-    valid.runs.push_back(std::move(run));
-  }
-  return valid;
 }
 
 }  // namespace
@@ -262,6 +192,9 @@ absl::Status ValidateEnvelope(const v1::ClientMessage& message) {
 
 absl::StatusOr<ChainCall> ValidateAcquire(const v1::Acquire& message, const NamespaceSpec& spec) {
   STEM_TRY(TextWithin("request", message.request(), 0, 128));
+  if (message.compute_ms() > kComputeMillisMax) {
+    return Bad("compute_ms", message.compute_ms(), absl::StrCat("it must be at most ", kComputeMillisMax));
+  }
   return ValidateChain(message.keys(), message.parts(), spec);
 }
 
@@ -287,86 +220,6 @@ absl::Status ValidateCommit(const v1::Commit& message) {
     }
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<MatchCall> ValidateMatch(const v1::MatchRequest& message) {
-  STEM_TRY(TextWithin("requester", message.requester(), 0, 128));
-  STEM_ASSIGN(MatchCall call, ValidateLookup(message));
-  call.requester = message.requester();
-  return call;
-}
-
-absl::StatusOr<MatchCall> ValidateScore(const v1::ScoreRequest& message) {
-  if (message.candidates_size() > kCandidatesMax) {
-    return Bad("the number of candidates", message.candidates_size(), absl::StrCat("it must be at most ", kCandidatesMax));
-  }
-  for (const std::string& candidate : message.candidates()) STEM_TRY(TextWithin("candidate", candidate, 1, 128));
-  return ValidateLookup(message);
-}
-
-absl::Status ValidateMatchReply(const v1::MatchReply& message, size_t blocks) {
-  if (message.matched_blocks() > blocks) {
-    return Bad("matched_blocks", message.matched_blocks(), absl::StrCat("the request had ", blocks));
-  }
-  uint64_t next = 0;
-  for (const v1::HolderRun& run : message.runs()) {
-    if (run.first() != next || run.count() == 0) return Bad("run.first", run.first(), absl::StrCat("runs must go on at ", next));
-    if (run.holder() >= static_cast<uint32_t>(message.holders_size())) {
-      return Bad("run.holder", run.holder(), absl::StrCat("there are ", message.holders_size(), " holders"));
-    }
-    next += run.count();
-  }
-  if (next != message.matched_blocks()) return Bad("the end of runs", next, absl::StrCat("matched_blocks is ", message.matched_blocks()));
-  for (const v1::Miss& miss : message.misses()) {
-    if (miss.first() != next || miss.count() == 0) return Bad("miss.first", miss.first(), absl::StrCat("misses must go on at ", next));
-    next += miss.count();
-  }
-  if (next != blocks) return Bad("the end of misses", next, absl::StrCat("the request had ", blocks, " blocks"));
-  for (const v1::NodeAddress& holder : message.holders()) STEM_TRY(ValidateAddress(holder));
-  return absl::OkStatus();
-}
-
-absl::Status ValidateAddress(const v1::NodeAddress& message) {
-  STEM_TRY(TextWithin("node", message.node(), 1, 128));
-  if (message.incarnation() == 0) return Bad("incarnation", 0, "it must be a random number above 0");
-  STEM_TRY(TextWithin("peer_address", message.peer_address(), 1, 256));
-  STEM_TRY(TextWithin("host_id", message.host_id(), 0, 128));
-  return TextWithin("attach_path", message.attach_path(), 0, 256);
-}
-
-absl::StatusOr<ValidChangeRun> ValidateChangeRun(const v1::ChangeRun& message) {
-  if (message.namespace_() == 0) return Bad("namespace", 0, "it must be a number interned on this stream");
-  if (message.remove()) {
-    if (message.reason() < v1::REMOVE_REASON_EVICTED || message.reason() > v1::REMOVE_REASON_WITHDRAWN) {
-      return Bad("reason", static_cast<int>(message.reason()), "a remove must say why (1 to 4)");
-    }
-  } else if (message.tier() < v1::TIER_GPU || message.tier() > v1::TIER_SSD) {
-    return Bad("tier", static_cast<int>(message.tier()), "an add must name GPU (1), DRAM (2) or SSD (3)");
-  }
-  ValidChangeRun run{.namespace_number = message.namespace_(),
-                     .remove = message.remove(),
-                     .tier = message.tier(),
-                     .reason = message.reason(),
-                     .parent = std::nullopt,
-                     .keys = {}};
-  STEM_ASSIGN(run.parent, OptionalKey("parent", message.parent()));
-  STEM_ASSIGN(run.keys, ValidateKeys(message.keys()));
-  return run;
-}
-
-absl::Status ValidateHello(const v1::Hello& message) { return ValidateAddress(message.node()); }
-
-absl::StatusOr<ValidChanges> ValidateBatch(const v1::Batch& message) {
-  if (message.sequence() == 0) return Bad("sequence", 0, "changes are numbered from 1");
-  return ValidateChanges(message);
-}
-
-absl::StatusOr<ValidChanges> ValidateChunk(const v1::SnapshotChunk& message) {
-  STEM_ASSIGN(ValidChanges changes, ValidateChanges(message));
-  for (const ValidChangeRun& run : changes.runs) {
-    if (run.remove) return absl::InvalidArgumentError("a snapshot has a remove; it must list what the node holds, adds only");
-  }
-  return changes;
 }
 
 absl::StatusOr<LeaseCall> ValidateLease(const v1::LeaseRequest& message) {

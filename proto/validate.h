@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "proto/block_key.h"
 #include "proto/namespace_spec.h"
 #include "proto/status.h"
@@ -28,6 +29,7 @@ inline constexpr uint64_t kStagingAlignment = 64;         // of a payload in sta
 inline constexpr int kMessageBytesMax = 64 << 20;         // of one gRPC message, any service
 inline constexpr uint32_t kAttachProtocol = 1;
 inline constexpr uint64_t kSequenceMax = 1ULL << 62;      // of changes, so that sums cannot overflow
+inline constexpr uint32_t kComputeMillisMax = 60'000;     // of an Acquire
 inline constexpr int kCandidatesMax = 4096;               // nodes named in one Score
 
 absl::StatusOr<NamespaceFingerprint> ValidateFingerprint(absl::string_view bytes);
@@ -90,6 +92,20 @@ absl::StatusOr<MatchCall> ValidateScore(const v1::ScoreRequest& message);
 // Runs and misses cover the request's `blocks` without gaps and name holders that are listed.
 absl::Status ValidateMatchReply(const v1::MatchReply& message, size_t blocks);
 
+// One entry per candidate when there were any; no node matches more than was asked.
+absl::Status ValidateScoreReply(const v1::ScoreReply& message, size_t candidates, size_t blocks);
+
+// Somebody will compute `keys`; see proto/stemcache/v1/directory.proto.
+struct IntendCall {
+  NamespaceFingerprint space;
+  std::vector<BlockKey> keys;
+  std::string requester;
+  absl::Duration duration;  // zero = gives up its own intent
+  absl::Duration wait;
+};
+absl::StatusOr<IntendCall> ValidateIntend(const v1::IntendRequest& message);
+absl::Status ValidateIntendReply(const v1::IntendReply& message);
+
 absl::Status ValidateAddress(const v1::NodeAddress& message);
 
 // One run of changes in the directory's own terms.
@@ -104,6 +120,7 @@ struct ValidChangeRun {
 absl::StatusOr<ValidChangeRun> ValidateChangeRun(const v1::ChangeRun& message);
 
 absl::Status ValidateHello(const v1::Hello& message);
+absl::Status ValidateHeartbeat(const v1::Heartbeat& message);
 
 struct InternedNamespace {
   uint32_t number = 0;  // 1..

@@ -83,7 +83,8 @@ struct Directory::Running {
         membership(index, {.heartbeat = absl::Milliseconds(config.heartbeat_ms),
                            .stale_max = absl::Milliseconds(config.stale_ms_max),
                            .started = started}),
-        service({.index = index, .membership = membership, .secret = secret, .metrics = metrics, .log = log,
+        intents(metrics),
+        service({.index = index, .membership = membership, .intents = intents, .secret = secret, .metrics = metrics, .log = log,
                  .started = started, .resync_retry = absl::Milliseconds(config.stale_ms_max)}) {}
 
   absl::Status Listen();
@@ -101,6 +102,7 @@ struct Directory::Running {
   DirectoryMetrics metrics;
   PrefixIndex index;
   Membership membership;
+  IntendDesk intents;
   DirectoryService service;
   GrpcServer grpc;
   std::unique_ptr<MetricsServer> http;

@@ -24,6 +24,7 @@ prometheus::Family<prometheus::Gauge>& Gauges(prometheus::Registry& registry, co
 DirectoryMetrics::DirectoryMetrics(prometheus::Registry& registry)
     : matches_(Counters(registry, "stemcache_directory_matches_total", "Matches answered, by how sure the answer was.")),
       missed_(Counters(registry, "stemcache_directory_missed_blocks_total", "Blocks not matched, by cause.")),
+      intends_(Counters(registry, "stemcache_directory_intends_total", "Intents to compute a stem, by what they were told.")),
       nodes_(Gauges(registry, "stemcache_directory_nodes", "Nodes, by the state of their stream.")),
       lag_seconds_(Gauges(registry, "stemcache_directory_stream_lag_seconds",
                           "Time since a node's stream was last heard, whole and up to date; 0 while it is.")),

@@ -27,6 +27,8 @@ class DirectoryMetrics {
   void OnMatch(const stemcache::v1::MatchReply& reply, size_t blocks_asked, absl::Duration took);
   void OnScore() { scores_.Increment(); }
   void OnChanges(uint64_t changes) { changes_.Increment(static_cast<double>(changes)); }
+  // `outcome`: granted, refused (told who computes) or waited (for that to end).
+  void OnIntend(const char* outcome) { intends_.Add({{"outcome", outcome}}).Increment(); }
   void OnResync() { resyncs_.Increment(); }
   void OnStreams(int change) { streams_.Increment(change); }
 
@@ -36,6 +38,7 @@ class DirectoryMetrics {
  private:
   prometheus::Family<prometheus::Counter>& matches_;
   prometheus::Family<prometheus::Counter>& missed_;
+  prometheus::Family<prometheus::Counter>& intends_;
   prometheus::Family<prometheus::Gauge>& nodes_;
   prometheus::Family<prometheus::Gauge>& lag_seconds_;
   prometheus::Histogram& match_seconds_;

@@ -32,7 +32,8 @@ class DirectoryService::AnnounceReactor final
   AnnounceReactor(DirectoryService& service, grpc::CallbackServerContext* context)
       : service_(service),
         context_(context),
-        stream_(service.parts_.membership, service.parts_.index, service.parts_.resync_retry) {
+        stream_(service.parts_.membership, service.parts_.index, service.parts_.resync_retry),
+        feed_(service.parts_.intents) {
     MutexLock lock(mutex_);
     absl::Status status = service_.parts_.secret.CheckToken(*context);
     if (!service_.Register(context)) status = absl::UnavailableError("this directory is stopping");
@@ -47,6 +48,7 @@ class DirectoryService::AnnounceReactor final
   void OnReadDone(bool ok) override {
     MutexLock lock(mutex_);
     if (!ok) return End(absl::OkStatus());
+    if (absl::Status valid = ValidateHeartbeat(message_.heartbeat()); !valid.ok()) return End(valid);
     const bool named = !stream_.node().empty();
     absl::StatusOr<HolderStream::Outcome> outcome = stream_.OnMessage(message_, MonotonicNow());
     if (!outcome.ok()) {
@@ -55,6 +57,7 @@ class DirectoryService::AnnounceReactor final
     }
     if (!named) Log().Info("node_joined", {{"node", stream_.node()}, {"peer", context_->peer()}});
     service_.parts_.metrics.OnChanges(outcome->changes);
+    feed_.OnMessage(message_);
     if (outcome->resync) {
       service_.parts_.metrics.OnResync();
       Log().Warn("stream_gap", {{"node", stream_.node()},
@@ -78,6 +81,7 @@ class DirectoryService::AnnounceReactor final
       MutexLock lock(mutex_);
       if (!stream_.node().empty()) Log().Info("node_left", {{"node", stream_.node()}});
       stream_.OnClosed();
+      feed_.OnClosed(stream_.node());
       service_.parts_.metrics.OnStreams(-1);
       service_.Unregister(context_);
     }
@@ -107,6 +111,7 @@ class DirectoryService::AnnounceReactor final
   grpc::CallbackServerContext* const context_;
   Mutex mutex_;
   HolderStream stream_ ABSL_GUARDED_BY(mutex_);
+  IntendDesk::Feed feed_ ABSL_GUARDED_BY(mutex_);
   v1::AnnounceMessage message_ ABSL_GUARDED_BY(mutex_);
   v1::AnnounceReply written_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::AnnounceReply> waiting_ ABSL_GUARDED_BY(mutex_);
@@ -148,6 +153,7 @@ absl::Status DirectoryService::DoMatch(const v1::MatchRequest& request, v1::Matc
     out->set_count(miss.count);
     out->set_cause(miss.cause);
   }
+  parts_.intents.Label(call, begin, reply);
   *reply.mutable_truth() = parts_.membership.Truth(begin);
   parts_.metrics.OnMatch(reply, call.keys.size(), MonotonicNow() - begin);
   return absl::OkStatus();
@@ -183,6 +189,12 @@ absl::Status DirectoryService::DoScore(const v1::ScoreRequest& request, v1::Scor
   return absl::OkStatus();
 }
 
+grpc::ServerUnaryReactor* DirectoryService::Intend(grpc::CallbackServerContext* context,
+                                                   const v1::IntendRequest* request, v1::IntendReply* reply) {
+  const absl::Status status = parts_.secret.CheckToken(*context);
+  return status.ok() ? parts_.intents.Intend(context, *request, reply) : Finish(context, status);
+}
+
 grpc::ServerUnaryReactor* DirectoryService::DirectoryStatus(grpc::CallbackServerContext* context,
                                                             const v1::DirectoryStatusRequest*,
                                                             v1::DirectoryStatusReply* reply) {
@@ -216,6 +228,7 @@ void DirectoryService::EndStreams() {
   MutexLock lock(mutex_);
   ended_ = true;
   for (grpc::CallbackServerContext* context : streams_) context->TryCancel();
+  parts_.intents.End();
 }
 
 }  // namespace stem

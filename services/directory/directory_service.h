@@ -6,6 +6,7 @@
 #include "grpcpp/server_context.h"
 #include "proto/mutex.h"
 #include "services/directory/directory_metrics.h"
+#include "services/directory/intend_desk.h"
 #include "services/directory/membership.h"
 #include "services/directory/prefix_index.h"
 #include "services/runtime/cluster_secret.h"
@@ -18,6 +19,7 @@ namespace stem {
 struct DirectoryParts {
   PrefixIndex& index;
   Membership& membership;
+  IntendDesk& intents;
   const ClusterSecret& secret;
   DirectoryMetrics& metrics;
   Logger& log;
@@ -39,7 +41,11 @@ class DirectoryService final : public stemcache::v1::Directory::CallbackService 
                                             const stemcache::v1::DirectoryStatusRequest* request,
                                             stemcache::v1::DirectoryStatusReply* reply) override;
 
-  // Ends all announce streams, which are otherwise open for as long as their nodes live. Later ones are refused.
+  grpc::ServerUnaryReactor* Intend(grpc::CallbackServerContext* context, const stemcache::v1::IntendRequest* request,
+                                   stemcache::v1::IntendReply* reply) override;
+
+  // Ends all announce streams, which are otherwise open for as long as their nodes live, and all waits for others' intents.
+  // Later streams are refused.
   void EndStreams();
 
  private:

@@ -49,7 +49,6 @@ absl::StatusOr<TrustGroup> ParseTrustGroup(absl::string_view text);
 // The groups that the config means, or where it names none, the fleet's tenants.
 absl::StatusOr<std::vector<TrustGroup>> TrustGroupsOf(const NodeConfig& config, const FleetSnapshot& fleet = {});
 
-inline constexpr size_t kDirectoriesMax = 64;
 // Addresses, and not too many. Errors: InvalidArgument.
 absl::Status CheckDirectories(const std::vector<std::string>& directories);
 

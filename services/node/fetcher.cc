@@ -12,6 +12,8 @@ namespace stem {
 namespace {
 
 constexpr int kLandedSlotsPerMessage = 16;
+constexpr int kRoundsMax = 8;  // of waiting for others that compute, and then do not have it
+constexpr absl::Duration kFairChance = absl::Milliseconds(50);
 // How long planning may wait for slots in all: acquires that hold some and want more must not wait for each other.
 constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(250);
 
@@ -31,20 +33,29 @@ v1::MissCause CauseOf(const absl::Status& status, absl::Time deadline) {
   }
 }
 
+// Whether a peer is to blame that was asked at `asked`: it cannot be reached, or was silent for long enough that an impatient
+// caller is not the reason.
+bool IsLate(const absl::Status& status, absl::Time asked) {
+  return absl::IsUnavailable(status) || (absl::IsDeadlineExceeded(status) && absl::Now() - asked >= kFairChance);
+}
+
 }  // namespace
 
 // One Acquire. Runs on one thread at a time. A position is a block's part: block * parts + index of the part.
-class Fetcher::Fetch {
+class Fetcher::Fetch : public std::enable_shared_from_this<Fetch> {
  public:
-  Fetch(const Parts& parts, std::shared_ptr<Session> session, AcquireCall call, std::shared_ptr<AcquirePins> pins)
+  Fetch(const Parts& parts, WorkQueue& queue, std::shared_ptr<Session> session, AcquireCall call,
+        std::shared_ptr<AcquirePins> pins)
       : parts_(parts),
+        queue_(queue),
         session_(std::move(session)),
         call_(std::move(call)),
         pins_(std::move(pins)),
         pool_(session_->space().pool()),
         parts_asked_(call_.chain.parts.size()),
         started_(absl::Now()),
-        slots_until_(std::min(call_.deadline, started_ + kSlotWaitMax)) {
+        slots_until_(std::min(call_.deadline, started_ + kSlotWaitMax)),
+        settled_(call_.compute == absl::ZeroDuration()) {
     names_.reserve(call_.chain.keys.size() * parts_asked_);
     for (const BlockKey& key : call_.chain.keys) {
       for (uint32_t part : call_.chain.parts) names_.push_back({session_->space().fingerprint, PartKey(key, part)});
@@ -53,7 +64,7 @@ class Fetcher::Fetch {
 
   // Pins the leading positions that are Ready here. True when that is all of them.
   bool PinReady();
-  // Plans, answers, brings. Call once.
+  // Plans, answers, brings; or asks who computes what is missing, and is called again when that is settled.
   void Run();
   // Answers with what PinReady found.
   void AnswerPinned(v1::MissCause cause_of_the_rest);
@@ -67,6 +78,17 @@ class Fetcher::Fetch {
     bool wait = false;  // another fetch or a publish brings it
   };
 
+  struct RunTally {  // of runs_, as its peer is told of
+    bool tried = false;
+    PeerReports::Result result = PeerReports::Result::kGood;
+    absl::Time leased;
+  };
+
+  // True: somebody was asked, and Run will be called again, maybe already.
+  bool AskWhoComputes();
+  void OnVerdict(SingleFlight::Verdict verdict, const std::string& directory);
+  absl::StatusOr<v1::MatchReply> MatchFrom(size_t block);
+  void TallyFailure(size_t run, const absl::Status& why);
   void PlanLocal();
   void PlanRemote();
   bool PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block);
@@ -90,18 +112,25 @@ class Fetcher::Fetch {
   size_t blocks() const { return call_.chain.keys.size(); }
 
   const Parts& parts_;
+  WorkQueue& queue_;
   const std::shared_ptr<Session> session_;
   const AcquireCall call_;
   const std::shared_ptr<AcquirePins> pins_;
   BlockPool& pool_;
   const size_t parts_asked_;
   const absl::Time started_;
-  const absl::Time slots_until_;
+  absl::Time slots_until_;
+  bool settled_;             // who computes what is missing, or nobody asked
+  int rounds_ = 0;           // of asking
+  bool ours_ = false;        // this session computes it
+  std::string directory_;    // that knows of intents; empty = any
+  std::vector<v1::MissCause> causes_;  // by block, of what was missing before this session said that it computes it
   std::vector<BlockName> names_;  // by position
   size_t pinned_ = 0;             // leading positions pinned by PinReady
   std::vector<Step> steps_;       // planned positions, from pinned_ on
   std::vector<std::shared_ptr<RemoteRun>> runs_;
   std::vector<std::vector<BlockKey>> corrupt_;  // by run
+  std::vector<RunTally> tallies_;               // by run
   v1::Acquired acquired_;
   v1::Landed landed_;
   uint32_t matched_ = 0;
@@ -120,7 +149,7 @@ void Fetcher::Start(std::shared_ptr<Session> session, AcquireCall call) {
     answer.set_error(std::string(pins.status().message()));
     return session->Send(std::move(answer));
   }
-  auto fetch = std::make_shared<Fetch>(parts_, std::move(session), std::move(call), *pins);
+  auto fetch = std::make_shared<Fetch>(parts_, queue_, std::move(session), std::move(call), *pins);
   if (fetch->PinReady()) return fetch->AnswerPinned(v1::MISS_CAUSE_UNSPECIFIED);
   if (!queue_.TryPost([fetch] { fetch->Run(); })) fetch->AnswerPinned(v1::MISS_CAUSE_REFUSED);
 }
@@ -147,6 +176,8 @@ void Fetcher::Fetch::AnswerPinned(v1::MissCause cause) {
 
 void Fetcher::Fetch::Run() {
   if (absl::Now() >= call_.deadline) return AnswerPinned(v1::MISS_CAUSE_DEADLINE);
+  if (!settled_ && AskWhoComputes()) return;
+  slots_until_ = std::min(call_.deadline, absl::Now() + kSlotWaitMax);
   acquired_.mutable_truth()->set_exact(true);
   PlanLocal();
   if (pinned_ + steps_.size() < names_.size()) {
@@ -161,6 +192,62 @@ void Fetcher::Fetch::Run() {
   Answer();
   Bring();
   Finish();
+}
+
+// ---- Single flight ------------------------------------------------------------------------------------------------------
+
+// Holds nothing but the pins of what is Ready: the wait may be long.
+bool Fetcher::Fetch::AskWhoComputes() {
+  size_t position = pinned_;
+  while (position < names_.size() && pool_.Find(names_[position]) != BlockPool::Presence::kAbsent) ++position;
+  size_t block = position / parts_asked_;
+  causes_.assign(blocks(), v1::MISS_CAUSE_UNSPECIFIED);
+  if (block < blocks()) {
+    const absl::StatusOr<v1::MatchReply> reply = MatchFrom(block);
+    settled_ = !reply.ok();
+    if (settled_) return false;
+    for (const v1::Miss& miss : reply->misses()) {
+      std::fill_n(causes_.begin() + static_cast<ptrdiff_t>(block + miss.first()), miss.count(), miss.cause());
+    }
+    block += reply->matched_blocks();
+  }
+  settled_ = block == blocks();
+  if (settled_) return false;
+  // The part that is published last of those that every block has.
+  const NamespaceSpec& spec = session_->space().spec;
+  uint32_t part = call_.chain.parts.front();
+  for (const uint32_t each : call_.chain.parts) part = spec.part(each)->group == GroupKind::kFull ? each : part;
+  const NamespaceFingerprint& space = session_->space().fingerprint;
+  SingleFlight::Want want{.session = session_->id(),
+                          .space = space,
+                          .keys = {},
+                          .route = call_.chain.keys.front().low ^ space.low,
+                          .compute = call_.compute,
+                          .deadline = call_.deadline};
+  for (; block < blocks(); ++block) want.keys.push_back(PartKey(call_.chain.keys[block], part));
+  parts_.single_flight.Ask(std::move(want), [self = shared_from_this()](SingleFlight::Verdict verdict,
+                                                                        const std::string& directory) {
+    self->OnVerdict(verdict, directory);
+  });
+  return true;
+}
+
+void Fetcher::Fetch::OnVerdict(SingleFlight::Verdict verdict, const std::string& directory) {
+  directory_ = directory;
+  ours_ = verdict == SingleFlight::Verdict::kOurs;
+  settled_ = verdict != SingleFlight::Verdict::kAgain || ++rounds_ == kRoundsMax;
+  if (!queue_.TryPost([self = shared_from_this()] { self->Run(); })) AnswerPinned(v1::MISS_CAUSE_REFUSED);
+}
+
+absl::StatusOr<v1::MatchReply> Fetcher::Fetch::MatchFrom(size_t block) {
+  const StageTimer timer(parts_.metrics, Stage::kMatch);
+  std::vector<WantedPart> wanted;
+  for (const uint32_t part : call_.chain.parts) wanted.push_back({.id = part});
+  return parts_.directories.Match({.space = session_->space().fingerprint,
+                                   .keys = std::span(call_.chain.keys).subspan(block),
+                                   .parts = wanted,
+                                   .first = directory_},
+                                  call_.deadline);
 }
 
 // ---- Planning -----------------------------------------------------------------------------------------------------------
@@ -194,12 +281,7 @@ void Fetcher::Fetch::PlanLocal() {
 void Fetcher::Fetch::PlanRemote() {
   const size_t first_block = (pinned_ + steps_.size()) / parts_asked_;
   if (stopped_.has_value()) return PlanMisses(nullptr, first_block);
-  absl::StatusOr<v1::MatchReply> reply;
-  {
-    const StageTimer timer(parts_.metrics, Stage::kMatch);
-    reply = parts_.matcher.Match(session_->space().fingerprint, std::span(call_.chain.keys).subspan(first_block),
-                                 call_.chain.parts, call_.deadline);
-  }
+  const absl::StatusOr<v1::MatchReply> reply = MatchFrom(first_block);
   if (!reply.ok()) {
     acquired_.mutable_truth()->set_exact(false);
     stopped_ = absl::Now() >= call_.deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_UNKNOWN;
@@ -218,6 +300,7 @@ bool Fetcher::Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& r
   const size_t end = (first_block + run.first() + run.count()) * parts_asked_;
   if (end <= first) return true;
   absl::StatusOr<PeerLease> lease;
+  const absl::Time asked = absl::Now();
   {
     const StageTimer timer(parts_.metrics, Stage::kLease);
     lease = parts_.peers.Lease(holder, std::span(names_).subspan(first, end - first), pool_.geometry(), call_.deadline);
@@ -225,6 +308,7 @@ bool Fetcher::Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& r
   if (!lease.ok()) {
     parts_.log.Warn("lease_failed", {{"peer", holder.node()}, {"request", call_.request}, {"why", lease.status().message()}});
     stopped_ = CauseOf(lease.status(), call_.deadline);
+    if (IsLate(lease.status(), asked)) parts_.peer_reports.Count(holder.node(), PeerReports::Result::kLate);
     return false;
   }
   const auto leased = static_cast<size_t>(lease->reply.slots_size());
@@ -233,6 +317,7 @@ bool Fetcher::Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& r
     auto remote = std::make_shared<RemoteRun>(*std::move(lease), pool_.geometry());
     runs_.push_back(remote);
     corrupt_.emplace_back();
+    tallies_.push_back({.leased = asked});
     for (size_t i = 0; i < leased; ++i) {
       v1::MissCause cause = v1::MISS_CAUSE_UNSPECIFIED;
       if (!PlanRead(remote, i, &cause)) {
@@ -297,7 +382,10 @@ void Fetcher::Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block)
       if (block < next) continue;
       const bool unheard = miss.cause() == v1::MISS_CAUSE_COLD || miss.cause() == v1::MISS_CAUSE_UNKNOWN;
       const bool soon = unheard && parts_.reservations.Reserved(names_[block * parts_asked_], now);
-      AppendMiss(misses, block, 1, soon ? v1::MISS_CAUSE_NOT_YET : miss.cause());
+      // What this session computes itself is not `not_yet` to it.
+      const bool own = ours_ && miss.cause() == v1::MISS_CAUSE_NOT_YET && causes_[block] != v1::MISS_CAUSE_UNSPECIFIED;
+      const v1::MissCause cause = own ? causes_[block] : miss.cause();
+      AppendMiss(misses, block, 1, soon ? v1::MISS_CAUSE_NOT_YET : cause, own ? 0 : miss.estimate_ms());
     }
   }
 }
@@ -366,10 +454,15 @@ absl::StatusOr<BlockPin> Fetcher::Fetch::BringOne(size_t i, v1::Source* source) 
   if (step.pinned.valid()) return std::move(step.pinned);
   if (step.wait) return BringAwaited(pinned_ + i);
   RemoteRun& run = *step.run;
+  const auto index = static_cast<size_t>(std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin());
+  tallies_[index].tried = true;
   if (!run.Finished(step.op)) FlushLanded();
   {
     const StageTimer timer(parts_.metrics, Stage::kRead);
-    STEM_TRY(run.WaitFor(step.op, call_.deadline));
+    if (absl::Status read = run.WaitFor(step.op, call_.deadline); !read.ok()) {
+      TallyFailure(index, read);
+      return read;
+    }
   }
   *source = run.from_ssd(step.op) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
   absl::StatusOr<BlockPin> pin;
@@ -379,8 +472,8 @@ absl::StatusOr<BlockPin> Fetcher::Fetch::BringOne(size_t i, v1::Source* source) 
   }
   if (pin.ok()) parts_.metrics.AddBytes(BytePath::kRemoteRead, pin->meta().length);
   if (absl::IsDataLoss(pin.status())) {
-    const auto index = std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin();
     corrupt_[index].push_back(name.key);
+    TallyFailure(index, pin.status());
     parts_.metrics.CountIntegrityFailure("remote");
     parts_.log.Error("proof_failed", {{"peer", run.lease().node}, {"key", name.key.ToHex()}, {"why", pin.status().message()}});
   }
@@ -433,8 +526,18 @@ void Fetcher::Fetch::Lose(size_t position, const absl::Status& why) {
   session_->Send(std::move(message));
 }
 
+void Fetcher::Fetch::TallyFailure(size_t run, const absl::Status& why) {
+  RunTally& tally = tallies_[run];
+  if (absl::IsDataLoss(why)) tally.result = PeerReports::Result::kCorrupt;
+  else if (IsLate(why, tally.leased)) tally.result = PeerReports::Result::kLate;
+  else tally.tried = false;  // says nothing of the peer
+}
+
 void Fetcher::Fetch::Finish() {
-  for (size_t i = 0; i < runs_.size(); ++i) parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
+    if (tallies_[i].tried) parts_.peer_reports.Count(runs_[i]->lease().node, tallies_[i].result);
+  }
   pool_.Touch(std::span(names_).first(size_t{matched_} * parts_asked_));
 }
 

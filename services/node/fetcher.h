@@ -7,13 +7,15 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "client/directory_stub.h"
 #include "proto/validate.h"
-#include "services/node/matcher.h"
 #include "services/node/metrics.h"
+#include "services/node/peer_reports.h"
 #include "services/node/peers.h"
 #include "services/node/promoter.h"
 #include "services/node/reservations.h"
 #include "services/node/session.h"
+#include "services/node/single_flight.h"
 #include "services/node/work_queue.h"
 #include "services/runtime/log.h"
 #include "storage/transport/transport.h"
@@ -24,6 +26,7 @@ struct AcquireCall {
   uint64_t id = 0;  // request_id
   ChainCall chain;
   std::string request;  // the engine's id, for logs
+  absl::Duration compute = absl::ZeroDuration();  // above zero: single flight, see v1::Acquire.compute_ms
   absl::Time deadline;
 };
 
@@ -32,13 +35,15 @@ class Fetcher {
  public:
   // What the fetcher works with; all borrowed, all outlive it.
   struct Parts {
-    Matcher& matcher;
+    DirectoryStub& directories;
     Peers& peers;
     Promoter& promoter;
     Transport& transport;
     // Of each arena, by arena id: where reads land.
     const std::vector<std::unique_ptr<Registration>>& registrations;
     Reservations& reservations;
+    SingleFlight& single_flight;
+    PeerReports& peer_reports;
     NodeMetrics& metrics;
     Logger& log;
   };

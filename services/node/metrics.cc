@@ -10,8 +10,8 @@ namespace {
 
 constexpr std::array<const char*, 5> kSources = {"", "local_dram", "remote_dram", "local_ssd", "remote_ssd"};
 constexpr std::array<const char*, 5> kPaths = {"local", "remote", "ssd_read", "ssd_write", "publish"};
-constexpr std::array<const char*, 9> kStages = {"acquire", "match", "lease", "read", "promote",
-                                                "prove",   "reserve", "commit", "spill"};
+constexpr std::array<const char*, 10> kStages = {"acquire", "match",   "lease",  "read",  "promote",
+                                                 "prove",   "reserve", "commit", "spill", "await"};
 
 prometheus::Family<prometheus::Counter>& Counters(prometheus::Registry& registry, const char* name, const char* help) {
   return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
@@ -25,7 +25,9 @@ NodeMetrics::NodeMetrics(prometheus::Registry& registry)
       integrity_(Counters(registry, "stemcache_node_integrity_failures_total",
                           "Blocks whose proof failed, by where the bad copy was; any is an incident")),
       refused_(Counters(registry, "stemcache_node_refused_total", "Blocks refused for want of room, by call: raise the tier")),
-      expired_(Counters(registry, "stemcache_node_expired_total", "Leases and reservations that ended by time: lost peers or clients")) {
+      expired_(Counters(registry, "stemcache_node_expired_total", "Leases and reservations that ended by time: lost peers or clients")),
+      single_flight_(Counters(registry, "stemcache_node_single_flight_total",
+                              "Acquires of engines that would compute what is missing, by who does")) {
   for (const char* tier : {"dram", "ssd", "remote", "client", "peer"}) integrity_.Add({{"tier", tier}});  // shown while 0
   auto& hits = Counters(registry, "stemcache_node_blocks_hit_total", "Blocks served, by where they came from");
   for (size_t i = 1; i < hits_.size(); ++i) hits_[i] = &hits.Add({{"source", kSources[i]}});
@@ -67,6 +69,10 @@ void NodeMetrics::CountIntegrityFailure(absl::string_view tier) {
 
 void NodeMetrics::CountRefused(absl::string_view what, uint64_t blocks) {
   refused_.Add({{"call", std::string(what)}}).Increment(static_cast<double>(blocks));
+}
+
+void NodeMetrics::CountSingleFlight(absl::string_view outcome) {
+  single_flight_.Add({{"outcome", std::string(outcome)}}).Increment();
 }
 
 void NodeMetrics::CountExpired(absl::string_view what, uint64_t count) {

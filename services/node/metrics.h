@@ -22,7 +22,7 @@ namespace stem {
 // The ways on which payload bytes move.
 enum class BytePath { kLocal, kRemoteRead, kSsdRead, kSsdWrite, kPublish };
 // Steps of a request, as architecture words.
-enum class Stage { kAcquire, kMatch, kLease, kRead, kPromote, kProve, kReserve, kCommit, kSpill };
+enum class Stage { kAcquire, kMatch, kLease, kRead, kPromote, kProve, kReserve, kCommit, kSpill, kAwait };
 
 // Threads: any.
 class NodeMetrics {
@@ -38,6 +38,8 @@ class NodeMetrics {
   void CountIntegrityFailure(absl::string_view tier);
   // `what`: acquire, reserve, commit, lease; `blocks` that were refused.
   void CountRefused(absl::string_view what, uint64_t blocks);
+  // `outcome` of an acquire that would compute: ours, waited (somebody else's ended), too_long or unanswered.
+  void CountSingleFlight(absl::string_view outcome);
   void CountExpired(absl::string_view what, uint64_t count);
   void SetGauge(const std::string& name, const std::string& help, const std::map<std::string, std::string>& labels,
                 double value);
@@ -50,11 +52,12 @@ class NodeMetrics {
   std::array<prometheus::Counter*, 5> hits_ = {};     // by v1::Source
   std::array<prometheus::Counter*, 14> misses_ = {};  // by v1::MissCause
   std::array<prometheus::Counter*, 5> bytes_ = {};    // by BytePath
-  std::array<prometheus::Histogram*, 9> stages_ = {};  // by Stage
+  std::array<prometheus::Histogram*, 10> stages_ = {};  // by Stage
   prometheus::Family<prometheus::Counter>& integrity_;
   std::atomic<uint64_t> integrity_failures_{0};
   prometheus::Family<prometheus::Counter>& refused_;
   prometheus::Family<prometheus::Counter>& expired_;
+  prometheus::Family<prometheus::Counter>& single_flight_;
 };
 
 // Observes a stage from construction to destruction.

@@ -91,6 +91,7 @@ Node::~Node() {
     server_->Shutdown(absl::ToChronoTime(absl::Now() + kDrain));
     server_->Wait();
   }
+  if (directories_ != nullptr) directories_->Stop();  // who waits for others goes on, and ends
   fetcher_.reset();
   publisher_.reset();
   peer_service_.reset();
@@ -167,17 +168,25 @@ absl::Status Node::OpenTransport() {
 
 absl::Status Node::Serve() {
   announcers_ = std::make_unique<Announcers>(changes_, *spaces_, secret_, log_);
-  sessions_ = std::make_unique<SessionTable>(reservations_, config_.staging_bytes);
+  directories_ = std::make_unique<DirectoryStub>(
+      DirectoryStub::Options{.requester = config_.name,
+                             .authorize = [this](grpc::ClientContext& context) { secret_.AddToken(context); },
+                             .host = ParseHostPort(config_.listen)->host});
+  STEM_TRY(directories_->SetDirectories(config_.directories));
+  single_flight_ = std::make_unique<SingleFlight>(*directories_, metrics_);
+  sessions_ = std::make_unique<SessionTable>(reservations_, config_.staging_bytes,
+                                             [this](uint64_t session) { single_flight_->GiveUp(session); });
   leases_ = std::make_unique<LeaseTable>(kLeasesMax);
   promoter_ = std::make_unique<Promoter>(store_.get(), metrics_, log_);
-  matcher_ = std::make_unique<Matcher>(config_.directories, config_.name, secret_);
   peers_ = std::make_unique<Peers>(config_.name, secret_, *transport_);
-  fetcher_ = std::make_unique<Fetcher>(Fetcher::Parts{.matcher = *matcher_,
+  fetcher_ = std::make_unique<Fetcher>(Fetcher::Parts{.directories = *directories_,
                                                       .peers = *peers_,
                                                       .promoter = *promoter_,
                                                       .transport = *transport_,
                                                       .registrations = registrations_,
                                                       .reservations = reservations_,
+                                                      .single_flight = *single_flight_,
+                                                      .peer_reports = peer_reports_,
                                                       .metrics = metrics_,
                                                       .log = log_},
                                        config_.fetch_threads, kFetchesQueuedMax);
@@ -233,13 +242,19 @@ void Node::StartAnnouncers() {
   hello.set_ssd_bytes(config_.ssd_bytes);
   announcers_->Introduce({.hello = std::move(hello),
                           .heartbeat = config_.heartbeat,
-                          .usage_of_a_stream = [this] { return [this] { return Usage(); }; }});
+                          .usage_of_a_stream = [this] {
+                            return [this, tell = peer_reports_.NewTeller()] {
+                              v1::Heartbeat usage = Usage();
+                              tell(usage);
+                              return usage;
+                            };
+                          }});
   announcers_->SetDirectories(config_.directories);
 }
 
 absl::Status Node::SetDirectories(const std::vector<std::string>& directories) {
   STEM_TRY(CheckDirectories(directories));
-  matcher_->SetDirectories(directories);
+  STEM_TRY(directories_->SetDirectories(directories));
   announcers_->SetDirectories(directories);
   log_.Info("directories_set", {{"directories", absl::StrJoin(directories, ",")}});
   return absl::OkStatus();
@@ -289,6 +304,7 @@ void Node::KeepHouse() {
 
 v1::Heartbeat Node::Usage() const {
   v1::Heartbeat usage;
+  usage.set_reads_active(static_cast<uint32_t>(leases_->size()));
   for (const BlockPool* pool : spaces_->pools()) {
     const BlockPool::Stats stats = pool->stats();
     usage.set_dram_bytes_used(usage.dram_bytes_used() + (pool->slots() - stats.slots_free) * pool->geometry().slot_bytes);

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "client/directory_stub.h"
 #include "prometheus/registry.h"
 #include "services/node/announcers.h"
 #include "services/node/attach_server.h"
@@ -15,13 +16,14 @@
 #include "services/node/config.h"
 #include "services/node/fetcher.h"
 #include "services/node/lease_table.h"
-#include "services/node/matcher.h"
 #include "services/node/metrics.h"
 #include "services/node/node_service.h"
+#include "services/node/peer_reports.h"
 #include "services/node/peer_service.h"
 #include "services/node/peers.h"
 #include "services/node/promoter.h"
 #include "services/node/publisher.h"
+#include "services/node/single_flight.h"
 #include "services/node/spiller.h"
 #include "services/runtime/cluster_secret.h"
 #include "services/runtime/fleet.h"
@@ -86,12 +88,14 @@ class Node {
   std::unique_ptr<SpillStore> store_;  // null = no SSD tier
   std::unique_ptr<SpaceTable> spaces_;
   Reservations reservations_;
+  PeerReports peer_reports_;
+  std::unique_ptr<DirectoryStub> directories_;
+  std::unique_ptr<SingleFlight> single_flight_;
   std::unique_ptr<SessionTable> sessions_;
   std::unique_ptr<LeaseTable> leases_;
   std::unique_ptr<Transport> transport_;
   std::vector<std::unique_ptr<Registration>> registrations_;  // by arena id
   std::unique_ptr<Promoter> promoter_;
-  std::unique_ptr<Matcher> matcher_;
   std::unique_ptr<Peers> peers_;
   std::unique_ptr<Fetcher> fetcher_;
   std::unique_ptr<Publisher> publisher_;

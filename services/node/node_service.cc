@@ -135,6 +135,7 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
       parts_.fetcher.Start(session, {.id = message.request_id(),
                                      .chain = std::move(chain),
                                      .request = message.acquire().request(),
+                                     .compute = absl::Milliseconds(message.acquire().compute_ms()),
                                      .deadline = deadline});
       return absl::OkStatus();
     }

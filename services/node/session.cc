@@ -154,7 +154,12 @@ void SessionTable::Close(const std::string& token) {
     sessions_.erase(it);
     if (session->staging().has_value()) staging_bytes_ -= session->staging()->bytes().size();
   }
-  session->Close(reservations_);
+  End(*session);
+}
+
+void SessionTable::End(Session& session) {
+  session.Close(reservations_);
+  on_close_(session.id());
 }
 
 void SessionTable::CloseAll() {
@@ -164,7 +169,7 @@ void SessionTable::CloseAll() {
     sessions.swap(sessions_);
     staging_bytes_ = 0;
   }
-  for (const auto& [token, session] : sessions) session->Close(reservations_);
+  for (const auto& [token, session] : sessions) End(*session);
 }
 
 size_t SessionTable::size() const {

@@ -103,8 +103,9 @@ class Session {
 // The sessions of a node, by token.
 class SessionTable {
  public:
-  SessionTable(Reservations& reservations, uint64_t staging_bytes_max)
-      : reservations_(reservations), staging_bytes_max_(staging_bytes_max) {}
+  // `on_close`: told each session's id when it ends; must not block.
+  SessionTable(Reservations& reservations, uint64_t staging_bytes_max, std::function<void(uint64_t)> on_close)
+      : reservations_(reservations), staging_bytes_max_(staging_bytes_max), on_close_(std::move(on_close)) {}
 
   struct Created {
     std::shared_ptr<Session> session;
@@ -122,8 +123,11 @@ class SessionTable {
   uint64_t staging_bytes() const;
 
  private:
+  void End(Session& session);
+
   Reservations& reservations_;
   const uint64_t staging_bytes_max_;  // for all sessions together
+  const std::function<void(uint64_t)> on_close_;
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -23,9 +23,10 @@ inline void AppendSlot(google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, ui
   run->add_generations(pin.meta().generation);
 }
 
-// Appends `count` blocks from `first` on that were missed for `cause`; they must follow the last run.
+// Appends `count` blocks from `first` on that were missed for `cause`; they must follow the last run. `estimate_ms`: see
+// v1::Miss; a run keeps that of its first block.
 inline void AppendMiss(google::protobuf::RepeatedPtrField<v1::Miss>& misses, uint32_t first, uint32_t count,
-                       v1::MissCause cause) {
+                       v1::MissCause cause, uint32_t estimate_ms = 0) {
   if (count == 0) return;
   if (!misses.empty() && misses.Get(misses.size() - 1).cause() == cause) {
     v1::Miss* const last = misses.Mutable(misses.size() - 1);
@@ -36,6 +37,7 @@ inline void AppendMiss(google::protobuf::RepeatedPtrField<v1::Miss>& misses, uin
   miss->set_first(first);
   miss->set_count(count);
   miss->set_cause(cause);
+  miss->set_estimate_ms(estimate_ms);
 }
 
 }  // namespace stem

@@ -93,13 +93,17 @@ void FuzzDirectorySide(uint8_t kind, const uint8_t* data, size_t size) {
     case 6:
       (void)ValidateMatch(Parse<v1::MatchRequest>(data, size));
       (void)ValidateScore(Parse<v1::ScoreRequest>(data, size));
+      (void)ValidateIntend(Parse<v1::IntendRequest>(data, size));
       return;
     case 7:
       (void)ValidateMatchReply(Parse<v1::MatchReply>(data, size), 100);
+      (void)ValidateScoreReply(Parse<v1::ScoreReply>(data, size), 3, 100);
+      (void)ValidateIntendReply(Parse<v1::IntendReply>(data, size));
       return;
     default: {
       const auto message = Parse<v1::AnnounceMessage>(data, size);
       (void)ValidateHello(message.hello());
+      (void)ValidateHeartbeat(message.heartbeat());
       (void)ValidateBatch(message.batch());
       (void)ValidateChunk(message.chunk());
       return;

@@ -277,6 +277,88 @@ TEST_F(DirectoryServiceTest, StopEndsStreamsAndARestartedDirectoryIsRebuiltByIts
   EXPECT_EQ(match.misses(0).cause(), v1::MISS_CAUSE_UNKNOWN) << "its ghosts do not reach back";
 }
 
+// Waits in a thread of its own: the answer of an Intend that is told to wait.
+class Waiter {
+ public:
+  Waiter(Stub& stub, const ClusterSecret& secret, const v1::IntendRequest& request) {
+    secret.AddToken(context_);
+    thread_ = std::thread([this, &stub, request] { status_ = stub.Intend(&context_, request, &reply_); });
+  }
+  ~Waiter() {
+    context_.TryCancel();
+    if (thread_.joinable()) thread_.join();
+  }
+  void Cancel() { context_.TryCancel(); }
+  const v1::IntendReply& Join() {
+    thread_.join();
+    return reply_;
+  }
+  const grpc::Status& status() const { return status_; }
+
+ private:
+  grpc::ClientContext context_;
+  v1::IntendReply reply_;
+  grpc::Status status_;
+  std::thread thread_;
+};
+
+TEST_F(DirectoryServiceTest, OneComputesOthersAreToldNotYetAndWakeWhenItIsAnnounced) {
+  auto node = std::make_unique<Announcer>(*stub_, secret_);
+  node->Send(HelloOf("n1", 7));
+  node->SendAndWait(SnapshotOf(0, space_), 0);
+  v1::IntendRequest request;
+  request.set_namespace_fingerprint(std::string(space_.bytes()));
+  request.set_keys(PackKeys(KeysOf(0, 4)));
+  request.set_requester("n1");
+  request.set_duration_ms(60'000);
+  v1::IntendReply reply;
+  ASSERT_TRUE(Call(&Stub::Intend, request, &reply, &secret_).ok());
+  EXPECT_TRUE(reply.granted());
+  EXPECT_EQ(Call(&Stub::Intend, request, &reply, nullptr).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+
+  request.set_requester("n2");
+  ASSERT_TRUE(Call(&Stub::Intend, request, &reply, &secret_).ok());
+  EXPECT_FALSE(reply.granted());
+  EXPECT_EQ(reply.holder(), "n1");
+  EXPECT_GT(reply.estimate_ms(), 0u);
+  const v1::MatchReply labelled = Match(0, 6);
+  ASSERT_EQ(labelled.misses_size(), 2);
+  EXPECT_EQ(labelled.misses(0).cause(), v1::MISS_CAUSE_NOT_YET);
+  EXPECT_EQ(labelled.misses(0).count(), 4u);
+  EXPECT_GT(labelled.misses(0).estimate_ms(), 0u);
+  EXPECT_EQ(labelled.misses(1).cause(), v1::MISS_CAUSE_COLD);
+
+  request.set_wait_ms(1);
+  ASSERT_TRUE(Call(&Stub::Intend, request, &reply, &secret_).ok());
+  EXPECT_GT(reply.estimate_ms(), 0u) << "the wait ended, the other's time has not";
+  request.set_wait_ms(60'000);
+  Waiter gone(*stub_, secret_, request);
+  Waiter waiter(*stub_, secret_, request);
+  gone.Cancel();
+  gone.Join();
+  EXPECT_EQ(gone.status().error_code(), grpc::StatusCode::CANCELLED);
+  node->SendAndWait(BatchOf(1, space_, {Adds(KeysOf(0, 4))}), 4);
+  EXPECT_EQ(waiter.Join().estimate_ms(), 0u);
+  EXPECT_TRUE(waiter.status().ok()) << waiter.status().error_message();
+  EXPECT_EQ(Match(0, 4).matched_blocks(), 4u) << "who was woken finds it";
+
+  // A node that dies computes no more: the next who asks does.
+  request.set_keys(PackKeys(KeysOf(100, 4)));
+  request.set_requester("n1");
+  request.set_wait_ms(0);
+  ASSERT_TRUE(Call(&Stub::Intend, request, &reply, &secret_).ok());
+  ASSERT_TRUE(reply.granted());
+  request.set_requester("n2");
+  node.reset();
+  Await([&] { return Call(&Stub::Intend, request, &reply, &secret_).ok() && reply.granted(); });
+  // A directory that stops lets go of those who wait.
+  request.set_requester("n3");
+  request.set_wait_ms(60'000);
+  Waiter last(*stub_, secret_, request);
+  directory_->Stop(absl::Seconds(30));
+  last.Join();
+}
+
 // Nodes announce, match and die at once: for TSan, and that nothing hangs.
 TEST_F(DirectoryServiceTest, MatchesWhileBatchesApplyAndStreamsBreak) {
   std::atomic<bool> stop{false};

@@ -98,10 +98,10 @@ std::vector<std::string> InProcessCluster::sockets() const {
   return sockets;
 }
 
-std::unique_ptr<CacheClient> InProcessCluster::Connect(size_t i, const NamespaceSpec& spec) {
+std::unique_ptr<CacheClient> InProcessCluster::Connect(size_t i, const NamespaceSpec& spec, uint64_t staging_bytes) {
   return OrEnd(CacheClient::Connect({.node = absl::StrCat("unix://", socket(i)),
                                      .space = spec,
-                                     .staging_bytes = 4 << 20,
+                                     .staging_bytes = staging_bytes,
                                      .client_name = "test"},
                                     absl::Now() + absl::Seconds(30)),
                "client");

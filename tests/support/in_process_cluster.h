@@ -43,7 +43,7 @@ class InProcessCluster {
   std::string secret_file() const { return directory_path_.path() + "/secret"; }
 
   // A client of node `i`, attached.
-  std::unique_ptr<CacheClient> Connect(size_t i, const NamespaceSpec& spec);
+  std::unique_ptr<CacheClient> Connect(size_t i, const NamespaceSpec& spec, uint64_t staging_bytes = 4 << 20);
 
  private:
   const Options options_;

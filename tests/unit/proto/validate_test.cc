@@ -88,8 +88,8 @@ TEST(ValidateTest, SpecComesBackFromItsMessage) {
                    .head_first = 3,
                    .head_count = 4,
                    .block_bytes = 5};
-  spec.tokenizer_digest = "t";
-  spec.scale_scheme = "s";
+  spec.tokenizer_digest = "0123456789abcdef0123";
+  spec.scale_scheme = "per-channel";
   EXPECT_EQ(*ValidateSpec(ToMessage(spec)), spec);
 }
 
@@ -144,6 +144,7 @@ TEST(ValidateTest, AcquireRefusals) {
           {[](auto& m) { m.add_parts(1); }, {"part id is 1", "no such part"}},
           {[](auto& m) { m.add_parts(5), m.add_parts(0); }, {"part id is 0", "ascend"}},
           {[](auto& m) { m.set_request(std::string(129, 'r')); }, {"request", "129"}},
+          {[](auto& m) { m.set_compute_ms(60'001); }, {"compute_ms is 60001", "60000"}},
       });
   const ChainCall call = *ValidateAcquire(good, TwoParts());
   EXPECT_EQ(call.keys.size(), 3u);
@@ -210,6 +211,61 @@ TEST(ValidateTest, MatchRefusals) {
           {[](auto& m) { m.mutable_holders(0)->clear_node(); }, {"node is 0"}},
           {[](auto& m) { m.mutable_holders(0)->clear_peer_address(); }, {"peer_address is 0"}},
       });
+}
+
+TEST(ValidateTest, ScoreReplyRefusals) {
+  v1::ScoreReply reply;
+  reply.add_nodes()->set_node("a");
+  reply.mutable_nodes(0)->set_matched_blocks(3);
+  reply.mutable_nodes(0)->set_dram_blocks(1);
+  reply.mutable_nodes(0)->set_ssd_blocks(2);
+  ExpectRefusals(
+      reply, [](const v1::ScoreReply& m) { return ValidateScoreReply(m, 1, 3); },
+      std::vector<Spoiled<v1::ScoreReply>>{
+          {[](auto& m) { m.add_nodes()->set_node("b"); }, {"nodes is 2", "1 candidates"}},
+          {[](auto& m) { m.mutable_nodes(0)->clear_node(); }, {"node is 0"}},
+          {[](auto& m) { m.mutable_nodes(0)->set_matched_blocks(4); }, {"matched_blocks is 4", "3"}},
+          {[](auto& m) { m.mutable_nodes(0)->set_ssd_blocks(UINT32_MAX); }, {"matched_blocks is 3"}},
+      });
+}
+
+TEST(ValidateTest, HeartbeatRefusals) {
+  v1::Heartbeat beat;
+  v1::PeerReport* const peer = beat.add_peers();
+  peer->set_node("a");
+  peer->set_reads(3);
+  peer->set_deadline_misses(1);
+  peer->set_failed_proofs(2);
+  ExpectRefusals(
+      beat, [](const v1::Heartbeat& m) { return ValidateHeartbeat(m); },
+      std::vector<Spoiled<v1::Heartbeat>>{
+          {[](auto& m) { m.mutable_peers(0)->clear_node(); }, {"peers.node is 0"}},
+          {[](auto& m) { m.mutable_peers(0)->set_reads(2); }, {"peers.reads is 2"}},
+          {[](auto& m) { m.mutable_peers(0)->set_failed_proofs(UINT32_MAX); }, {"peers.reads is 3"}},
+          {[](auto& m) { for (int i = 0; i < 4096; ++i) *m.add_peers() = m.peers(0); }, {"peers is 4097", "4096"}},
+      });
+}
+
+TEST(ValidateTest, IntendRefusals) {
+  v1::IntendRequest request;
+  request.set_namespace_fingerprint(std::string(16, 'n'));
+  request.set_keys(Keys(2));
+  request.set_requester("a");
+  request.set_duration_ms(60'000);
+  ExpectRefusals(
+      request, [](const v1::IntendRequest& m) { return ValidateIntend(m).status(); },
+      std::vector<Spoiled<v1::IntendRequest>>{
+          {[](auto& m) { m.clear_namespace_fingerprint(); }, {"namespace_fingerprint is 0"}},
+          {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
+          {[](auto& m) { m.clear_requester(); }, {"requester is 0"}},
+          {[](auto& m) { m.set_duration_ms(60'001); }, {"duration_ms is 60001", "60000"}},
+          {[](auto& m) { m.set_wait_ms(60'001); }, {"wait_ms is 60001"}},
+      });
+  v1::IntendReply reply;
+  ExpectRefusals(
+      reply, [](const v1::IntendReply& m) { return ValidateIntendReply(m); },
+      std::vector<Spoiled<v1::IntendReply>>{{[](auto& m) { m.set_estimate_ms(60'001); }, {"estimate_ms is 60001"}},
+                                            {[](auto& m) { m.set_holder(std::string(129, 'h')); }, {"holder is 129"}}});
 }
 
 TEST(ValidateTest, ChangeRunRefusals) {

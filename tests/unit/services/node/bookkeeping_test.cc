@@ -1,4 +1,4 @@
-// Reservations, leases, the change log, work queues and sessions: who holds what, for how long, and what a full one says.
+// Reservations, leases, the change log, work queues, peer reports and sessions: who holds what, for how long, and what a full one says.
 #include <atomic>
 #include <thread>
 
@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "services/node/change_log.h"
 #include "services/node/lease_table.h"
+#include "services/node/peer_reports.h"
 #include "services/node/reservations.h"
 #include "services/node/session.h"
 #include "services/node/work_queue.h"
@@ -117,11 +118,39 @@ TEST(WorkQueueTest, FullQueueRefusesAndEverythingAcceptedRuns) {
   EXPECT_EQ(ran, 3);
 }
 
+TEST(PeerReportsTest, EveryStreamIsToldEachReadOnce) {
+  PeerReports reports;
+  const PeerReports::Teller first = reports.NewTeller();
+  reports.Count("b", PeerReports::Result::kGood);
+  reports.Count("b", PeerReports::Result::kLate);
+  PeerReports::Teller second = reports.NewTeller();
+  reports.Count("a", PeerReports::Result::kCorrupt);
+  stemcache::v1::Heartbeat heartbeat;
+  first(heartbeat);
+  ASSERT_EQ(heartbeat.peers_size(), 2);
+  EXPECT_EQ(heartbeat.peers(0).node(), "a");
+  EXPECT_EQ(heartbeat.peers(0).failed_proofs(), 1u);
+  EXPECT_EQ(heartbeat.peers(1).reads(), 2u);
+  EXPECT_EQ(heartbeat.peers(1).deadline_misses(), 1u);
+  heartbeat.Clear();
+  first(heartbeat);
+  EXPECT_EQ(heartbeat.peers_size(), 0) << "told already";
+  second(heartbeat);
+  ASSERT_EQ(heartbeat.peers_size(), 1) << "what happened since it was made";
+  EXPECT_EQ(heartbeat.peers(0).reads(), 1u);
+  second = nullptr;
+  for (int i = 0; i < 2000; ++i) reports.Count(std::to_string(i), PeerReports::Result::kGood);
+  heartbeat.Clear();
+  first(heartbeat);
+  EXPECT_EQ(heartbeat.peers_size(), 1024) << "bounded";
+}
+
 class SessionTest : public PoolTest {
  protected:
-  SessionTest() : table_(reservations_, 1 << 20) {}
+  SessionTest() : table_(reservations_, 1 << 20, [this](uint64_t id) { ended_.push_back(id); }) {}
   Space space_;
   Reservations reservations_;
+  std::vector<uint64_t> ended_;
   SessionTable table_;
 };
 
@@ -141,6 +170,7 @@ TEST_F(SessionTest, EverythingItHeldEndsWithIt) {
   EXPECT_EQ(table_.size(), 0u);
   EXPECT_EQ(table_.staging_bytes(), 0u);
   EXPECT_EQ(table_.Find(created.token), nullptr);
+  EXPECT_EQ(ended_, std::vector<uint64_t>{kept->id()});
   EXPECT_EQ(kept->AddAcquire(3, 1).status().code(), absl::StatusCode::kCancelled);
 }
 

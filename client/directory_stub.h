@@ -1,0 +1,123 @@
+// Asks a list of directories as if it were one: the nearest that is well and exact answers, another one when it does not, all
+// within the caller's one deadline. For nodes and routers; engines have the cache client.
+//
+// A lookup goes to the first of DirectoryChoice's order. When that is silent for longer than its answers usually take (or for
+// its share of the time that is left, if that is less), the next is asked beside it and the first good answer wins: a black hole
+// costs 10 to 50 ms once and is then known. Such second requests come out of a budget, one for ten answers, so that directories
+// that are slow because they are busy are not asked twice as much. Errors are not waited for: the next is asked at once.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "client/directory_choice.h"
+#include "grpcpp/client_context.h"
+#include "proto/block_key.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+#include "proto/validate.h"
+#include "stemcache/v1/directory.grpc.pb.h"
+
+namespace stem {
+
+inline constexpr size_t kDirectoriesMax = 64;
+
+// Counts since construction.
+struct DirectoryStubStats {
+  uint64_t lookups = 0;          // Match and Score
+  uint64_t unanswered = 0;       // of those
+  uint64_t failovers = 0;        // further directories asked after an error
+  uint64_t hedges = 0;           // further directories asked beside a silent one
+  uint64_t second_opinions = 0;  // further directories asked because an answer was stale
+  uint64_t probes = 0;
+};
+
+// Threads: any.
+class DirectoryStub {
+ public:
+  struct Options {
+    std::string requester;  // the node that asks; empty for routers
+    std::function<void(grpc::ClientContext&)> authorize;  // shows that the caller is a member; any thread
+    std::string host;       // see DirectoryChoice
+  };
+  explicit DirectoryStub(Options options);
+  ~DirectoryStub();  // Stop
+  DirectoryStub(const DirectoryStub&) = delete;
+  DirectoryStub& operator=(const DirectoryStub&) = delete;
+
+  // host:port each, in the order that breaks ties. Calls that run go on with the directories they began with; what is known
+  // of those that stay is kept. Errors: InvalidArgument (more than kDirectoriesMax), and nothing has changed.
+  absl::Status SetDirectories(const std::vector<std::string>& addresses);
+
+  // What to look for. Borrowed for the call.
+  struct Lookup {
+    NamespaceFingerprint space;
+    std::span<const BlockKey> keys;      // chain keys, 1..65536
+    std::span<const WantedPart> parts;   // empty = part 0
+    std::string first;                   // directory to ask before all others; empty = by its own choice
+  };
+  // Both replies are validated against the request. An answer labelled stale is given only when no other directory that may be
+  // exact says so within 20 ms; each directory's label is remembered for a second, so that this costs little. Errors:
+  // Unavailable (nobody answered in time, or the list is empty), InvalidArgument (a directory refused the request).
+  absl::StatusOr<stemcache::v1::MatchReply> Match(const Lookup& lookup, absl::Time deadline);
+  absl::StatusOr<stemcache::v1::ScoreReply> Score(const Lookup& lookup, std::span<const std::string> candidates,
+                                                  absl::Time deadline);
+
+  // An intent is kept by one directory, the same for all that name the same route and have the same list.
+  struct Intent {
+    stemcache::v1::IntendRequest request;  // the requester is filled in
+    uint64_t route = 0;                    // e.g. a word of the chain's first key
+    std::string at;                        // directory to ask, and no other; empty = by route
+  };
+  struct Intended {
+    stemcache::v1::IntendReply reply;  // validated
+    std::string directory;             // who gave it
+  };
+  using OnIntended = std::function<void(absl::StatusOr<Intended>)>;
+  // Returns at once; `done` runs once, on a gRPC thread or inside this call, and must not block. Errors: as of Match.
+  void Intend(Intent intent, absl::Time deadline, OnIntended done);
+
+  // Cancels intents that are outstanding and waits for their callbacks; later ones fail at once.
+  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  std::vector<DirectoryChoice::State> Status() const;
+  DirectoryStubStats stats() const;
+
+ private:
+  using Stub = stemcache::v1::Directory::Stub;
+  template <typename Request, typename Reply>
+  class Race;
+  struct IntendCall;
+  struct Probe;
+
+  std::shared_ptr<Stub> StubOf(const std::string& address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  template <typename Change>
+  void Count(Change change) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool MayHedge() const ABSL_LOCKS_EXCLUDED(mutex_);
+  void CountHedge() ABSL_LOCKS_EXCLUDED(mutex_);
+  void SendProbes() ABSL_LOCKS_EXCLUDED(mutex_);
+  void TryIntend(const std::shared_ptr<IntendCall>& call);
+  void OnIntendAnswer(const std::shared_ptr<IntendCall>& call, const grpc::Status& answer);
+  // Contexts of asynchronous calls, for the destructor. False once that has begun.
+  bool Begin(grpc::ClientContext* context) ABSL_LOCKS_EXCLUDED(mutex_);
+  void End(grpc::ClientContext* context) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const Options options_;
+  mutable Mutex mutex_;
+  CondVar quiet_;
+  DirectoryChoice choice_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<Stub>> stubs_ ABSL_GUARDED_BY(mutex_);
+  std::set<grpc::ClientContext*> outstanding_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  double hedges_left_ ABSL_GUARDED_BY(mutex_);
+  DirectoryStubStats stats_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace stem
