@@ -24,6 +24,8 @@ Intents::Outcome Intents::Intend(const IntendCall& call, absl::Time now, OnVerdi
     if (call.duration == absl::ZeroDuration()) {
       if (first != nullptr && intents_.at(first->intent).holder == call.requester) End(first->intent, answers);
       outcome.verdict = IntentVerdict();
+    } else if (first == nullptr && claims_.contains(fingerprints[0])) {
+      outcome.verdict = IntentVerdict();  // announced since the asker matched
     } else if (first == nullptr) {
       Grant(call, fingerprints, now);
       outcome.verdict = IntentVerdict{.granted = true, .left = absl::ZeroDuration(), .holder = {}};

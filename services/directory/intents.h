@@ -45,7 +45,8 @@ class Intents {
     std::optional<IntentVerdict> verdict;  // absent = waits; `later` will be called
     uint64_t ticket = 0;                   // of the wait
   };
-  // Granted when nobody computes the call's first key. Waits only when call.wait is above zero and there is room.
+  // Granted when nobody computes the call's first key; when that has been announced while its intent goes on, the asker is to
+  // match again. Waits only when call.wait is above zero and there is room.
   Outcome Intend(const IntendCall& call, absl::Time now, OnVerdict later);
   // The waiter has gone. False when it was answered, or is being answered now.
   bool Withdraw(uint64_t ticket);

@@ -89,6 +89,9 @@ TEST_F(IntentsTest, SharedPrefixIsNotWaitedForBeyondItsEnd) {
   Announce(3, 1);
   EXPECT_TRUE(waiter->told.has_value());
   EXPECT_TRUE(intents_.live());
+  const auto late = Ask(shares);
+  EXPECT_FALSE(late->told->granted) << "its match is outdated";
+  EXPECT_EQ(late->told->left, absl::ZeroDuration());
 }
 
 TEST_F(IntentsTest, TimeLimitEndsAnIntentAndAWait) {
