@@ -260,13 +260,6 @@ DirectoryStub::DirectoryStub(Options options)
 
 DirectoryStub::~DirectoryStub() { Stop(); }
 
-void DirectoryStub::Stop() {
-  MutexLock lock(mutex_);
-  stopping_ = true;
-  for (grpc::ClientContext* context : outstanding_) context->TryCancel();
-  while (!outstanding_.empty()) quiet_.Wait(mutex_);
-}
-
 absl::Status DirectoryStub::SetDirectories(const std::vector<std::string>& addresses) {
   if (addresses.size() > kDirectoriesMax) {
     return absl::InvalidArgumentError(
@@ -323,63 +316,103 @@ void DirectoryStub::CountHedge() {
   hedges_left_ = std::max(0.0, hedges_left_ - 1);
 }
 
-bool DirectoryStub::Begin(grpc::ClientContext* context) {
+// ---- Asynchronous calls -------------------------------------------------------------------------------------------------
+
+struct DirectoryStub::Outstanding {
+  virtual ~Outstanding() = default;
+  virtual void End() = 0;
+
+  std::shared_ptr<Stub> stub;
+  grpc::ClientContext context;
+  grpc::Status status;
+};
+
+template <typename Reply>
+struct DirectoryStub::OutstandingCall final : Outstanding {
+  void End() override { done(FromGrpc(status), reply); }
+
+  Reply reply;
+  std::unique_ptr<grpc::ClientAsyncResponseReader<Reply>> reader;
+  std::function<void(const absl::Status&, Reply&)> done;
+};
+
+template <typename Reply, typename Start, typename Request, typename Done>
+bool DirectoryStub::StartCall(Start start, const std::string& address, const Request& request, absl::Duration limit,
+                              Done done) {
+  auto call = std::make_unique<OutstandingCall<Reply>>();
+  call->done = std::move(done);
+  call->context.set_deadline(WallTime(limit));
+  options_.authorize(call->context);
+  // All of it under the lock, which is what hands the call over to the thread.
   MutexLock lock(mutex_);
-  if (stopping_) return false;
-  outstanding_.insert(context);
+  call->stub = StubOf(address);
+  if (stopping_ || call->stub == nullptr) return false;
+  if (!thread_.joinable()) thread_ = std::thread([this] { Serve(); });
+  const uintptr_t id = ++last_call_;
+  call->reader = (call->stub.get()->*start)(&call->context, request, &queue_);
+  call->reader->Finish(&call->reply, &call->status, reinterpret_cast<void*>(id));
+  outstanding_.emplace(id, std::move(call));
   return true;
 }
 
-void DirectoryStub::End(grpc::ClientContext* context) {
-  MutexLock lock(mutex_);
-  outstanding_.erase(context);
-  if (outstanding_.empty()) quiet_.NotifyAll();
+void DirectoryStub::Serve() {
+  void* tag = nullptr;
+  bool ok = false;
+  while (queue_.Next(&tag, &ok)) {
+    std::unique_ptr<Outstanding> call;
+    {
+      MutexLock lock(mutex_);
+      const auto found = outstanding_.find(reinterpret_cast<uintptr_t>(tag));
+      call = std::move(found->second);
+      outstanding_.erase(found);
+    }
+    call->End();
+  }
+}
+
+void DirectoryStub::Stop() {
+  std::thread thread;
+  {
+    MutexLock lock(mutex_);
+    if (!stopping_) queue_.Shutdown();
+    stopping_ = true;
+    for (const auto& [id, call] : outstanding_) call->context.TryCancel();
+    thread = std::move(thread_);
+  }
+  if (thread.joinable()) thread.join();
 }
 
 // ---- Probes -------------------------------------------------------------------------------------------------------------
 
-struct DirectoryStub::Probe {
-  std::string address;
-  std::shared_ptr<Stub> stub;
-  grpc::ClientContext context;
-  v1::ScoreRequest request;  // of one key for nobody: the cheapest question whose answer says how sure it is
-  v1::ScoreReply reply;
-  absl::Time began;
-};
-
 void DirectoryStub::SendProbes() {
-  std::vector<std::shared_ptr<Probe>> probes;
+  std::vector<std::string> due;
   {
     MutexLock lock(mutex_);
-    for (const std::string& address : choice_.TakeProbes(Now())) {
-      auto probe = std::make_shared<Probe>();
-      probe->address = address;
-      probe->stub = StubOf(address);
-      probes.push_back(std::move(probe));
-      ++stats_.probes;
-    }
+    due = choice_.TakeProbes(Now());
+    stats_.probes += due.size();
   }
-  for (const std::shared_ptr<Probe>& probe : probes) {
-    if (!Begin(&probe->context)) return;
-    probe->began = Now();
-    probe->context.set_deadline(WallTime(kProbeTimeout));
-    options_.authorize(probe->context);
-    probe->request.set_namespace_fingerprint(std::string(sizeof(NamespaceFingerprint), '\0'));
-    probe->request.set_keys(std::string(sizeof(BlockKey), '\0'));
-    probe->request.add_candidates(std::string(1, '-'));
-    probe->stub->async()->Score(&probe->context, &probe->request, &probe->reply, [this, probe](const grpc::Status& answer) {
-      const absl::Time now = Now();
-      {
-        MutexLock lock(mutex_);
-        if (answer.ok()) {
-          choice_.OnProbed(probe->address, now - probe->began, now);
-          choice_.OnTruth(probe->address, probe->reply.truth().exact(), now);
-        } else if (!stopping_) {
-          choice_.OnFailure(probe->address, now);
-        }
-      }
-      End(&probe->context);
-    });
+  // Of one key for nobody: the cheapest question whose answer says how sure it is.
+  v1::ScoreRequest request;
+  if (due.empty()) return;
+  request.set_namespace_fingerprint(std::string(sizeof(NamespaceFingerprint), '\0'));
+  request.set_keys(std::string(sizeof(BlockKey), '\0'));
+  request.add_candidates(std::string(1, '-'));
+  for (const std::string& address : due) {
+    StartCall<v1::ScoreReply>(&Stub::AsyncScore, address, request, kProbeTimeout,
+                              [this, address, began = Now()](const absl::Status& answer, const v1::ScoreReply& reply) {
+                                OnProbeAnswer(address, began, answer, reply.truth().exact());
+                              });
+  }
+}
+
+void DirectoryStub::OnProbeAnswer(const std::string& address, absl::Time began, const absl::Status& answer, bool exact) {
+  const absl::Time now = Now();
+  MutexLock lock(mutex_);
+  if (answer.ok()) {
+    choice_.OnProbed(address, now - began, now);
+    choice_.OnTruth(address, exact, now);
+  } else {
+    choice_.OnFailure(address, now);
   }
 }
 
@@ -394,10 +427,6 @@ struct DirectoryStub::IntendCall {
   std::vector<std::string> order;
   size_t next = 0;
   absl::Status last;
-  // Of the question that is out.
-  std::shared_ptr<Stub> stub;
-  std::unique_ptr<grpc::ClientContext> context;
-  v1::IntendReply reply;
 };
 
 void DirectoryStub::Intend(Intent intent, absl::Time deadline, OnIntended done) {
@@ -413,42 +442,31 @@ void DirectoryStub::Intend(Intent intent, absl::Time deadline, OnIntended done) 
 }
 
 void DirectoryStub::TryIntend(const std::shared_ptr<IntendCall>& call) {
-  {
-    MutexLock lock(mutex_);
-    call->stub = nullptr;
-    while (call->stub == nullptr && call->next < call->order.size()) call->stub = StubOf(call->order[call->next++]);
+  while (call->next < call->order.size() && !call->deadline.passed()) {
+    const absl::Duration limit =
+        std::min(call->deadline.left(), absl::Milliseconds(call->request.wait_ms()) + kIntendTimeout);
+    const bool started = StartCall<v1::IntendReply>(
+        &Stub::AsyncIntend, call->order[call->next++], call->request, limit,
+        [this, call](const absl::Status& answer, v1::IntendReply& reply) { OnIntendAnswer(call, answer, reply); });
+    if (started) return;  // from here on the call is the other thread's
   }
-  call->context = std::make_unique<grpc::ClientContext>();
-  const absl::Duration left = call->deadline.left();
-  if (call->stub == nullptr || left <= absl::ZeroDuration() || !Begin(call->context.get())) {
-    return call->done(Unanswered(call->order.size(), call->last));
-  }
-  call->context->set_deadline(WallTime(std::min(left, absl::Milliseconds(call->request.wait_ms()) + kIntendTimeout)));
-  options_.authorize(*call->context);
-  call->reply.Clear();
-  call->stub->async()->Intend(call->context.get(), &call->request, &call->reply,
-                              [this, call](const grpc::Status& answer) { OnIntendAnswer(call, answer); });
+  call->done(Unanswered(call->order.size(), call->last));
 }
 
-void DirectoryStub::OnIntendAnswer(const std::shared_ptr<IntendCall>& call, const grpc::Status& answer) {
+void DirectoryStub::OnIntendAnswer(const std::shared_ptr<IntendCall>& call, const absl::Status& answer,
+                                   v1::IntendReply& reply) {
   const std::string& address = call->order[call->next - 1];
-  absl::Status status = FromGrpc(answer);
-  if (status.ok()) status = ValidateIntendReply(call->reply);
-  const std::unique_ptr<grpc::ClientContext> context = std::move(call->context);
-  if (status.ok()) {
-    call->done(Intended{.reply = std::move(call->reply), .directory = address});
-  } else if (CallersFault(status)) {
-    call->done(status);
-  } else {
-    const bool silent = absl::IsDeadlineExceeded(status) && !call->deadline.passed();
-    if (silent || absl::IsUnavailable(status)) {
-      MutexLock lock(mutex_);
-      choice_.OnFailure(address, Now());
-    }
-    call->last = status;
-    TryIntend(call);
+  absl::Status status = answer;
+  if (status.ok()) status = ValidateIntendReply(reply);
+  if (status.ok()) return call->done(Intended{.reply = std::move(reply), .directory = address});
+  if (CallersFault(status)) return call->done(status);
+  const bool silent = absl::IsDeadlineExceeded(status) && !call->deadline.passed();
+  if (silent || absl::IsUnavailable(status)) {
+    MutexLock lock(mutex_);
+    choice_.OnFailure(address, Now());
   }
-  End(context.get());  // last: the destructor waits for it
+  call->last = status;
+  TryIntend(call);
 }
 
 }  // namespace stem

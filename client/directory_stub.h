@@ -11,14 +11,15 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <set>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "client/directory_choice.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/completion_queue.h"
 #include "proto/block_key.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
@@ -81,10 +82,10 @@ class DirectoryStub {
     std::string directory;             // who gave it
   };
   using OnIntended = std::function<void(absl::StatusOr<Intended>)>;
-  // Returns at once; `done` runs once, on a gRPC thread or inside this call, and must not block. Errors: as of Match.
+  // Returns at once; `done` runs once, on the stub's thread or inside this call, and must not block. Errors: as of Match.
   void Intend(Intent intent, absl::Time deadline, OnIntended done);
 
-  // Cancels intents that are outstanding and waits for their callbacks; later ones fail at once.
+  // Cancels intents that are outstanding and waits for their callbacks, so not from one; later ones fail at once.
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::vector<DirectoryChoice::State> Status() const;
@@ -95,7 +96,10 @@ class DirectoryStub {
   template <typename Request, typename Reply>
   class Race;
   struct IntendCall;
-  struct Probe;
+  // An asynchronous call that is out: everything that gRPC writes to until it ends.
+  struct Outstanding;
+  template <typename Reply>
+  struct OutstandingCall;
 
   std::shared_ptr<Stub> StubOf(const std::string& address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   template <typename Change>
@@ -104,17 +108,25 @@ class DirectoryStub {
   void CountHedge() ABSL_LOCKS_EXCLUDED(mutex_);
   void SendProbes() ABSL_LOCKS_EXCLUDED(mutex_);
   void TryIntend(const std::shared_ptr<IntendCall>& call);
-  void OnIntendAnswer(const std::shared_ptr<IntendCall>& call, const grpc::Status& answer);
-  // Contexts of asynchronous calls, for the destructor. False once that has begun.
-  bool Begin(grpc::ClientContext* context) ABSL_LOCKS_EXCLUDED(mutex_);
-  void End(grpc::ClientContext* context) ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnIntendAnswer(const std::shared_ptr<IntendCall>& call, const absl::Status& answer,
+                      stemcache::v1::IntendReply& reply);
+  void OnProbeAnswer(const std::string& address, absl::Time began, const absl::Status& answer, bool exact)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // Starts a call whose `done` runs on the stub's thread; nothing happens, and it returns false, after Stop and for an address
+  // that left the list. `start`: the stub's Async method.
+  template <typename Reply, typename Start, typename Request, typename Done>
+  bool StartCall(Start start, const std::string& address, const Request& request, absl::Duration limit, Done done)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  void Serve() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const Options options_;
   mutable Mutex mutex_;
-  CondVar quiet_;
   DirectoryChoice choice_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<Stub>> stubs_ ABSL_GUARDED_BY(mutex_);
-  std::set<grpc::ClientContext*> outstanding_ ABSL_GUARDED_BY(mutex_);
+  grpc::CompletionQueue queue_;  // of the asynchronous calls; tags are keys of outstanding_
+  std::map<uintptr_t, std::unique_ptr<Outstanding>> outstanding_ ABSL_GUARDED_BY(mutex_);
+  uintptr_t last_call_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::thread thread_ ABSL_GUARDED_BY(mutex_);  // serves queue_, from the first asynchronous call on
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   double hedges_left_ ABSL_GUARDED_BY(mutex_);
   DirectoryStubStats stats_ ABSL_GUARDED_BY(mutex_);

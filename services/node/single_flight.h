@@ -39,7 +39,7 @@ class SingleFlight {
   using OnVerdict = std::function<void(Verdict, const std::string& directory)>;
 
   // Waits no longer than computing would take with half as much again for publishing, and leaves an eighth of the time to the
-  // deadline for loading. `done` runs once, inside this call or on a gRPC thread, and must not block.
+  // deadline for loading. `done` runs once, inside this call or on a thread of the stub, and must not block.
   void Ask(Want want, OnVerdict done);
 
   // The session will not compute what it said, or has ended: others need not wait.
