@@ -85,7 +85,7 @@ struct Directory::Running {
                            .started = started}),
         intents(metrics),
         service({.index = index, .membership = membership, .intents = intents, .secret = secret, .metrics = metrics, .log = log,
-                 .started = started, .resync_retry = absl::Milliseconds(config.stale_ms_max)}) {}
+                 .started = started}) {}
 
   absl::Status Listen();
   void Keep();

@@ -32,7 +32,7 @@ class DirectoryService::AnnounceReactor final
   AnnounceReactor(DirectoryService& service, grpc::CallbackServerContext* context)
       : service_(service),
         context_(context),
-        stream_(service.parts_.membership, service.parts_.index, service.parts_.resync_retry),
+        stream_(service.parts_.membership, service.parts_.index),
         feed_(service.parts_.intents) {
     MutexLock lock(mutex_);
     absl::Status status = service_.parts_.secret.CheckToken(*context);

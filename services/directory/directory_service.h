@@ -24,7 +24,6 @@ struct DirectoryParts {
   DirectoryMetrics& metrics;
   Logger& log;
   absl::Time started;           // monotonic
-  absl::Duration resync_retry;  // see HolderStream
 };
 
 class DirectoryService final : public stemcache::v1::Directory::CallbackService {

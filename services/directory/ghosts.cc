@@ -1,28 +1,13 @@
 #include "services/directory/ghosts.h"
 
-#include <sys/mman.h>
-
-#include <algorithm>
-
-#include "proto/check.h"
-
 namespace stem {
 
 namespace v1 = ::stemcache::v1;
 
 Ghosts::Ghosts(uint64_t ghosts_max)
     : buckets_count_(ghosts_max / kBucketGhosts + (ghosts_max % kBucketGhosts != 0 ? 1 : 0)),
-      buckets_(
-          [](uint64_t bytes) {
-            if (bytes == 0) return static_cast<Bucket*>(nullptr);
-            void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            STEM_CHECK(memory != MAP_FAILED);
-            return static_cast<Bucket*>(memory);
-          }(buckets_count_ * sizeof(Bucket)),
-          Unmap{buckets_count_ * sizeof(Bucket)}),
-      forgot_(std::make_unique<std::atomic<bool>[]>(buckets_count_)) {}
-
-void Ghosts::Unmap::operator()(Bucket* buckets) const { munmap(buckets, bytes); }
+      buckets_(buckets_count_),
+      forgot_(buckets_count_) {}
 
 uint64_t Ghosts::Mix(uint64_t fingerprint) {
   uint64_t mixed = fingerprint * 0x9E3779B97F4A7C15ULL;

@@ -4,8 +4,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
 
+#include "services/directory/index_memory.h"
 #include "stemcache/v1/types.pb.h"
 
 namespace stem {
@@ -41,12 +41,8 @@ class Ghosts {
   }
 
   const uint64_t buckets_count_;
-  struct Unmap {
-    uint64_t bytes;
-    void operator()(Bucket* buckets) const;
-  };
-  const std::unique_ptr<Bucket[], Unmap> buckets_;  // memory is taken as it is used
-  const std::unique_ptr<std::atomic<bool>[]> forgot_;            // by bucket: one of its ghosts gave way
+  const LazyArray<Bucket> buckets_;
+  const LazyArray<std::atomic<bool>> forgot_;  // by bucket: one of its ghosts gave way
   std::atomic<uint64_t> size_{0};
 };
 

@@ -18,8 +18,7 @@ v1::MissCause CauseOf(v1::RemoveReason reason) {
 
 }  // namespace
 
-HolderStream::HolderStream(Membership& membership, PrefixIndex& index, absl::Duration resync_retry)
-    : membership_(membership), index_(index), resync_retry_(resync_retry) {}
+HolderStream::HolderStream(Membership& membership, PrefixIndex& index) : membership_(membership), index_(index) {}
 
 absl::StatusOr<HolderStream::Outcome> HolderStream::OnMessage(const v1::AnnounceMessage& message, absl::Time now) {
   if ((state_ == State::kNew) != message.has_hello()) {
@@ -30,14 +29,13 @@ absl::StatusOr<HolderStream::Outcome> HolderStream::OnMessage(const v1::Announce
     STEM_TRY(ValidateHello(message.hello()));
     STEM_ASSIGN(ticket_, membership_.Join(message.hello(), now));
     state_ = State::kWaiting;
-    progress_at_ = now;
     return Outcome();
   }
   switch (membership_.Heard(ticket_, now)) {
     case Membership::Standing::kSuperseded:
       return absl::AbortedError(absl::StrCat("another stream speaks for node '", ticket_.node, "' now"));
     case Membership::Standing::kDropped:
-      if (state_ == State::kWhole || state_ == State::kFilling) return AskResync(0, now);
+      if (state_ == State::kWhole || state_ == State::kFilling) return AskResync(0);
       break;
     case Membership::Standing::kCurrent:
       break;
@@ -59,7 +57,7 @@ absl::StatusOr<HolderStream::Outcome> HolderStream::OnBatch(const v1::Batch& bat
   STEM_ASSIGN(const ValidChanges valid, ValidateBatch(batch));
   STEM_TRY(Intern(valid.namespaces));
   if (state_ != State::kWhole) return Outcome();
-  if (batch.sequence() > applied_ + 1) return AskResync(batch.sequence(), now);
+  if (batch.sequence() > applied_ + 1) return AskResync(batch.sequence());
   const uint64_t skip = applied_ + 1 - batch.sequence();
   if (skip >= valid.changes) return Acknowledge();  // all of it is known
   STEM_TRY(CheckInterned(valid));
@@ -86,17 +84,18 @@ absl::StatusOr<HolderStream::Outcome> HolderStream::OnChunk(const v1::SnapshotCh
   }
   const bool awaited = state_ == State::kFilling && chunk.sequence() == filling_sequence_;
   if (!awaited || chunk.index() < next_chunk_) return Outcome();  // of another snapshot, or twice
-  if (chunk.index() > next_chunk_) return AskResync(chunk.sequence(), now);
+  if (chunk.index() > next_chunk_) return AskResync(chunk.sequence());
   STEM_TRY(CheckInterned(valid));
   Outcome outcome;
   const uint64_t applied = Apply(valid, 0);
   filling_adds_ += applied;
   ++next_chunk_;
-  progress_at_ = now;
+  idle_beats_ = 0;
   if (chunk.last()) {
     state_ = State::kWhole;
     applied_ = filling_sequence_;
     promised_.reset();
+    retry_beats_ = kRetryBeats;
     membership_.EndSnapshot(ticket_, applied_, filling_adds_, now);
     outcome = Acknowledge();
   }
@@ -107,10 +106,11 @@ absl::StatusOr<HolderStream::Outcome> HolderStream::OnChunk(const v1::SnapshotCh
 HolderStream::Outcome HolderStream::OnHeartbeat(const v1::Heartbeat& heartbeat, absl::Time now) {
   membership_.Beat(ticket_, heartbeat, now);
   if (state_ != State::kWhole) {
-    if (now - progress_at_ > resync_retry_) return AskResync(heartbeat.sequence(), now);
-    return Outcome();
+    if (++idle_beats_ <= retry_beats_) return Outcome();
+    retry_beats_ = std::min(retry_beats_ * 2, kRetryBeats * 16);
+    return AskResync(heartbeat.sequence());
   }
-  if (promised_ && applied_ < *promised_) return AskResync(heartbeat.sequence(), now);
+  if (promised_ && applied_ < *promised_) return AskResync(heartbeat.sequence());
   promised_.reset();
   if (applied_ < heartbeat.sequence()) promised_ = heartbeat.sequence();
   return Acknowledge();
@@ -171,10 +171,10 @@ HolderStream::Outcome HolderStream::Acknowledge() const {
   return outcome;
 }
 
-HolderStream::Outcome HolderStream::AskResync(uint64_t received, absl::Time now) {
+HolderStream::Outcome HolderStream::AskResync(uint64_t received) {
   membership_.Gapped(ticket_);
   state_ = State::kWaiting;
-  progress_at_ = now;
+  idle_beats_ = 0;
   Outcome outcome;
   outcome.resync = true;
   v1::Resync* resync = outcome.reply.emplace().mutable_resync();

@@ -28,8 +28,13 @@ class HolderStream {
  public:
   static constexpr size_t kNamespacesMax = 65536;
 
-  // Borrows both. resync_retry: how long to wait for a snapshot before it is asked for again.
-  HolderStream(Membership& membership, PrefixIndex& index, absl::Duration resync_retry);
+  // Heartbeats without a step towards a whole snapshot before it is asked for again: 2 s at the default pace. Counted in
+  // heartbeats because those wait in the same queue as the chunks: a directory that is behind does not ask for more. Doubles
+  // each time, up to 16 times.
+  static constexpr uint32_t kRetryBeats = 40;
+
+  // Borrows both.
+  HolderStream(Membership& membership, PrefixIndex& index);
   HolderStream(const HolderStream&) = delete;
   HolderStream& operator=(const HolderStream&) = delete;
 
@@ -66,11 +71,10 @@ class HolderStream {
   // Applies all but the first `skip` changes to slot_.
   uint64_t Apply(const ValidChanges& valid, uint64_t skip);
   Outcome Acknowledge() const;
-  Outcome AskResync(uint64_t received, absl::Time now);
+  Outcome AskResync(uint64_t received);
 
   Membership& membership_;
   PrefixIndex& index_;
-  const absl::Duration resync_retry_;
   State state_ = State::kNew;
   StreamTicket ticket_;
   SlotHandle slot_;                       // filled by the snapshot, then by batches
@@ -78,7 +82,8 @@ class HolderStream {
   uint64_t filling_sequence_ = 0;
   uint64_t filling_adds_ = 0;
   uint32_t next_chunk_ = 0;
-  absl::Time progress_at_;                // last step towards a whole snapshot
+  uint32_t idle_beats_ = 0;               // since the last step towards a whole snapshot
+  uint32_t retry_beats_ = kRetryBeats;
   std::optional<uint64_t> promised_;      // sequence of an earlier heartbeat that we were behind
   absl::flat_hash_map<uint32_t, NamespaceFingerprint> namespaces_;
   std::vector<uint64_t> fingerprints_;    // of the run that is being applied

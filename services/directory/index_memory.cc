@@ -14,7 +14,7 @@ namespace {
 // In units; an eighth apart or less where stretches lie (1 + words / 2), then coarser for long lists of holders.
 constexpr std::array<uint16_t, 32> kClassUnits = {2,  3,  4,  5,  6,  7,  8,  9,  11,  13,  15,  17,  19,  21,   25,   29,
                                                   33, 37, 41, 49, 57, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 2049, 4095};
-constexpr size_t kHugePageBytes = 2 << 20;
+constexpr size_t kSmallBytes = 32 << 20;
 
 constexpr uint32_t RecordsOf(size_t size_class) {
   return static_cast<uint32_t>(IndexMemory::kSlabBytes / IndexMemory::kUnitBytes / kClassUnits[size_class]);
@@ -22,17 +22,26 @@ constexpr uint32_t RecordsOf(size_t size_class) {
 
 }  // namespace
 
-IndexMemory::IndexMemory(uint64_t bytes_max) : bytes_max_(std::min(bytes_max, kBytesMax)), slabs_(1) {
-  void* base = mmap(nullptr, bytes_max_ + kHugePageBytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  STEM_CHECK(base != MAP_FAILED);
-  base_ = static_cast<std::byte*>(base);
-  // Lookups read at random: a huge page saves most of their address translations.
-  madvise(base, bytes_max_ + kHugePageBytes, MADV_HUGEPAGE);
+void* MapLazily(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  STEM_CHECK(memory != MAP_FAILED);
+  return memory;
+}
+
+void UnmapLazy(void* memory, size_t bytes) {
+  if (bytes != 0) munmap(memory, bytes);
+}
+
+IndexMemory::IndexMemory(uint64_t bytes_max)
+    : bytes_max_(std::min(bytes_max, kBytesMax)), base_(static_cast<std::byte*>(MapLazily(bytes_max_))), slabs_(1) {
+  // Lookups read at random: huge pages save most of their address translations. A small index does without: the last page,
+  // partly used, would be a tenth of it.
+  if (bytes_max_ > kSmallBytes) madvise(base_ + kSmallBytes, bytes_max_ - kSmallBytes, MADV_HUGEPAGE);
   for (auto& heads : heads_) heads.assign(kClassUnits.size(), kNone);
 }
 
-IndexMemory::~IndexMemory() { munmap(base_, bytes_max_ + kHugePageBytes); }
+IndexMemory::~IndexMemory() { UnmapLazy(base_, bytes_max_); }
 
 size_t IndexMemory::ClassOf(size_t bytes) {
   const size_t units = (bytes + kUnitBytes - 1) / kUnitBytes;

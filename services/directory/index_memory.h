@@ -8,6 +8,26 @@
 
 namespace stem {
 
+// Zeroed memory of the process, nothing of it used yet. The process ends when the system refuses, as for any allocation.
+void* MapLazily(size_t bytes);
+void UnmapLazy(void* memory, size_t bytes);
+
+// `count` zeroed T, whose memory is taken as it is touched. T is zero when its bytes are.
+template <typename T>
+class LazyArray {
+ public:
+  explicit LazyArray(size_t count) : bytes_(count * sizeof(T)), items_(static_cast<T*>(MapLazily(bytes_))) {}
+  ~LazyArray() { UnmapLazy(items_, bytes_); }
+  LazyArray(const LazyArray&) = delete;
+  LazyArray& operator=(const LazyArray&) = delete;
+
+  T& operator[](size_t i) const { return items_[i]; }
+
+ private:
+  const size_t bytes_;
+  T* const items_;
+};
+
 // A record, in units of 16 bytes from the start of the reservation; 0 = none.
 using IndexRef = uint32_t;
 
@@ -21,8 +41,7 @@ class IndexMemory {
   // What a record is, so that a sweep visits one kind.
   enum class Kind : uint8_t { kStretch, kHolders };
 
-  // Reserves `bytes_max` (at most kBytesMax) of address space; memory is taken as it is used. The process ends when the
-  // system refuses, as it does for any allocation.
+  // Reserves `bytes_max` (at most kBytesMax) of address space; memory is taken as it is used.
   explicit IndexMemory(uint64_t bytes_max);
   ~IndexMemory();
   IndexMemory(const IndexMemory&) = delete;
@@ -74,7 +93,7 @@ class IndexMemory {
   void Unlink(uint32_t slab);
 
   const uint64_t bytes_max_;
-  std::byte* base_ = nullptr;
+  std::byte* const base_;
   std::vector<Slab> slabs_;      // the first is not used: reference 0 is none
   std::vector<uint32_t> empty_;  // slabs without a record
   std::vector<uint32_t> heads_[2];

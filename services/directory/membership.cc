@@ -21,6 +21,8 @@ constexpr double kReadShare = 0.1;
 constexpr uint32_t kProofReads = 10;
 // What is not read because it is not trusted gets another chance: from nothing to full in 20 s.
 constexpr double kHealthPerSecond = 0.05;
+// For a node that is sending its first snapshot, stale_max times this is silence.
+constexpr int kArrivingLimits = 10;
 // A newcomer takes its full part after this long.
 constexpr absl::Duration kNewcomerTime = absl::Seconds(10);
 constexpr double kNewcomerShare = 0.1;  // at first
@@ -187,7 +189,10 @@ void Membership::Leave(const StreamTicket& ticket) {
 }
 
 bool Membership::IsLost(const Node& node, absl::Time now) const {
-  return node.lost || now - node.heard > options_.stale_max;
+  // Nothing is credited to a node before its first snapshot is whole: its chunks may wait in our own queue, and to give it up
+  // would only make it send them again.
+  const bool arriving = node.connected && !node.lost && node.filling && !node.served;
+  return node.lost || now - node.heard > (arriving ? kArrivingLimits : 1) * options_.stale_max;
 }
 
 bool Membership::IsExact(const Node& node, absl::Time now) const {

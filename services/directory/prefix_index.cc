@@ -20,17 +20,16 @@ PrefixIndex::PrefixIndex(const PrefixIndexOptions& options)
     : options_(options),
       ghosts_(options.ghosts_max),
       store_(options.bytes_max > ghosts_.bytes() ? options.bytes_max - ghosts_.bytes() : 0),
-      words_(std::make_unique<std::atomic<uint32_t>[]>(kSlotsMax)),
-      counters_(std::make_unique<SlotCounters[]>(kSlotsMax)) {
-  MutexLock lock(mutex_);
-  free_.reserve(kSlotsMax);
-  for (size_t slot = kSlotsMax; slot > 0; --slot) free_.push_back(static_cast<NodeSlot>(slot - 1));
-}
+      words_(kSlotsMax),
+      counters_(kSlotsMax) {}
 
 absl::StatusOr<SlotHandle> PrefixIndex::OpenSlot() {
   MutexLock lock(mutex_);
   if (free_.empty()) {
-    return absl::ResourceExhaustedError(absl::StrCat("all ", kSlotsMax, " holder slots are in use; try again later"));
+    if (slots_used_ == kSlotsMax) {
+      return absl::ResourceExhaustedError(absl::StrCat("all ", kSlotsMax, " holder slots are in use; try again later"));
+    }
+    free_.push_back(static_cast<NodeSlot>(slots_used_++));
   }
   const SlotHandle handle{.slot = free_.back(), .generation = (words_[free_.back()].load() >> 2) + 1};
   free_.pop_back();
@@ -301,7 +300,7 @@ bool PrefixIndex::Step() {
   MutexLock lock(mutex_);
   if (sweeping_.empty()) {
     if (closed_.load() <= 0) return false;
-    for (size_t slot = 0; slot < kSlotsMax; ++slot) {
+    for (size_t slot = 0; slot < slots_used_; ++slot) {
       const SlotState state = StateOf(static_cast<NodeSlot>(slot));
       if (state == SlotState::kLost || state == SlotState::kSuperseded) sweeping_.push_back(static_cast<NodeSlot>(slot));
     }

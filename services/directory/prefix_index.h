@@ -9,7 +9,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -170,15 +169,16 @@ class PrefixIndex {
   const PrefixIndexOptions options_;
   Ghosts ghosts_;       // written under mutex_
   StretchStore store_;  // written under mutex_
-  const std::unique_ptr<std::atomic<uint32_t>[]> words_;  // by slot: generation and state
-  const std::unique_ptr<SlotCounters[]> counters_;        // by slot
+  const LazyArray<std::atomic<uint32_t>> words_;  // by slot: generation and state
+  const LazyArray<SlotCounters> counters_;        // by slot
   std::atomic<uint64_t> blocks_{0};
   std::atomic<uint64_t> bytes_{0};
   std::atomic<uint64_t> shed_{0};
   std::atomic<int32_t> closed_{0};  // slots that wait for their round
 
   Mutex mutex_;
-  std::vector<NodeSlot> free_ ABSL_GUARDED_BY(mutex_);      // lent last first
+  size_t slots_used_ ABSL_GUARDED_BY(mutex_) = 0;           // those from here on were never lent
+  std::vector<NodeSlot> free_ ABSL_GUARDED_BY(mutex_);      // came back; lent last first
   std::vector<NodeSlot> sweeping_ ABSL_GUARDED_BY(mutex_);  // free after this round
   size_t sweep_slab_ ABSL_GUARDED_BY(mutex_) = 0;           // next of this round
   size_t room_slab_ ABSL_GUARDED_BY(mutex_) = 0;            // where MakeRoom() goes on

@@ -101,9 +101,9 @@ class World {
     }
   }
 
-  // No more faults: three seconds of heartbeats, everything delivered.
+  // No more faults: heartbeats until every snapshot that was lost has been asked for again, everything delivered.
   void Quieten() {
-    for (int round = 0; round < 60; ++round) {
+    for (uint32_t round = 0; round < HolderStream::kRetryBeats * 17; ++round) {
       now_ += absl::Milliseconds(50);
       for (ModelNode& node : nodes_) {
         Beat(node);
@@ -159,7 +159,7 @@ class World {
   // A second stream before the first is known to be closed is what a reconnect looks like.
   void Connect(ModelNode& node) {
     if (OneIn(random_, 2)) Close(node);
-    node.stream = std::make_unique<HolderStream>(directory_->membership, directory_->index, kStaleMax);
+    node.stream = std::make_unique<HolderStream>(directory_->membership, directory_->index);
     node.wire.clear();
     node.wire.push_back(HelloOf(node.name, node.incarnation));
     node.SendSnapshot(random_, space_);

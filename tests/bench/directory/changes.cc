@@ -16,7 +16,7 @@ constexpr uint32_t kBatchKeys = 4096;
 // A stream that has said hello and sent an empty snapshot, and the bytes of what it says next.
 class Announcer {
  public:
-  Announcer(Membership& membership, PrefixIndex& index, uint32_t node) : stream_(membership, index, absl::Seconds(2)) {
+  Announcer(Membership& membership, PrefixIndex& index, uint32_t node) : stream_(membership, index) {
     v1::AnnounceMessage hello;
     *hello.mutable_hello() = HelloOf(node);
     STEM_CHECK(stream_.OnMessage(hello, BenchNow()).ok());

@@ -22,7 +22,7 @@ class DirectoryConcurrency : public ::testing::Test {
  protected:
   // One life of a node: a whole snapshot, batches that remove and add, the end.
   void Live(const std::string& name, uint64_t incarnation) {
-    HolderStream stream(membership_, index_, absl::Seconds(2));
+    HolderStream stream(membership_, index_);
     const auto send = [&](const v1::AnnounceMessage& message) {
       const auto outcome = stream.OnMessage(message, now_);
       ASSERT_TRUE(outcome.ok()) << outcome.status();

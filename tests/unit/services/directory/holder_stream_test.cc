@@ -19,7 +19,7 @@ class HolderStreamTest : public ::testing::Test {
   static constexpr absl::Duration kHeartbeat = absl::Milliseconds(100);
   static constexpr absl::Duration kStaleMax = absl::Seconds(2);
 
-  std::unique_ptr<HolderStream> Open() { return std::make_unique<HolderStream>(membership_, index_, kStaleMax); }
+  std::unique_ptr<HolderStream> Open() { return std::make_unique<HolderStream>(membership_, index_); }
 
   HolderStream::Outcome Send(HolderStream& stream, const v1::AnnounceMessage& message) {
     absl::StatusOr<HolderStream::Outcome> outcome = stream.OnMessage(message, now_);
@@ -147,10 +147,28 @@ TEST_F(HolderStreamTest, OneHeartbeatAheadIsOnlyStale) {
 TEST_F(HolderStreamTest, SnapshotThatDoesNotComeIsAskedForAgain) {
   auto stream = Open();
   Send(*stream, HelloOf("n1", 1));
-  EXPECT_FALSE(Send(*stream, BeatOf(0)).reply.has_value());
+  const auto beats_until_asked = [&] {
+    uint32_t beats = 1;
+    for (; beats < 10'000 && !Send(*stream, BeatOf(0)).reply.has_value(); ++beats) {
+    }
+    return beats;
+  };
+  EXPECT_EQ(beats_until_asked(), HolderStream::kRetryBeats + 1);
+  EXPECT_EQ(beats_until_asked(), HolderStream::kRetryBeats * 2 + 1) << "more patience each time";
+  Send(*stream, ChunkOf(4, 0, false, space_, {Adds({KeyOf(0)})}));
+  EXPECT_EQ(beats_until_asked(), HolderStream::kRetryBeats * 4 + 1) << "a chunk begins the wait anew";
+}
+
+TEST_F(HolderStreamTest, NodeThatIsSendingItsFirstSnapshotIsNotGivenUpForOurOwnQueue) {
+  auto stream = Open();
+  Send(*stream, HelloOf("n1", 1));
+  Send(*stream, ChunkOf(2, 0, false, space_, {Adds({KeyOf(0)})}));
+  now_ += kStaleMax * 5;
+  EXPECT_EQ(membership_.Tick(now_), 0u);
+  Send(*stream, ChunkOf(2, 1, true, space_, {Adds({KeyOf(1)})}));
+  EXPECT_EQ(Matched(0, 2), 2u);
   now_ += kStaleMax + absl::Milliseconds(1);
-  EXPECT_TRUE(Send(*stream, BeatOf(0)).reply->has_resync());
-  EXPECT_FALSE(Send(*stream, BeatOf(0)).reply.has_value()) << "asked just now";
+  EXPECT_EQ(membership_.Tick(now_), 1u) << "from now on silence is silence";
 }
 
 TEST_F(HolderStreamTest, ChunkOutOfPlaceStartsOver) {

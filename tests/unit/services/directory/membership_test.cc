@@ -18,7 +18,7 @@ using namespace ::stem::testing;  // NOLINT: message builders
 class MembershipTest : public ::testing::Test {
  protected:
   HolderStream& Join(const std::string& name, uint64_t keys = 4) {
-    auto& stream = streams_[name] = std::make_unique<HolderStream>(membership_, index_, absl::Seconds(2));
+    auto& stream = streams_[name] = std::make_unique<HolderStream>(membership_, index_);
     Send(name, HelloOf(name, 1));
     Send(name, SnapshotOf(keys, space_, {Adds(KeysOf(0, keys))}));
     return *stream;
