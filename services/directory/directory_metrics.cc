@@ -23,6 +23,8 @@ prometheus::Family<prometheus::Gauge>& Gauges(prometheus::Registry& registry, co
 
 DirectoryMetrics::DirectoryMetrics(prometheus::Registry& registry)
     : matches_(Counters(registry, "stemcache_directory_matches_total", "Matches answered, by how sure the answer was.")),
+      exact_(matches_.Add({{"truth", "exact"}})),
+      stale_(matches_.Add({{"truth", "stale"}})),
       missed_(Counters(registry, "stemcache_directory_missed_blocks_total", "Blocks not matched, by cause.")),
       intends_(Counters(registry, "stemcache_directory_intends_total", "Intents to compute a stem, by what they were told.")),
       nodes_(Gauges(registry, "stemcache_directory_nodes", "Nodes, by the state of their stream.")),
@@ -49,7 +51,7 @@ DirectoryMetrics::DirectoryMetrics(prometheus::Registry& registry)
       ghosts_(Gauges(registry, "stemcache_directory_ghosts", "Departed blocks that are remembered.").Add({})) {}
 
 void DirectoryMetrics::OnMatch(const v1::MatchReply& reply, size_t blocks_asked, absl::Duration took) {
-  matches_.Add({{"truth", reply.truth().exact() ? "exact" : "stale"}}).Increment();
+  (reply.truth().exact() ? exact_ : stale_).Increment();
   asked_.Increment(static_cast<double>(blocks_asked));
   matched_.Increment(reply.matched_blocks());
   for (const v1::Miss& miss : reply.misses()) missed_.Add({{"cause", CauseName(miss.cause())}}).Increment(miss.count());

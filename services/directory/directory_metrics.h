@@ -37,6 +37,8 @@ class DirectoryMetrics {
 
  private:
   prometheus::Family<prometheus::Counter>& matches_;
+  prometheus::Counter& exact_;
+  prometheus::Counter& stale_;
   prometheus::Family<prometheus::Counter>& missed_;
   prometheus::Family<prometheus::Counter>& intends_;
   prometheus::Family<prometheus::Gauge>& nodes_;

@@ -4,7 +4,7 @@
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "proto/status.h"
 #include "proto/validate.h"
 #include "proto/wire_status.h"
@@ -137,14 +137,18 @@ absl::Status DirectoryService::DoMatch(const v1::MatchRequest& request, v1::Matc
   const std::shared_ptr<const MemberView> view = parts_.membership.View(begin);
   const ChainMatch match = MatchChain(parts_.index, *view, call);
   reply.set_matched_blocks(match.matched_blocks);
-  absl::flat_hash_map<uint16_t, uint32_t> holders;
+  absl::InlinedVector<uint16_t, 8> holders;
   for (const ChainRun& run : match.runs) {
-    const auto [holder, fresh] = holders.try_emplace(run.node, static_cast<uint32_t>(reply.holders_size()));
-    if (fresh) *reply.add_holders() = *view->nodes[run.node].address;
+    const auto known = std::find(holders.begin(), holders.end(), run.node);
+    const auto holder = static_cast<uint32_t>(known - holders.begin());
+    if (known == holders.end()) {
+      holders.push_back(run.node);
+      *reply.add_holders() = *view->nodes[run.node].address;
+    }
     v1::HolderRun* out = reply.add_runs();
     out->set_first(run.first);
     out->set_count(run.count);
-    out->set_holder(holder->second);
+    out->set_holder(holder);
     out->set_tier(static_cast<v1::Tier>(run.tier));
   }
   for (const ChainMiss& miss : match.misses) {

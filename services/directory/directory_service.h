@@ -7,6 +7,7 @@
 #include "proto/mutex.h"
 #include "services/directory/directory_metrics.h"
 #include "services/directory/intend_desk.h"
+#include "services/directory/match_messages.h"
 #include "services/directory/membership.h"
 #include "services/directory/prefix_index.h"
 #include "services/runtime/cluster_secret.h"
@@ -28,7 +29,7 @@ struct DirectoryParts {
 
 class DirectoryService final : public stemcache::v1::Directory::CallbackService {
  public:
-  explicit DirectoryService(const DirectoryParts& parts) : parts_(parts) {}
+  explicit DirectoryService(const DirectoryParts& parts) : parts_(parts) { SetMessageAllocatorFor_Match(&messages_); }
 
   grpc::ServerBidiReactor<stemcache::v1::AnnounceMessage, stemcache::v1::AnnounceReply>* Announce(
       grpc::CallbackServerContext* context) override;
@@ -58,6 +59,7 @@ class DirectoryService final : public stemcache::v1::Directory::CallbackService 
   void Unregister(grpc::CallbackServerContext* context);
 
   const DirectoryParts parts_;
+  MatchMessages messages_;
   Mutex mutex_;
   absl::flat_hash_set<grpc::CallbackServerContext*> streams_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
