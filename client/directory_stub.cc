@@ -18,7 +18,6 @@ namespace {
 
 constexpr double kHedgesMax = 10;
 constexpr double kHedgesPerAnswer = 0.1;
-constexpr absl::Duration kSecondOpinionMax = absl::Milliseconds(20);
 constexpr absl::Duration kProbeTimeout = absl::Seconds(1);
 // Of an intent's question: so much for one directory before the next is asked. What is asked of it is next to nothing.
 constexpr absl::Duration kIntendTimeout = absl::Milliseconds(250);
@@ -174,7 +173,7 @@ class DirectoryStub::Race {
       owner_.Count([](DirectoryStubStats& stats) { ++stats.second_opinions; });
       StartNext();
     }
-    wait_until_ = std::min(wait_until_, now + kSecondOpinionMax);
+    wait_until_ = std::min(wait_until_, now + owner_.options_.second_opinion_max);
     return std::nullopt;
   }
 

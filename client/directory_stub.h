@@ -47,6 +47,7 @@ class DirectoryStub {
     std::string requester;  // the node that asks; empty for routers
     std::function<void(grpc::ClientContext&)> authorize;  // shows that the caller is a member; any thread
     std::string host;       // see DirectoryChoice
+    absl::Duration second_opinion_max = absl::Milliseconds(20);  // how long a stale answer waits for an exact one
   };
   explicit DirectoryStub(Options options);
   ~DirectoryStub();  // Stop
@@ -65,7 +66,7 @@ class DirectoryStub {
     std::string first;                   // directory to ask before all others; empty = by its own choice
   };
   // Both replies are validated against the request. An answer labelled stale is given only when no other directory that may be
-  // exact says so within 20 ms; each directory's label is remembered for a second, so that this costs little. Errors:
+  // exact says so within second_opinion_max; each directory's label is remembered for a second, so that this costs little. Errors:
   // Unavailable (nobody answered in time, or the list is empty), InvalidArgument (a directory refused the request).
   absl::StatusOr<stemcache::v1::MatchReply> Match(const Lookup& lookup, absl::Time deadline);
   absl::StatusOr<stemcache::v1::ScoreReply> Score(const Lookup& lookup, std::span<const std::string> candidates,
