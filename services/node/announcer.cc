@@ -122,6 +122,7 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
     context_ = &context;
   }
   resync_ = false;
+  acknowledged_ = 0;  // what an earlier stream's directory knew may be gone with it
   const std::unique_ptr<Stream> stream = stub.Announce(&context);
   v1::AnnounceMessage hello;
   *hello.mutable_hello() = options_.hello;

@@ -2,8 +2,10 @@
 // waits for another's work hangs.
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <fstream>
+#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
@@ -19,6 +21,7 @@
 #include "gtest/gtest.h"
 #include "httplib.h"
 #include "nlohmann/json.hpp"
+#include "proto/miss_cause.h"
 #include "proto/mutex.h"
 #include "services/ctl/process.h"
 #include "stemcache/v1/node.grpc.pb.h"
@@ -109,25 +112,29 @@ class FleetKillTest : public ::testing::Test {
     }
     return told;
   }
-  // Until every directory that runs has acknowledged all that the nodes that run have said.
-  void Settle() {
+  // Until the streams of all nodes that run are as wanted.
+  void WaitForStreams(const std::function<bool(const v1::NodeStatusReply&, const v1::NodeStatusReply::Stream&)>& wanted) {
     for (size_t i = 0; i < 2; ++i) {
       if (!IsRunning(nodes_[i].process)) continue;
       const auto stub = v1::Node::NewStub(grpc::CreateChannel("unix:" + socket(i), grpc::InsecureChannelCredentials()));
-      bool heard = false;
-      while (!heard) {
+      bool all = false;
+      while (!all) {
         grpc::ClientContext context;
         v1::NodeStatusReply status;
         ASSERT_TRUE(stub->NodeStatus(&context, {}, &status).ok());
-        heard = true;
-        for (const auto& stream : status.streams()) {
-          const Member& directory = directories_[stream.directory() == directories_[0].address ? 0 : 1];
-          if (!IsRunning(directory.process)) continue;
-          heard = heard && stream.connected() && stream.sequence_acknowledged() >= status.sequence();
-        }
-        if (!heard) absl::SleepFor(absl::Milliseconds(5));
+        all = std::all_of(status.streams().begin(), status.streams().end(),
+                          [&](const auto& stream) { return wanted(status, stream); });
+        if (!all) absl::SleepFor(absl::Milliseconds(5));
       }
     }
+  }
+  // Until every directory that runs has acknowledged all that the nodes that run have said.
+  void Settle() {
+    WaitForStreams([this](const v1::NodeStatusReply& status, const v1::NodeStatusReply::Stream& stream) {
+      const Member& directory = directories_[stream.directory() == directories_[0].address ? 0 : 1];
+      return !IsRunning(directory.process) ||
+             (stream.connected() && stream.sequence_acknowledged() >= status.sequence());
+    });
   }
   std::vector<BlockKey> Chain(uint32_t number, uint32_t blocks = 8) {
     std::vector<uint32_t> tokens(16 * blocks);
@@ -155,7 +162,8 @@ class FleetKillTest : public ::testing::Test {
       if (i == 10) event();
       const absl::StatusOr<Stem> stem = clients_[1]->Acquire(Chain(i), {}, Soon());
       ASSERT_TRUE(stem.ok()) << stem.status();
-      EXPECT_EQ(stem->matched_blocks(), 8u) << "chain " << i;
+      EXPECT_EQ(stem->matched_blocks(), 8u)
+          << "chain " << i << ": " << (stem->misses().empty() ? "" : CauseName(stem->misses()[0].cause));
     }
   }
 
@@ -176,6 +184,9 @@ TEST_F(FleetKillTest, DirectoryThatAcceptsAndNeverAnswersLosesNoMatch) {
 TEST_F(FleetKillTest, RestartedDirectoryServesWhenTheOtherIsKilled) {
   EveryChainIsFound([&] {
     Kill(directories_[0]);
+    WaitForStreams([this](const v1::NodeStatusReply&, const v1::NodeStatusReply::Stream& stream) {
+      return stream.directory() != directories_[0].address || !stream.connected();
+    });
     StartDirectory(0, directories_[0].address);
     Settle();
     Kill(directories_[1]);
