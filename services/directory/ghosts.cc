@@ -15,10 +15,6 @@ uint64_t Ghosts::Mix(uint64_t fingerprint) {
   return mixed * 0xC2B2AE3D27D4EB4FULL;
 }
 
-void Ghosts::Prefetch(uint64_t fingerprint) const {
-  if (buckets_count_ != 0) __builtin_prefetch(&buckets_[BucketOf(Mix(fingerprint))]);
-}
-
 v1::MissCause Ghosts::Find(uint64_t fingerprint) const {
   const uint64_t mixed = Mix(fingerprint);
   if (buckets_count_ == 0) return v1::MISS_CAUSE_UNKNOWN;

@@ -17,7 +17,6 @@ class Ghosts {
 
   // Any thread. The cause of its departure. When it is no ghost: COLD, or UNKNOWN where ghosts like it were forgotten.
   stemcache::v1::MissCause Find(uint64_t fingerprint) const;
-  void Prefetch(uint64_t fingerprint) const;
 
   // The writer's.
   void Remember(uint64_t fingerprint, stemcache::v1::MissCause cause);

@@ -71,7 +71,6 @@ class IndexMemory {
 
   // Of slabs that hold a record.
   uint64_t bytes() const { return (slabs_.size() - empty_.size() - 1) * kSlabBytes; }
-  uint64_t bytes_max() const { return bytes_max_; }
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;

@@ -47,7 +47,6 @@ class ReaderEpochs {
     const uint64_t epoch = epoch_.load(std::memory_order_relaxed);
     for (; !retired_.empty() && retired_.front().epoch + 2 <= epoch; retired_.pop_front()) free(retired_.front().what);
   }
-  size_t retired() const { return retired_.size(); }
 
  private:
   static constexpr size_t kStripes = 16;  // so that readers on different cores do not share a line

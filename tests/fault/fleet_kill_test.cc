@@ -25,6 +25,7 @@
 #include "proto/mutex.h"
 #include "services/ctl/process.h"
 #include "stemcache/v1/node.grpc.pb.h"
+#include "tests/support/publishing.h"
 #include "tests/support/temp_directory.h"
 
 namespace stem {
@@ -32,9 +33,11 @@ namespace {
 
 namespace v1 = ::stemcache::v1;
 
-constexpr uint64_t kBlockBytes = 4096;
+using ::stem::testing::ChainOf;
+using ::stem::testing::FillWithPosition;
+using ::stem::testing::Soon;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
+constexpr uint64_t kBlockBytes = 4096;
 
 class FleetKillTest : public ::testing::Test {
  protected:
@@ -136,21 +139,9 @@ class FleetKillTest : public ::testing::Test {
              (stream.connected() && stream.sequence_acknowledged() >= status.sequence());
     });
   }
-  std::vector<BlockKey> Chain(uint32_t number, uint32_t blocks = 8) {
-    std::vector<uint32_t> tokens(16 * blocks);
-    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = number * 1000 + static_cast<uint32_t>(i);
-    ChainHasher hasher = *clients_[0]->NewHasher();
-    std::vector<BlockKey> keys;
-    EXPECT_TRUE(hasher.AppendTokens(tokens, keys).ok());
-    return keys;
-  }
-  uint32_t Publish(CacheClient& client, const std::vector<BlockKey>& keys) {
-    absl::StatusOr<Reservation> reservation = client.Reserve(keys, {}, Soon());
-    EXPECT_TRUE(reservation.ok()) << reservation.status();
-    for (const WantedPayload& wanted : reservation->wanted()) {
-      std::fill(wanted.staging.begin(), wanted.staging.end(), static_cast<std::byte>(wanted.position));
-    }
-    return client.Commit(*std::move(reservation), Soon())->committed;
+  std::vector<BlockKey> Chain(uint32_t number) { return ChainOf(*clients_[0], 8, number * 1000); }
+  static uint32_t Publish(CacheClient& client, const std::vector<BlockKey>& keys) {
+    return testing::Publish(client, keys, FillWithPosition);
   }
   // Node 0 publishes chains one by one, and a client of node 1, who never had them, must find each whole. After the tenth
   // `event` comes, and nothing is waited for.

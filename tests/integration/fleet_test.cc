@@ -12,36 +12,21 @@
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
 #include "tests/support/in_process_cluster.h"
+#include "tests/support/publishing.h"
 
 namespace stem {
 namespace {
 
+using ::stem::testing::ChainOf;
+using ::stem::testing::FillWithPosition;
+using ::stem::testing::Soon;
 using ::testing::ElementsAre;
 using ::testing::UnorderedElementsAreArray;
 
 constexpr uint64_t kBlockBytes = 4096;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
-
-std::vector<BlockKey> Chain(const CacheClient& client, uint32_t blocks, uint32_t first_token = 1) {
-  std::vector<uint32_t> tokens(16 * blocks);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = first_token + static_cast<uint32_t>(i);
-  ChainHasher hasher = *client.NewHasher();
-  std::vector<BlockKey> keys;
-  EXPECT_TRUE(hasher.AppendTokens(tokens, keys).ok());
-  return keys;
-}
-
 uint32_t Publish(CacheClient& client, const std::vector<BlockKey>& keys) {
-  absl::StatusOr<Reservation> reservation = client.Reserve(keys, {}, Soon());
-  EXPECT_TRUE(reservation.ok()) << reservation.status();
-  if (!reservation.ok() || reservation->wanted().empty()) return 0;
-  for (const WantedPayload& wanted : reservation->wanted()) {
-    std::fill(wanted.staging.begin(), wanted.staging.end(), static_cast<std::byte>(wanted.position));
-  }
-  const absl::StatusOr<CommitResult> result = client.Commit(*std::move(reservation), Soon());
-  EXPECT_TRUE(result.ok()) << result.status();
-  return result.ok() ? result->committed : 0;
+  return testing::Publish(client, keys, FillWithPosition);
 }
 
 // Blocks that were loaded and are right.
@@ -69,7 +54,7 @@ TEST(FleetTest, DirectoriesComeAndGoWhileNodesRun) {
   InProcessCluster cluster({.nodes = 2, .directories = 2});
   const auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
   const auto reader = cluster.Connect(1, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> first = Chain(*writer, 8);
+  const std::vector<BlockKey> first = ChainOf(*writer, 8);
   EXPECT_EQ(Publish(*writer, first), 8u);
   cluster.Settle();
 
@@ -86,7 +71,7 @@ TEST(FleetTest, DirectoriesComeAndGoWhileNodesRun) {
   cluster.StopDirectory(1);
   cluster.Settle();
   EXPECT_EQ(Fetch(*reader, first), 8u);
-  const std::vector<BlockKey> second = Chain(*writer, 8, 9000);
+  const std::vector<BlockKey> second = ChainOf(*writer, 8, 9000);
   EXPECT_EQ(Publish(*writer, second), 8u);
   cluster.Settle();
   EXPECT_EQ(Fetch(*reader, second), 8u) << "and changes go on to it";
@@ -118,7 +103,7 @@ void Flood(InProcessCluster& cluster, size_t nodes, uint32_t engines, uint32_t b
   for (uint32_t engine = 0; engine < engines; ++engine) {
     threads.emplace_back([&, engine] {
       const auto client = cluster.Connect(engine % nodes, TestSpec(kBytes), blocks * kBytes);
-      const std::vector<BlockKey> keys = Chain(*client, blocks);
+      const std::vector<BlockKey> keys = ChainOf(*client, blocks);
       ++ready;
       while (ready < engines) std::this_thread::yield();
       const absl::Time deadline = absl::Now() + absl::Seconds(60);
@@ -216,7 +201,7 @@ class SingleFlightTest : public ::testing::Test {
   void Start(absl::Duration compute) {
     first_ = cluster_.Connect(0, TestSpec(kBlockBytes));
     second_ = cluster_.Connect(1, TestSpec(kBlockBytes));
-    keys_ = Chain(*first_, 8);
+    keys_ = ChainOf(*first_, 8);
     Waiting computing(*first_, keys_, compute);
     EXPECT_EQ(computing.Join(), 0u) << "nobody computes it yet: go on";
     EXPECT_EQ(computing.misses()[0].cause, v1::MISS_CAUSE_COLD) << "what it computes itself is no `not_yet` to it";
@@ -342,8 +327,8 @@ TEST(FleetTest, HeartbeatsTellHowReadsFromAPeerWent) {
   ASSERT_TRUE(cluster.node(1).SetDirectories({cluster.directory_address(), listener.address()}).ok());
   const auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
   const auto reader = cluster.Connect(1, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> good = Chain(*writer, 4);
-  const std::vector<BlockKey> bad = Chain(*writer, 4, 9000);
+  const std::vector<BlockKey> good = ChainOf(*writer, 4);
+  const std::vector<BlockKey> bad = ChainOf(*writer, 4, 9000);
   EXPECT_EQ(Publish(*writer, good) + Publish(*writer, bad), 8u);
   while (Fetch(*reader, good) < 4) absl::SleepFor(absl::Milliseconds(5));  // until the directory has heard of it
   const v1::PeerReport well = listener.Await([](const v1::PeerReport& report) { return report.reads() > 0; });

@@ -13,38 +13,24 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/in_process_cluster.h"
+#include "tests/support/publishing.h"
 
 namespace stem {
 namespace {
 
+using ::stem::testing::ChainOf;
+using ::stem::testing::Soon;
+
 constexpr uint64_t kBlockBytes = 16384;
-
-absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
-
-std::vector<BlockKey> Chain(const CacheClient& client, uint32_t blocks, uint32_t first_token = 1) {
-  std::vector<uint32_t> tokens(16 * blocks);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = first_token + static_cast<uint32_t>(i);
-  ChainHasher hasher = *client.NewHasher();
-  std::vector<BlockKey> keys;
-  EXPECT_TRUE(hasher.AppendTokens(tokens, keys).ok());
-  return keys;
-}
 
 std::byte ByteOf(size_t block, size_t offset, unsigned salt) {
   return static_cast<std::byte>(block * 131 + offset * 7 + (offset >> 8) + salt);
 }
 
-// Publishes what the node wants of the chain; returns how many payloads were committed.
 uint32_t Publish(CacheClient& client, const std::vector<BlockKey>& keys, unsigned salt = 0) {
-  absl::StatusOr<Reservation> reservation = client.Reserve(keys, {}, Soon());
-  EXPECT_TRUE(reservation.ok()) << reservation.status();
-  if (!reservation.ok() || reservation->wanted().empty()) return 0;
-  for (const WantedPayload& wanted : reservation->wanted()) {
+  return testing::Publish(client, keys, [salt](const WantedPayload& wanted) {
     for (size_t i = 0; i < wanted.staging.size(); ++i) wanted.staging[i] = ByteOf(wanted.position, i, salt);
-  }
-  const absl::StatusOr<CommitResult> result = client.Commit(*std::move(reservation), Soon());
-  EXPECT_TRUE(result.ok()) << result.status();
-  return result.ok() ? result->committed : 0;
+  });
 }
 
 struct Fetched {
@@ -78,7 +64,7 @@ Fetched Fetch(CacheClient& client, const std::vector<BlockKey>& keys, uint64_t b
 TEST(SharingTest, PublishedChainIsReadOnTheSameNodeAndOnAnother) {
   InProcessCluster cluster({.nodes = 2});
   const auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> keys = Chain(*writer, 20);
+  const std::vector<BlockKey> keys = ChainOf(*writer, 20);
   EXPECT_EQ(Fetch(*writer, keys).matched, 0u);
   EXPECT_EQ(Publish(*writer, keys), 20u);
   EXPECT_EQ(Publish(*writer, keys), 0u) << "held: not wanted again";
@@ -90,7 +76,7 @@ TEST(SharingTest, PublishedChainIsReadOnTheSameNodeAndOnAnother) {
 
   cluster.Settle();
   const auto reader = cluster.Connect(1, TestSpec(kBlockBytes));
-  EXPECT_EQ(Chain(*reader, 20), keys) << "one root for the cluster";
+  EXPECT_EQ(ChainOf(*reader, 20), keys) << "one root for the cluster";
   const Fetched remote = Fetch(*reader, keys);
   EXPECT_EQ(remote.loaded, 20u) << remote.status;
   EXPECT_TRUE(remote.equal);
@@ -101,9 +87,9 @@ TEST(SharingTest, PublishedChainIsReadOnTheSameNodeAndOnAnother) {
 TEST(SharingTest, LongerPromptMatchesItsStem) {
   InProcessCluster cluster({.nodes = 2});
   const auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
-  Publish(*writer, Chain(*writer, 6));
+  Publish(*writer, ChainOf(*writer, 6));
   cluster.Settle();
-  const Fetched fetched = Fetch(*cluster.Connect(1, TestSpec(kBlockBytes)), Chain(*writer, 10));
+  const Fetched fetched = Fetch(*cluster.Connect(1, TestSpec(kBlockBytes)), ChainOf(*writer, 10));
   EXPECT_EQ(fetched.loaded, 6u);
   EXPECT_EQ(fetched.misses, (std::vector<MissRun>{{.first = 6, .count = 4, .cause = v1::MISS_CAUSE_COLD}}));
 }
@@ -113,7 +99,7 @@ TEST(SharingTest, PartsAreMatchedTogether) {
   NamespaceSpec spec = TestSpec(kBlockBytes);
   spec.parts.push_back({.id = 3, .layer_first = 8, .block_bytes = kBlockBytes});
   const auto writer = cluster.Connect(0, spec);
-  const std::vector<BlockKey> keys = Chain(*writer, 4);
+  const std::vector<BlockKey> keys = ChainOf(*writer, 4);
   EXPECT_EQ(Publish(*writer, keys), 8u);
   cluster.Settle();
   const auto reader = cluster.Connect(1, spec);
@@ -130,7 +116,7 @@ TEST(SharingTest, FirstPublisherWins) {
   InProcessCluster cluster({.nodes = 1});
   const auto first = cluster.Connect(0, TestSpec(kBlockBytes));
   const auto second = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> keys = Chain(*first, 3);
+  const std::vector<BlockKey> keys = ChainOf(*first, 3);
   absl::StatusOr<Reservation> reserved = first->Reserve(keys, {}, Soon());
   ASSERT_EQ(reserved->wanted().size(), 3u);
   const absl::StatusOr<Reservation> late = second->Reserve(keys, {}, Soon());
@@ -147,12 +133,12 @@ TEST(SharingTest, FirstPublisherWins) {
 TEST(SharingTest, OtherNamespaceMissesWithTheExactKeys) {
   InProcessCluster cluster({.nodes = 2});
   const auto owner = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> keys = Chain(*owner, 4);
+  const std::vector<BlockKey> keys = ChainOf(*owner, 4);
   Publish(*owner, keys);
   cluster.Settle();
   for (size_t i : {0u, 1u}) {
     const auto stranger = cluster.Connect(i, TestSpec(kBlockBytes, "another-model"));
-    EXPECT_NE(Chain(*stranger, 4), keys) << "another root";
+    EXPECT_NE(ChainOf(*stranger, 4), keys) << "another root";
     EXPECT_EQ(Fetch(*stranger, keys).matched, 0u) << "law 9: the exact keys are not enough";
   }
 }
@@ -162,7 +148,7 @@ TEST(SharingTest, SpilledBlocksAreHitsHereThereAndAfterARestart) {
   auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
   std::vector<std::vector<BlockKey>> chains;
   for (uint32_t i = 0; i < 12; ++i) {  // 192 blocks through 51 slots
-    chains.push_back(Chain(*writer, 16, 1 + 100000 * i));
+    chains.push_back(ChainOf(*writer, 16, 1 + 100000 * i));
     ASSERT_EQ(Publish(*writer, chains.back()), 16u);
   }
   cluster.Settle();
@@ -221,7 +207,7 @@ class AlteredSlotTest : public ::testing::TestWithParam<const char*> {
 TEST_P(AlteredSlotTest, IsRefusedByThePeerAndQuarantinedByItsOwner) {
   InProcessCluster cluster({.nodes = 2});
   const auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> keys = Chain(*writer, 5);
+  const std::vector<BlockKey> keys = ChainOf(*writer, 5);
   Publish(*writer, keys);
   cluster.Settle();
   Alter(cluster, keys[2]);
@@ -243,7 +229,7 @@ TEST_P(AlteredSlotTest, IsRefusedByThePeerAndQuarantinedByItsOwner) {
 TEST_P(AlteredSlotTest, IsRefusedByALocalClient) {
   InProcessCluster cluster({.nodes = 1});
   const auto client = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> keys = Chain(*client, 5);
+  const std::vector<BlockKey> keys = ChainOf(*client, 5);
   Publish(*client, keys);
   Alter(cluster, keys[2]);
   const Fetched fetched = Fetch(*client, keys);
@@ -263,7 +249,7 @@ INSTANTIATE_TEST_SUITE_P(Fields, AlteredSlotTest,
 TEST(SharingTest, LostNodesBlocksAreMissesThatSaySo) {
   InProcessCluster cluster({.nodes = 2});
   auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> keys = Chain(*writer, 4);
+  const std::vector<BlockKey> keys = ChainOf(*writer, 4);
   Publish(*writer, keys);
   cluster.Settle();
   const auto reader = cluster.Connect(1, TestSpec(kBlockBytes));
@@ -283,9 +269,9 @@ TEST(SharingTest, LostNodesBlocksAreMissesThatSaySo) {
 TEST(SharingTest, EvictedBlocksAreMissesThatSaySo) {
   InProcessCluster cluster({.nodes = 1, .dram_bytes = 1 << 20});
   const auto client = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> old = Chain(*client, 16);
+  const std::vector<BlockKey> old = ChainOf(*client, 16);
   Publish(*client, old);
-  for (uint32_t i = 1; i < 5; ++i) Publish(*client, Chain(*client, 16, 1 + 100000 * i));
+  for (uint32_t i = 1; i < 5; ++i) Publish(*client, ChainOf(*client, 16, 1 + 100000 * i));
   cluster.Settle();
   const Fetched fetched = Fetch(*client, old);
   EXPECT_LT(fetched.matched, 16u);
@@ -296,11 +282,11 @@ TEST(SharingTest, EvictedBlocksAreMissesThatSaySo) {
 TEST(SharingTest, PinnedStemSurvivesPressureAndPublishesAreRefusedWithTheNumbers) {
   InProcessCluster cluster({.nodes = 1, .dram_bytes = 1 << 20});
   const auto client = cluster.Connect(0, TestSpec(kBlockBytes));
-  const std::vector<BlockKey> keys = Chain(*client, 50);
+  const std::vector<BlockKey> keys = ChainOf(*client, 50);
   ASSERT_EQ(Publish(*client, keys), 50u);
   const absl::StatusOr<Stem> stem = client->Acquire(keys, {}, Soon());
   ASSERT_EQ(stem->matched_blocks(), 50u);
-  absl::StatusOr<Reservation> reservation = client->Reserve(Chain(*client, 4, 777777), {}, Soon());
+  absl::StatusOr<Reservation> reservation = client->Reserve(ChainOf(*client, 4, 777777), {}, Soon());
   ASSERT_EQ(reservation->wanted().size(), 4u);
   const absl::StatusOr<CommitResult> refused = client->Commit(*std::move(reservation), Soon());
   ASSERT_TRUE(refused.ok());
@@ -338,7 +324,7 @@ TEST(SharingTest, AcquireEndsAtItsDeadlineWhenTheDirectoryIsSilent) {
   const auto client =
       CacheClient::Connect({.node = "unix://" + config.socket, .space = TestSpec(kBlockBytes), .staging_bytes = 0}, Soon());
   ASSERT_TRUE(client.ok()) << client.status();
-  const std::vector<BlockKey> keys = Chain(**client, 3);
+  const std::vector<BlockKey> keys = ChainOf(**client, 3);
   const absl::Time before = absl::Now();
   const absl::StatusOr<Stem> stem = (*client)->Acquire(keys, {}, absl::Now() + absl::Milliseconds(300));
   EXPECT_LT(absl::Now() - before, absl::Seconds(10));
