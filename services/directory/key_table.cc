@@ -1,7 +1,5 @@
 #include "services/directory/key_table.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -24,8 +22,7 @@ void* NewArray(uint64_t bytes) {
   const uint64_t all = bytes + kHeaderBytes;
   void* memory = nullptr;
   if (all >= kMapBytesMin) {
-    memory = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    STEM_CHECK(memory != MAP_FAILED);
+    memory = MapLazily(all);
   } else {
     memory = std::aligned_alloc(64, all);
     STEM_CHECK(memory != nullptr);
@@ -42,7 +39,7 @@ void KeyTable::FreeArray(void* array) {
   uint64_t all = 0;
   std::memcpy(&all, memory, sizeof(all));
   if (all >= kMapBytesMin) {
-    munmap(memory, all);
+    UnmapLazy(memory, all);
   } else {
     std::free(memory);
   }
