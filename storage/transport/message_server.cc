@@ -28,7 +28,7 @@ absl::StatusOr<std::unique_ptr<MessageServer>> MessageServer::Start(ucp_worker_h
                                                                     TransportCounters& counters) {
   std::unique_ptr<MessageServer> server(new MessageServer(worker, limits, counters));
   if (answers) server->SetHandler();
-  STEM_ASSIGN(server->listener_, UcxListener::Listen(worker, host, limits.requesters_max));
+  STEM_ASSIGN(server->listener_, UcxListener::Listen(worker, host));
   return server;
 }
 
@@ -99,7 +99,7 @@ void MessageServer::Queue(const ReadRequest& request, ucp_ep_h from) {
 }
 
 bool MessageServer::AcceptWaiting() {
-  if (listener_ == nullptr || !listener_->any_waiting()) return false;
+  if (!listener_->any_waiting()) return false;
   // UCX 1.13 mistakes a connection that has failed, and that it has not yet taken back, for one of the new endpoint's,
   // and ends the process: so it first gets to take back all that have.
   unsigned idle = 0;
@@ -107,18 +107,16 @@ bool MessageServer::AcceptWaiting() {
     idle = ucp_worker_progress(worker_) != 0 ? 0 : idle + 1;
   }
   for (const ucp_conn_request_h connection : listener_->TakeWaiting()) {
-    if (requesters_.size() >= limits_.requesters_max) {
-      listener_->Reject(connection);
-      ++counters_.serves_refused;
-      continue;
-    }
     auto endpoint = UcxEndpoint::Accept(worker_, connection, endpoint_failures_);
     if (!endpoint.ok()) continue;  // gone before it was taken
     const ucp_ep_h handle = (*endpoint)->handle();
     auto requester = std::make_unique<Requester>();
     requester->endpoint = *std::move(endpoint);
-    requesters_.emplace(handle, std::move(requester));
+    const auto accepted = requesters_.emplace(handle, std::move(requester)).first;
     ++counters_.requesters_open;
+    if (accepting_ && requesters_.size() <= limits_.requesters_max) continue;
+    ++counters_.serves_refused;
+    Drop(accepted);
   }
   return true;
 }
@@ -214,20 +212,22 @@ void MessageServer::DropFailed() {
 }
 
 void MessageServer::DropAll() {
-  listener_.reset();
+  if (std::exchange(accepting_, false)) listener_->StartFlush();
   while (!requesters_.empty()) Drop(requesters_.begin());
 }
 
 void MessageServer::DetachAll() {
   DropAll();
+  AcceptWaiting();
   for (const auto& requester : closing_) requester->endpoint->Detach();
+  listener_.reset();
 }
 
 bool MessageServer::Reap() {
   std::erase_if(closing_, [](const auto& requester) {
     return requester->endpoint->Closed() && requester->replies_in_flight == 0;
   });
-  return closing_.empty();
+  return closing_.empty() && (accepting_ || (listener_->Flushed() && !listener_->any_waiting()));
 }
 
 }  // namespace stem

@@ -52,9 +52,9 @@ class MessageServer {
 
   // Accepts who waits, sends what may be sent, cuts off whose endpoint has failed. True when it did something.
   bool Pump();
-  // Accepts nobody any more, and cuts all off.
+  // Cuts all off, and from here on who connects.
   void DropAll();
-  // As DropAll, and leaves the rest to the worker, which is about to be destroyed.
+  // As DropAll, ends listening, and leaves the rest to the worker, which must be destroyed right after.
   void DetachAll();
   // Frees what is closed. True when nothing is left to close.
   bool Reap();
@@ -96,6 +96,7 @@ class MessageServer {
   TransportCounters& counters_;
   uint64_t endpoint_failures_ = 0;  // not yet looked at
   std::unique_ptr<UcxListener> listener_;
+  bool accepting_ = true;  // else who connects is cut off
   absl::flat_hash_map<uint64_t, Region> regions_;
   std::deque<std::pair<ReadRequest, ucp_ep_h>> arrivals_;
   std::map<ucp_ep_h, std::unique_ptr<Requester>> requesters_;

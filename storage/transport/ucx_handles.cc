@@ -2,7 +2,10 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -14,6 +17,8 @@
 
 namespace stem {
 namespace {
+
+constexpr auto kConnectMax = std::chrono::seconds(1);  // that a close waits for its endpoint to be connected
 
 absl::StatusCode CodeOf(ucs_status_t status) {
   switch (status) {
@@ -132,21 +137,15 @@ absl::StatusOr<std::string> UcxMemory::PackRemoteKey() const {
   return copy;
 }
 
-absl::StatusOr<std::unique_ptr<UcxListener>> UcxListener::Listen(ucp_worker_h worker, const std::string& host,
-                                                                 size_t waiting_max) {
+absl::StatusOr<std::unique_ptr<UcxListener>> UcxListener::Listen(ucp_worker_h worker, const std::string& host) {
   STEM_ASSIGN(const SocketAddress bound, ParseHost(host, 0));
-  std::unique_ptr<UcxListener> listener(new UcxListener(waiting_max));
+  std::unique_ptr<UcxListener> listener(new UcxListener());
   ucp_listener_params_t params{};
   params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
   params.sockaddr = {.addr = reinterpret_cast<const sockaddr*>(&bound.storage), .addrlen = bound.bytes};
   params.conn_handler.arg = listener.get();
   params.conn_handler.cb = [](ucp_conn_request_h connection, void* self) {
-    auto* const taking = static_cast<UcxListener*>(self);
-    if (taking->waiting_.size() < taking->waiting_max_) {
-      taking->waiting_.push_back(connection);
-    } else {
-      ucp_listener_reject(taking->handle_, connection);
-    }
+    static_cast<UcxListener*>(self)->waiting_.push_back(connection);
   };
   STEM_TRY(UcxStatus(ucp_listener_create(worker, &params, &listener->handle_), absl::StrCat("listening on ", host)));
   ucp_listener_attr_t attributes{};
@@ -157,9 +156,25 @@ absl::StatusOr<std::unique_ptr<UcxListener>> UcxListener::Listen(ucp_worker_h wo
 }
 
 UcxListener::~UcxListener() {
-  if (handle_ == nullptr) return;
-  for (const ucp_conn_request_h connection : waiting_) ucp_listener_reject(handle_, connection);
-  ucp_listener_destroy(handle_);
+  STEM_CHECK(waiting_.empty());
+  if (handle_ != nullptr) ucp_listener_destroy(handle_);
+  if (flush_fd_ >= 0) close(flush_fd_);
+}
+
+void UcxListener::StartFlush() {
+  const auto own = ParseAddress(address_);
+  STEM_CHECK(own.ok() && flush_fd_ < 0);
+  flush_fd_ = socket(own->storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (flush_fd_ < 0) return;  // out of descriptors: nobody could connect either
+  connect(flush_fd_, reinterpret_cast<const sockaddr*>(&own->storage), own->bytes);
+  shutdown(flush_fd_, SHUT_WR);
+}
+
+bool UcxListener::Flushed() {
+  if (flush_fd_ < 0) return true;
+  char byte = 0;
+  const ssize_t got = recv(flush_fd_, &byte, sizeof byte, MSG_DONTWAIT);
+  return got >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
 absl::StatusOr<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Connect(ucp_worker_h worker, absl::string_view address,
@@ -193,7 +208,11 @@ absl::Status UcxEndpoint::Open(ucp_worker_h worker, ucp_ep_params_t params) {
     failed->failure_ = absl::UnavailableError(absl::StrCat("peer lost: ", ucs_status_string(status)));
     ++failed->failures_;
   };
-  return UcxStatus(ucp_ep_create(worker, &params, &handle_), "ucp_ep_create");
+  STEM_TRY(UcxStatus(ucp_ep_create(worker, &params, &handle_), "ucp_ep_create"));
+  const ucp_request_param_t flush{};
+  const ucs_status_ptr_t request = ucp_ep_flush_nbx(handle_, &flush);
+  if (UCS_PTR_IS_PTR(request)) connect_request_ = request;
+  return absl::OkStatus();
 }
 
 UcxEndpoint::~UcxEndpoint() {
@@ -201,13 +220,27 @@ UcxEndpoint::~UcxEndpoint() {
 }
 
 void UcxEndpoint::Detach() {
-  if (!close_started_) StartClose();
-  if (close_request_ != nullptr) ucp_request_free(std::exchange(close_request_, nullptr));
+  if (!closed_now_) CloseNow();
+  for (void** const request : {&connect_request_, &close_request_}) {
+    if (*request != nullptr) ucp_request_free(std::exchange(*request, nullptr));
+  }
+}
+
+bool UcxEndpoint::Connecting() {
+  if (connect_request_ == nullptr) return false;
+  if (ucp_request_check_status(connect_request_) == UCS_INPROGRESS) return true;
+  ucp_request_free(std::exchange(connect_request_, nullptr));
+  return false;
 }
 
 void UcxEndpoint::StartClose() {
-  STEM_CHECK(!close_started_);
-  close_started_ = true;
+  STEM_CHECK(!close_by_);
+  close_by_ = std::chrono::steady_clock::now() + kConnectMax;
+  if (!Connecting()) CloseNow();
+}
+
+void UcxEndpoint::CloseNow() {
+  closed_now_ = true;
   ucp_request_param_t params{};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
   params.flags = UCP_EP_CLOSE_FLAG_FORCE;
@@ -216,11 +249,16 @@ void UcxEndpoint::StartClose() {
 }
 
 bool UcxEndpoint::Closed() {
-  if (!close_started_) return false;
-  if (close_request_ == nullptr) return true;
-  if (ucp_request_check_status(close_request_) == UCS_INPROGRESS) return false;
-  ucp_request_free(close_request_);
-  close_request_ = nullptr;
+  if (!close_by_) return false;
+  if (!closed_now_) {
+    if (Connecting() && std::chrono::steady_clock::now() < *close_by_) return false;
+    CloseNow();
+  }
+  for (void** const request : {&connect_request_, &close_request_}) {
+    if (*request == nullptr) continue;
+    if (ucp_request_check_status(*request) == UCS_INPROGRESS) return false;
+    ucp_request_free(std::exchange(*request, nullptr));
+  }
   return true;
 }
 

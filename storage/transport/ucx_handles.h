@@ -5,8 +5,10 @@
 
 #include <ucp/api/ucp.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -40,24 +42,27 @@ absl::StatusOr<int> WorkerEventFd(ucp_worker_h worker);
 // middle of its progress.
 class UcxListener {
  public:
-  // Binds `host`, an IPv4 or IPv6 address in numbers, and a port that the system picks. At most `waiting_max`
-  // connections wait to be taken; more are refused.
-  static absl::StatusOr<std::unique_ptr<UcxListener>> Listen(ucp_worker_h worker, const std::string& host,
-                                                             size_t waiting_max);
+  // Binds `host`, an IPv4 or IPv6 address in numbers, and a port that the system picks. Each connection that waits
+  // holds a descriptor of the process, which bounds them.
+  static absl::StatusOr<std::unique_ptr<UcxListener>> Listen(ucp_worker_h worker, const std::string& host);
+  // Right before the worker's end, with nothing waiting, and flushed: UCX before 1.14 calls a listener that is
+  // destroyed, from a thread of its own, for each connection that it had accepted and not yet read from.
   ~UcxListener();
   UcxListener(const UcxListener&) = delete;
   UcxListener& operator=(const UcxListener&) = delete;
 
   const std::string& address() const { return address_; }  // "127.0.0.1:1234", "[::1]:1234"
-  // Each must be made an endpoint, or rejected.
+  // Each must be made an endpoint, also to be closed at once: what is rejected may end the process (openucx/ucx#11235).
   std::vector<ucp_conn_request_h> TakeWaiting() { return std::exchange(waiting_, {}); }
   bool any_waiting() const { return !waiting_.empty(); }
-  // Refuses one that was taken, instead of making it an endpoint.
-  void Reject(ucp_conn_request_h connection) { ucp_listener_reject(handle_, connection); }
+  // Stands in the line of connections as its last, and hangs up.
+  void StartFlush();
+  // True once UCX has noticed that, and so has read from those who stood before. Never blocks.
+  bool Flushed();
 
  private:
-  explicit UcxListener(size_t waiting_max) : waiting_max_(waiting_max) {}
-  const size_t waiting_max_;
+  UcxListener() = default;
+  int flush_fd_ = -1;
   ucp_listener_h handle_ = nullptr;
   std::string address_;
   std::vector<ucp_conn_request_h> waiting_;
@@ -98,9 +103,10 @@ class UcxEndpoint {
   ucp_ep_h handle() const { return handle_; }
   const absl::Status& failure() const { return failure_; }
 
-  // Forced: operations under way end with an error through their callbacks, soon after. Once.
+  // Forced: operations under way end with an error through their callbacks, soon after. Once. An endpoint that is still
+  // being connected is closed when it is, or after a second: UCX 1.13 ends the process when it is closed in between.
   void StartClose();
-  // True once a close that was started is complete.
+  // True once a close that was started is complete. To be asked now and then: it is what goes on with one that waits.
   bool Closed();
   // Leaves a close that is not complete to the worker, which is about to be destroyed.
   void Detach();
@@ -108,10 +114,14 @@ class UcxEndpoint {
  private:
   explicit UcxEndpoint(uint64_t& failures) : failures_(failures) {}
   absl::Status Open(ucp_worker_h worker, ucp_ep_params_t params);
+  bool Connecting();
+  void CloseNow();
   uint64_t& failures_;
   ucp_ep_h handle_ = nullptr;
+  void* connect_request_ = nullptr;  // a flush, which ends when the endpoint is connected or has failed
   void* close_request_ = nullptr;
-  bool close_started_ = false;
+  std::optional<std::chrono::steady_clock::time_point> close_by_;  // set: a close was started
+  bool closed_now_ = false;                                        // UCX was told
   absl::Status failure_;
 };
 
