@@ -64,10 +64,7 @@ absl::StatusOr<NamespaceFingerprint> ValidateFingerprint(absl::string_view bytes
 }
 
 absl::StatusOr<std::vector<BlockKey>> ValidateKeys(absl::string_view bytes) {
-  if (bytes.empty() || bytes.size() % sizeof(BlockKey) != 0 || bytes.size() / sizeof(BlockKey) > kChainBlocksMax) {
-    return Bad("the length of keys", bytes.size(),
-               absl::StrCat("it must be a multiple of 16 bytes, 1 to ", kChainBlocksMax, " keys"));
-  }
+  STEM_TRY(fields::CheckKeyBytes(bytes.size()));
   return *UnpackNames<BlockKey>(bytes);
 }
 

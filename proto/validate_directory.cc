@@ -1,5 +1,10 @@
 // The directory's half of proto/validate.h.
+#include <utility>
+
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "google/protobuf/wire_format_lite.h"
 #include "proto/validate.h"
 #include "proto/validate_fields.h"
 
@@ -8,8 +13,12 @@ namespace {
 
 using fields::AscendingParts;
 using fields::Bad;
+using fields::CheckKeyBytes;
 using fields::OptionalKey;
 using fields::TextWithin;
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
+using google::protobuf::io::CodedOutputStream;
 
 constexpr uint32_t kIntentMillisMax = 60'000;
 constexpr int kPeerReportsMax = 4096;
@@ -35,10 +44,11 @@ absl::StatusOr<std::vector<WantedPart>> WantedParts(const google::protobuf::Repe
 }
 
 template <typename Message>
-absl::StatusOr<MatchCall> ValidateLookup(const Message& message) {
+absl::StatusOr<MatchCall> ValidateLookup(const Message& message, std::vector<BlockKey> keys) {
   MatchCall call;
   STEM_ASSIGN(call.space, ValidateFingerprint(message.namespace_fingerprint()));
-  STEM_ASSIGN(call.keys, ValidateKeys(message.keys()));
+  STEM_TRY(CheckKeyBytes(keys.size() * sizeof(BlockKey)));
+  call.keys = std::move(keys);
   STEM_ASSIGN(call.parts, WantedParts(message.parts(), message.window_blocks()));
   if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
     return Bad("keys times parts", call.keys.size() * call.parts.size(),
@@ -70,10 +80,33 @@ absl::StatusOr<ValidChanges> ValidateChanges(const Message& message) {
 
 }  // namespace
 
-absl::StatusOr<MatchCall> ValidateMatch(const v1::MatchRequest& message) {
+absl::StatusOr<MatchCall> ReadMatch(google::protobuf::io::ZeroCopyInputStream& bytes) {
+  constexpr uint32_t kKeysTag = WireFormatLite::MakeTag(v1::MatchRequest::kKeysFieldNumber,
+                                                        WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+  const auto damaged = [] { return absl::InvalidArgumentError("the request is no MatchRequest: its bytes are damaged"); };
+  CodedInputStream in(&bytes);
+  std::vector<BlockKey> keys;
+  std::string others;  // fields, as they came
+  {
+    google::protobuf::io::StringOutputStream sink(&others);
+    CodedOutputStream out(&sink);
+    while (const uint32_t tag = in.ReadTag()) {
+      uint32_t key_bytes = 0;
+      if (tag != kKeysTag) {
+        if (!WireFormatLite::SkipField(&in, tag, &out)) return damaged();
+        continue;
+      }
+      if (!in.ReadVarint32(&key_bytes)) return damaged();
+      STEM_TRY(CheckKeyBytes(key_bytes));
+      keys.resize(key_bytes / sizeof(BlockKey));
+      if (!in.ReadRaw(keys.data(), static_cast<int>(key_bytes))) return damaged();
+    }
+  }
+  v1::MatchRequest message;
+  if (!in.ConsumedEntireMessage() || !message.ParseFromString(others)) return damaged();
   STEM_TRY(TextWithin("requester", message.requester(), 0, 128));
-  STEM_ASSIGN(MatchCall call, ValidateLookup(message));
-  call.requester = message.requester();
+  STEM_ASSIGN(MatchCall call, ValidateLookup(message, std::move(keys)));
+  call.requester = std::move(*message.mutable_requester());
   return call;
 }
 
@@ -82,7 +115,8 @@ absl::StatusOr<MatchCall> ValidateScore(const v1::ScoreRequest& message) {
     return Bad("the number of candidates", message.candidates_size(), absl::StrCat("it must be at most ", kCandidatesMax));
   }
   for (const std::string& candidate : message.candidates()) STEM_TRY(TextWithin("candidate", candidate, 1, 128));
-  return ValidateLookup(message);
+  STEM_ASSIGN(std::vector<BlockKey> keys, ValidateKeys(message.keys()));
+  return ValidateLookup(message, std::move(keys));
 }
 
 absl::Status ValidateMatchReply(const v1::MatchReply& message, size_t blocks) {

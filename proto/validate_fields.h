@@ -24,6 +24,13 @@ inline absl::Status TextWithin(absl::string_view field, absl::string_view text, 
              absl::StrCat("it must be ", bytes_min, " to ", bytes_max, " bytes"));
 }
 
+// Of a chain: packed keys.
+inline absl::Status CheckKeyBytes(size_t bytes) {
+  if (bytes > 0 && bytes % sizeof(BlockKey) == 0 && bytes / sizeof(BlockKey) <= kChainBlocksMax) return absl::OkStatus();
+  return Bad("the length of keys", bytes,
+             absl::StrCat("it must be a multiple of 16 bytes, 1 to ", kChainBlocksMax, " keys"));
+}
+
 inline absl::StatusOr<std::vector<uint32_t>> AscendingParts(const google::protobuf::RepeatedField<uint32_t>& ids) {
   std::vector<uint32_t> parts(ids.begin(), ids.end());
   for (size_t i = 0; i < parts.size(); ++i) {

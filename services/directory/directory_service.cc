@@ -125,15 +125,18 @@ grpc::ServerBidiReactor<v1::AnnounceMessage, v1::AnnounceReply>* DirectoryServic
 }
 
 grpc::ServerUnaryReactor* DirectoryService::Match(grpc::CallbackServerContext* context,
-                                                  const v1::MatchRequest* request, v1::MatchReply* reply) {
+                                                  const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   absl::Status status = parts_.secret.CheckToken(*context);
   if (status.ok()) status = DoMatch(*request, *reply);
   return Finish(context, status);
 }
 
-absl::Status DirectoryService::DoMatch(const v1::MatchRequest& request, v1::MatchReply& reply) const {
+absl::Status DirectoryService::DoMatch(const grpc::ByteBuffer& request, grpc::ByteBuffer& reply_bytes) const {
   const absl::Time begin = MonotonicNow();
-  STEM_ASSIGN(const MatchCall call, ValidateMatch(request));
+  grpc::ByteBuffer bytes = request;  // its slices, not their bytes
+  grpc::ProtoBufferReader reader(&bytes);
+  STEM_ASSIGN(const MatchCall call, ReadMatch(reader));
+  v1::MatchReply reply;
   const std::shared_ptr<const MemberView> view = parts_.membership.View(begin);
   const ChainMatch match = MatchChain(parts_.index, *view, call);
   reply.set_matched_blocks(match.matched_blocks);
@@ -160,7 +163,8 @@ absl::Status DirectoryService::DoMatch(const v1::MatchRequest& request, v1::Matc
   parts_.intents.Label(call, begin, reply);
   *reply.mutable_truth() = parts_.membership.Truth(begin);
   parts_.metrics.OnMatch(reply, call.keys.size(), MonotonicNow() - begin);
-  return absl::OkStatus();
+  bool own_buffer = false;
+  return FromGrpc(grpc::SerializationTraits<v1::MatchReply>::Serialize(reply, &reply_bytes, &own_buffer));
 }
 
 grpc::ServerUnaryReactor* DirectoryService::Score(grpc::CallbackServerContext* context,

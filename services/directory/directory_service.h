@@ -7,7 +7,6 @@
 #include "proto/mutex.h"
 #include "services/directory/directory_metrics.h"
 #include "services/directory/intend_desk.h"
-#include "services/directory/match_messages.h"
 #include "services/directory/membership.h"
 #include "services/directory/prefix_index.h"
 #include "services/runtime/cluster_secret.h"
@@ -27,14 +26,18 @@ struct DirectoryParts {
   absl::Time started;           // monotonic
 };
 
-class DirectoryService final : public stemcache::v1::Directory::CallbackService {
+// Match takes and gives bytes: see ReadMatch.
+using DirectoryCallbacks =
+    stemcache::v1::Directory::WithRawCallbackMethod_Match<stemcache::v1::Directory::CallbackService>;
+
+class DirectoryService final : public DirectoryCallbacks {
  public:
-  explicit DirectoryService(const DirectoryParts& parts) : parts_(parts) { SetMessageAllocatorFor_Match(&messages_); }
+  explicit DirectoryService(const DirectoryParts& parts) : parts_(parts) {}
 
   grpc::ServerBidiReactor<stemcache::v1::AnnounceMessage, stemcache::v1::AnnounceReply>* Announce(
       grpc::CallbackServerContext* context) override;
-  grpc::ServerUnaryReactor* Match(grpc::CallbackServerContext* context, const stemcache::v1::MatchRequest* request,
-                                  stemcache::v1::MatchReply* reply) override;
+  grpc::ServerUnaryReactor* Match(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* reply) override;
   grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context, const stemcache::v1::ScoreRequest* request,
                                   stemcache::v1::ScoreReply* reply) override;
   grpc::ServerUnaryReactor* DirectoryStatus(grpc::CallbackServerContext* context,
@@ -51,7 +54,7 @@ class DirectoryService final : public stemcache::v1::Directory::CallbackService 
  private:
   class AnnounceReactor;
 
-  absl::Status DoMatch(const stemcache::v1::MatchRequest& request, stemcache::v1::MatchReply& reply) const;
+  absl::Status DoMatch(const grpc::ByteBuffer& request, grpc::ByteBuffer& reply) const;
   absl::Status DoScore(const stemcache::v1::ScoreRequest& request, stemcache::v1::ScoreReply& reply) const;
 
   // False once streams have been ended.
@@ -59,7 +62,6 @@ class DirectoryService final : public stemcache::v1::Directory::CallbackService 
   void Unregister(grpc::CallbackServerContext* context);
 
   const DirectoryParts parts_;
-  MatchMessages messages_;
   Mutex mutex_;
   absl::flat_hash_set<grpc::CallbackServerContext*> streams_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;

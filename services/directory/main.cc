@@ -36,6 +36,7 @@ int Run(const stem::DirectoryConfig& config, const std::string& ready_file, bool
 }  // namespace
 
 int main(int argc, char** argv) {
+  stem::KeepFreedMemory();
   stem::StopSignal stop;
   stem::DirectoryConfig config;
   std::string format = "text", level = "info", ready_file;

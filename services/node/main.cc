@@ -8,6 +8,7 @@
 #include "services/runtime/log.h"
 
 int main(int argc, char** argv) {
+  stem::KeepFreedMemory();
   stem::StopSignal stop;
   CLI::App app("Keeps the KV cache of this host's engines, and reads that of other hosts", "stem-node");
   stem::NodeConfig config;

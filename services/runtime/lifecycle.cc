@@ -1,6 +1,7 @@
 #include "services/runtime/lifecycle.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -29,6 +30,13 @@ bool WriteAll(int fd, absl::string_view text) {
 }
 
 }  // namespace
+
+void KeepFreedMemory() {
+  constexpr int kMiB = 1 << 20;
+  mallopt(M_TRIM_THRESHOLD, 64 * kMiB);
+  mallopt(M_TOP_PAD, 4 * kMiB);
+  mallopt(M_MMAP_THRESHOLD, 16 * kMiB);  // setting any of them keeps it at 128 KiB, which is a long chain's keys
+}
 
 StopSignal::StopSignal() {
   sigemptyset(&signals_);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+
 namespace stem {
 namespace {
 
@@ -175,12 +177,58 @@ TEST(ValidateTest, ReserveAndCommitRefusals) {
       });
 }
 
+// In pieces of three bytes, as a network may cut it.
+absl::StatusOr<MatchCall> ReadInPieces(const std::string& bytes) {
+  google::protobuf::io::ArrayInputStream pieces(bytes.data(), static_cast<int>(bytes.size()), 3);
+  return ReadMatch(pieces);
+}
+
+TEST(ValidateTest, AMatchIsReadAsItsMessageSays) {
+  v1::MatchRequest match;
+  match.set_namespace_fingerprint(std::string(16, 'n'));
+  match.set_keys(Keys(5));
+  match.add_parts(1);
+  match.add_parts(3);
+  match.add_window_blocks(0);
+  match.add_window_blocks(7);
+  match.set_requester("node-1");
+  const std::string later = "\xD2\x0F\x02hi";  // field 250: of a version to come
+  const absl::StatusOr<MatchCall> call = ReadInPieces(match.SerializeAsString() + later);
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(call->space.bytes(), match.namespace_fingerprint());
+  EXPECT_EQ(PackKeys(call->keys), match.keys());
+  EXPECT_EQ(call->parts, (std::vector<WantedPart>{{.id = 1}, {.id = 3, .window_blocks = 7}}));
+  EXPECT_EQ(call->requester, "node-1");
+  v1::MatchRequest again;  // fields that come twice: the last counts
+  again.set_keys(Keys(2));
+  EXPECT_EQ(ReadInPieces(match.SerializeAsString() + again.SerializeAsString())->keys.size(), 2u);
+}
+
+TEST(ValidateTest, ADamagedMatchIsRefused) {
+  v1::MatchRequest match;
+  match.set_namespace_fingerprint(std::string(16, 'n'));
+  match.set_keys(Keys(3));
+  match.set_requester("node-1");
+  const std::string whole = match.SerializeAsString();
+  v1::MatchRequest parsed;
+  for (size_t bytes = 0; bytes < whole.size(); ++bytes) {
+    const std::string cut = whole.substr(0, bytes);
+    const absl::StatusOr<MatchCall> call = ReadInPieces(cut);
+    if (!parsed.ParseFromString(cut)) {
+      EXPECT_TRUE(absl::IsInvalidArgument(call.status())) << bytes;
+    }
+    EXPECT_FALSE(call.ok() && call->keys.size() < 3) << bytes;
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(ReadInPieces(std::string(1, '\0')).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(ReadInPieces("\x12\xF0\xFF\xFF\xFF\x0F").status()));  // keys of 4 GiB
+}
+
 TEST(ValidateTest, MatchRefusals) {
   v1::MatchRequest match;
   match.set_namespace_fingerprint(std::string(16, 'n'));
   match.set_keys(Keys(2));
   ExpectRefusals(
-      match, [](const v1::MatchRequest& m) { return ValidateMatch(m).status(); },
+      match, [](const v1::MatchRequest& m) { return ReadInPieces(m.SerializeAsString()).status(); },
       std::vector<Spoiled<v1::MatchRequest>>{
           {[](auto& m) { m.set_namespace_fingerprint("n"); }, {"namespace_fingerprint is 1", "16"}},
           {[](auto& m) { m.set_keys("k"); }, {"keys is 1"}},
