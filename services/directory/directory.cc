@@ -14,7 +14,8 @@
 namespace stem {
 namespace {
 
-constexpr int kKeepaliveMillis = 10'000;  // a host that vanished keeps its connection no longer than twice this
+constexpr int kKeepaliveMillis = 10'000;          // of silence, then a ping
+constexpr int kKeepalivePatienceMillis = 60'000;  // for its answer; membership notices silence long before
 
 absl::Status CheckRange(absl::string_view flag, uint64_t value, uint64_t min, uint64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
@@ -116,7 +117,7 @@ absl::Status Directory::Running::Listen() {
   AddBuildInfo(registry, "stem-directory");
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMillis);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveMillis);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepalivePatienceMillis);
   builder.RegisterService(&service);
   STEM_ASSIGN(grpc, StartGrpcServer(builder, {address}));
   address.port = grpc.ports[0];

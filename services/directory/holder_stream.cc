@@ -97,8 +97,9 @@ absl::StatusOr<HolderStream::Outcome> HolderStream::OnChunk(const v1::SnapshotCh
     promised_.reset();
     retry_beats_ = kRetryBeats;
     membership_.EndSnapshot(ticket_, applied_, filling_adds_, now);
-    outcome = Acknowledge();
   }
+  outcome = Acknowledge();
+  outcome.reply->mutable_acknowledge()->set_chunks(next_chunk_);
   outcome.changes = applied;
   return outcome;
 }

@@ -21,8 +21,11 @@ constexpr double kReadShare = 0.1;
 constexpr uint32_t kProofReads = 10;
 // What is not read because it is not trusted gets another chance: from nothing to full in 20 s.
 constexpr double kHealthPerSecond = 0.05;
+// A node whose stream stands and is silent is out of sight after stale_max, but keeps its slots for so many times that: what it
+// sent may wait in our own queue, and the stream goes on where it was. To give it up would only make it send all of it again.
+constexpr int kGiveUpLimits = 10;
 // For a node that is sending its first snapshot, stale_max times this is silence.
-constexpr int kArrivingLimits = 10;
+constexpr int kArrivingLimits = kGiveUpLimits;
 // A newcomer takes its full part after this long.
 constexpr absl::Duration kNewcomerTime = absl::Seconds(10);
 constexpr double kNewcomerShare = 0.1;  // at first
@@ -110,10 +113,10 @@ Membership::Standing Membership::Heard(const StreamTicket& ticket, absl::Time no
   MutexLock lock(mutex_);
   Node* node = Find(ticket);
   if (node == nullptr) return Standing::kSuperseded;
+  if (IsLost(*node, now)) view_.reset();
   node->heard = now;
   if (node->whole) node->whole_at = now;
   if (!node->lost) return Standing::kCurrent;
-  view_.reset();
   node->lost = false;
   node->whole_at = node->exact_at = now;
   return Standing::kDropped;
@@ -203,7 +206,8 @@ size_t Membership::Tick(absl::Time now) {
   MutexLock lock(mutex_);
   size_t dropped = 0;
   for (auto& [name, node] : nodes_) {
-    if (node->lost || !IsLost(*node, now)) continue;
+    const int limits = node->connected ? kGiveUpLimits : 1;
+    if (node->lost || now - node->heard <= limits * options_.stale_max) continue;
     CloseSlots(*node, SlotEnd::kLost);
     view_.reset();
     node->lost = true;

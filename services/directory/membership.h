@@ -92,7 +92,8 @@ class Membership {
   // The stream ended.
   void Leave(const StreamTicket& ticket);
 
-  // Gives up nodes that were silent for longer than stale_max. Returns how many.
+  // Gives up nodes that were silent for longer than stale_max, or for ten times that while their stream stands (they are out of
+  // sight all the same). Returns how many.
   size_t Tick(absl::Time now);
 
   // As it is now, or was less than a heartbeat ago in what is not about who holds what.

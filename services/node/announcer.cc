@@ -14,6 +14,7 @@ namespace stem {
 namespace {
 
 constexpr size_t kChangesPerBatch = 4096;
+constexpr absl::Duration kChunkPatience = absl::Seconds(30);
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(50);
 constexpr absl::Duration kBackoffMax = absl::Seconds(1);
 
@@ -89,6 +90,7 @@ Announcer::~Announcer() {
     MutexLock lock(mutex_);
     if (context_ != nullptr) context_->TryCancel();
     stopped_.NotifyAll();
+    chunk_taken_.NotifyAll();
   }
   thread_.join();
 }
@@ -120,6 +122,7 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
     MutexLock lock(mutex_);
     if (stopping_) return absl::CancelledError("stopping");
     context_ = &context;
+    replies_ended_ = false;
   }
   resync_ = false;
   acknowledged_ = 0;  // what an earlier stream's directory knew may be gone with it
@@ -164,10 +167,26 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
   return FromGrpc(status);
 }
 
-bool Announcer::SendSnapshot(Stream& stream, Interned& interned, uint64_t sequence) const {
+bool Announcer::AwaitChunksTaken(uint32_t sent) {
+  const absl::Time until = absl::Now() + kChunkPatience;
+  MutexLock lock(mutex_);
+  while (sent > chunks_taken_ + 1 && !replies_ended_ && !resync_ && !stopping_) {
+    const absl::Duration left = until - absl::Now();
+    if (left <= absl::ZeroDuration()) break;
+    chunk_taken_.WaitFor(mutex_, left);
+  }
+  return !replies_ended_ && !resync_ && !stopping_;
+}
+
+bool Announcer::SendSnapshot(Stream& stream, Interned& interned, uint64_t sequence) {
+  {
+    MutexLock lock(mutex_);
+    chunks_taken_ = 0;
+  }
   uint32_t index = 0;
   size_t changes = 0;
   bool alive = true;
+  bool going_on = true;
   interned.numbers.clear();  // a snapshot names every namespace that it uses again
   v1::AnnounceMessage message;
   const auto flush = [&](bool last) {
@@ -175,6 +194,7 @@ bool Announcer::SendSnapshot(Stream& stream, Interned& interned, uint64_t sequen
     message.mutable_chunk()->set_index(index++);
     message.mutable_chunk()->set_last(last);
     alive = alive && stream.Write(message);
+    if (!last) going_on = alive && AwaitChunksTaken(index);
     message.Clear();
     changes = 0;
   };
@@ -184,7 +204,7 @@ bool Announcer::SendSnapshot(Stream& stream, Interned& interned, uint64_t sequen
   for (const BlockChange& change : InChainOrder(held)) {
     interned.Append(change, message.mutable_chunk());
     if (++changes == kChangesPerBatch) flush(false);
-    if (!alive) return false;
+    if (!going_on) return alive;  // asked for anew, or over
   }
   flush(true);
   return alive;
@@ -202,14 +222,24 @@ bool Announcer::SendChanges(Stream& stream, Interned& interned, const std::vecto
 void Announcer::ReadReplies(Stream& stream) {
   v1::AnnounceReply reply;
   while (stream.Read(&reply)) {
-    if (reply.has_acknowledge()) acknowledged_ = reply.acknowledge().sequence();
+    if (reply.has_acknowledge()) {
+      acknowledged_ = reply.acknowledge().sequence();
+      MutexLock lock(mutex_);
+      chunks_taken_ = reply.acknowledge().chunks();
+      chunk_taken_.NotifyAll();
+    }
     if (reply.has_resync()) {
       log_.Warn("resync_asked", {{"directory", options_.directory},
                                  {"expected", reply.resync().expected()},
                                  {"received", reply.resync().received()}});
       resync_ = true;
+      MutexLock lock(mutex_);
+      chunk_taken_.NotifyAll();
     }
   }
+  MutexLock lock(mutex_);
+  replies_ended_ = true;
+  chunk_taken_.NotifyAll();
 }
 
 }  // namespace stem

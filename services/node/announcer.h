@@ -47,7 +47,10 @@ class Announcer {
   void Run();
   // Speaks one stream until it breaks or the node stops.
   absl::Status Speak(stemcache::v1::Directory::Stub& stub);
-  bool SendSnapshot(Stream& stream, Interned& interned, uint64_t sequence) const;
+  bool SendSnapshot(Stream& stream, Interned& interned, uint64_t sequence);
+  // Waits until the directory has taken all but one of `sent` chunks; for a while at most, as it may never say so. False when the
+  // snapshot is not to be gone on with.
+  bool AwaitChunksTaken(uint32_t sent);
   bool SendChanges(Stream& stream, Interned& interned, const std::vector<BlockChange>& changes, uint64_t first) const;
   void ReadReplies(Stream& stream);
 
@@ -63,6 +66,9 @@ class Announcer {
   std::atomic<uint64_t> acknowledged_{0};
   Mutex mutex_;
   CondVar stopped_;
+  CondVar chunk_taken_;
+  uint32_t chunks_taken_ ABSL_GUARDED_BY(mutex_) = 0;  // of the snapshot that is being sent
+  bool replies_ended_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the open stream, to end it
   std::thread thread_;
 };

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdio>
 #include <functional>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -82,6 +83,27 @@ TEST(FleetTest, DirectoriesComeAndGoWhileNodesRun) {
   ASSERT_TRUE(cluster.node(0).SetDirectories({}).ok());
   EXPECT_TRUE(StreamsOf(cluster.node(0)).empty());
   EXPECT_EQ(Fetch(*writer, first), 8u) << "without directories a node has its own blocks";
+}
+
+TEST(FleetTest, ALongSnapshotComesChunkByChunk) {
+  constexpr uint32_t kBlocks = 20'000;  // five chunks
+  InProcessCluster cluster({.nodes = 1, .dram_bytes = kBlocks * 9000ULL});
+  const auto writer = cluster.Connect(0, TestSpec(64), kBlocks * 64);
+  const std::vector<BlockKey> keys = ChainOf(*writer, kBlocks);
+  EXPECT_EQ(Publish(*writer, keys), kBlocks);
+  cluster.StopDirectory(0);
+  cluster.StartDirectory(0);
+  ASSERT_TRUE(cluster.node(0).SetDirectories({cluster.directory_address(0)}).ok());
+  cluster.Settle();  // gives up long before a node that waits for acknowledgements in vain
+  std::ostringstream lines;
+  Logger log({.process = "test", .out = &lines});
+  const absl::StatusOr<ClusterSecret> secret = ClusterSecret::Read(cluster.secret_file(), log);
+  ASSERT_TRUE(secret.ok()) << secret.status();
+  DirectoryStub stub({.requester = "", .authorize = [&](grpc::ClientContext& context) { secret->AddToken(context); }, .host = ""});
+  ASSERT_TRUE(stub.SetDirectories(cluster.directory_addresses()).ok());
+  const auto reply = stub.Match({.space = writer->fingerprint(), .keys = keys, .parts = {}, .first = ""}, Soon());
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->matched_blocks(), kBlocks);
 }
 
 // ---- Single flight ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ namespace stem::bench {
 namespace {
 
 constexpr uint32_t kChunkKeys = 4096;
+constexpr uint32_t kChunksUnderWay = 2;
 constexpr double kBeatsPerHeartbeat = 2.5;
 
 void Intern(v1::InternedNamespace* interned) {
@@ -100,10 +101,11 @@ class FleetStream final : public grpc::ClientBidiReactor<v1::AnnounceMessage, v1
       RemoveHold();
       return;
     }
+    if (reply_.has_acknowledge()) chunks_taken_ = reply_.acknowledge().chunks();
     if (reply_.has_resync()) {
       ++resyncs_;
       snapshot_ = true;
-      chunk_ = 0;
+      chunk_ = chunks_taken_ = 0;
     }
     StartRead(&reply_);
     Next();
@@ -118,7 +120,7 @@ class FleetStream final : public grpc::ClientBidiReactor<v1::AnnounceMessage, v1
   void Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (writing_ || ended_) return;
     message_.Clear();
-    if (snapshot_ && !beat_) {
+    if (snapshot_ && !beat_ && chunk_ < chunks_taken_ + kChunksUnderWay) {
       if (chunk_ == 0) sent_ = node_.turns();
       node_.FillChunk(sent_, chunk_++, *message_.mutable_chunk());
       snapshot_ = !message_.chunk().last();
@@ -147,6 +149,7 @@ class FleetStream final : public grpc::ClientBidiReactor<v1::AnnounceMessage, v1
   bool beat_ ABSL_GUARDED_BY(mutex_) = false;
   bool snapshot_ ABSL_GUARDED_BY(mutex_) = true;  // is being sent, or must be
   uint32_t chunk_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t chunks_taken_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t sent_ ABSL_GUARDED_BY(mutex_) = 0;  // turns that the directory was told
 };
 
