@@ -1,7 +1,5 @@
 #include "client/proof.h"
 
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
 #include "kernels/checksum.h"
 
@@ -38,7 +36,7 @@ absl::Status CopyProved(const SlotView<const std::byte>& slot, const Expected& e
 absl::Status CopyUnderHeader(const SlotView<const std::byte>& slot, const Expected& expected,
                              std::span<std::byte> destination) {
   STEM_TRY(CheckHeader(slot.header(), expected));
-  std::memcpy(destination.data(), slot.payload(expected.length).data(), destination.size());
+  CopyPayload(destination, slot.payload(expected.length));
   return CheckHeader(slot.header(), expected);
 }
 

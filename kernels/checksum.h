@@ -33,6 +33,9 @@ uint64_t Digest(const BlockName& name, std::span<const std::byte> payload, std::
 uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src, const BlockName& name,
                        std::span<uint64_t> chunk_hashes);
 
+// The same copy without a digest: payloads of 64 KiB and more are written past the cache.
+void CopyPayload(std::span<std::byte> dst, std::span<const std::byte> src);
+
 // Where a GPU puts a digest: GPU or pinned memory, borrowed until the work is over.
 struct DigestOutput {
   std::span<uint64_t> message;  // DigestMessageWords() words: space, key, length, then the chunk hashes

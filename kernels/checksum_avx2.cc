@@ -14,6 +14,12 @@ inline void StreamLine(char* to, char* keep, const char* from) {
   }
 }
 
+inline void StreamLine(char* to, const char* from) {
+  for (int i = 0; i < 2; ++i, to += 32, from += 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+}
+
 }  // namespace
 
 #define STEM_STREAM

@@ -13,6 +13,10 @@ inline void StreamLine(char* to, char* keep, const char* from) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), part);
 }
 
+inline void StreamLine(char* to, const char* from) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
+}
+
 }  // namespace
 
 #define STEM_STREAM

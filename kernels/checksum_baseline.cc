@@ -16,6 +16,12 @@ inline void StreamLine(char* to, char* keep, const char* from) {
   }
 }
 
+inline void StreamLine(char* to, const char* from) {
+  for (int i = 0; i < 4; ++i, to += 16, from += 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+}
+
 }  // namespace
 
 #define STEM_STREAM

@@ -1,7 +1,7 @@
 // The loops of checksum_isa.h. Included once by each checksum_<instruction set>.cc, which first defines STEM_ISA (the
 // name of its table), STEM_ISA_NAME and, where there are non-temporal stores, STEM_STREAM and
 // StreamLine(to, keep, from): copies one 64-byte line from `from`, reading it once, to the aligned lines `to`
-// (non-temporal) and `keep`.
+// (non-temporal) and `keep`; StreamLine(to, from): to `to` alone.
 #include <cstring>
 
 #include "kernels/checksum_isa.h"
@@ -53,6 +53,15 @@ void StreamChunks(char* to, const char* from, size_t bytes, uint64_t* hashes) {
   _mm_sfence();  // streamed lines are weakly ordered: publish them before anyone is told
   CopyCachedChunks(to, from, bytes, hashes);
 }
+
+void StreamCopy(char* to, const char* from, size_t bytes) {
+  for (; bytes >= kLine; bytes -= kLine, to += kLine, from += kLine) {
+    __builtin_prefetch(from + kAheadBytes);
+    StreamLine(to, from);
+  }
+  _mm_sfence();
+  std::memcpy(to, from, bytes);
+}
 #endif
 
 void CopyChunks(void* dst, const void* src, size_t bytes, uint64_t* hashes) {
@@ -66,8 +75,17 @@ void CopyChunks(void* dst, const void* src, size_t bytes, uint64_t* hashes) {
   CopyCachedChunks(to, from, bytes, hashes);
 }
 
+void Copy(void* dst, const void* src, size_t bytes) {
+#ifdef STEM_STREAM
+  if (bytes >= kStreamBytesMin && reinterpret_cast<uintptr_t>(dst) % kLine == 0) {
+    return StreamCopy(static_cast<char*>(dst), static_cast<const char*>(src), bytes);
+  }
+#endif
+  std::memcpy(dst, src, bytes);
+}
+
 }  // namespace
 
-const ChecksumIsa STEM_ISA = {STEM_ISA_NAME, Hash, HashChunks, CopyChunks};
+const ChecksumIsa STEM_ISA = {STEM_ISA_NAME, Hash, HashChunks, CopyChunks, Copy};
 
 }  // namespace stem::checksum_internal

@@ -69,4 +69,9 @@ uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src,
   return DigestOfChunks(name, src.size(), chunk_hashes);
 }
 
+void CopyPayload(std::span<std::byte> dst, std::span<const std::byte> src) {
+  STEM_CHECK(dst.size() == src.size());
+  Fastest().copy(dst.data(), src.data(), src.size());
+}
+
 }  // namespace stem

@@ -15,6 +15,8 @@ struct ChecksumIsa {
   void (*hash_chunks)(const void* data, size_t bytes, uint64_t* hashes);
   // The same over what it wrote to `dst`.
   void (*copy_chunks)(void* dst, const void* src, size_t bytes, uint64_t* hashes);
+  // The copy alone.
+  void (*copy)(void* dst, const void* src, size_t bytes);
 };
 
 extern const ChecksumIsa kBaseline;  // SSE2 on x86-64, NEON on AArch64

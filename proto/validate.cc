@@ -15,7 +15,6 @@ using fields::TextWithin;
 
 constexpr uint64_t kDeadlineMaxMicros = 3600ULL * 1000 * 1000;
 constexpr size_t kChunkBytes = 4096;  // of the payload digest, proto/FORMAT.md
-constexpr uint64_t kArenaBytesMax = 1ULL << 44;
 
 absl::StatusOr<Part> ValidatePart(const v1::Part& message, uint32_t block_tokens) {
   if (message.id() >= kPartsMax) return Bad("part id", message.id(), absl::StrCat("it must be below ", kPartsMax));

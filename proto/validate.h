@@ -29,6 +29,7 @@ inline constexpr uint32_t kBlockTokensMax = 65536;
 inline constexpr uint64_t kStagingAlignment = 64;         // of a payload in staging, bytes
 inline constexpr int kMessageBytesMax = 64 << 20;         // of one gRPC message, any service
 inline constexpr uint32_t kAttachProtocol = 1;
+inline constexpr uint64_t kArenaBytesMax = 1ULL << 44;
 inline constexpr uint64_t kSequenceMax = 1ULL << 62;      // of changes, so that sums cannot overflow
 inline constexpr uint32_t kComputeMillisMax = 60'000;     // of an Acquire
 inline constexpr int kCandidatesMax = 4096;               // nodes named in one Score

@@ -86,6 +86,27 @@ absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, 
   return grant;
 }
 
+absl::StatusOr<HostPeerGrant> ValidateHostPeerReply(const v1::AttachReply& message, size_t descriptors) {
+  if (message.incarnation() == 0) return Bad("incarnation", 0, "it must be a random number above 0");
+  if (message.arenas().empty() || message.arenas_size() > static_cast<int>(kAttachArenasMax)) {
+    return Bad("the number of arenas", message.arenas_size(), absl::StrCat("it must be 1 to ", kAttachArenasMax));
+  }
+  if (descriptors != static_cast<size_t>(message.arenas_size())) {
+    return Bad("the number of descriptors", descriptors, absl::StrCat("the arenas need ", message.arenas_size()));
+  }
+  HostPeerGrant grant{.incarnation = message.incarnation()};
+  for (const v1::ArenaMap& arena : message.arenas()) {
+    if (arena.bytes() == 0 || arena.bytes() > kArenaBytesMax) {
+      return Bad("arena.bytes", arena.bytes(), absl::StrCat("it must be 1 to ", kArenaBytesMax));
+    }
+    if (!grant.arenas.empty() && arena.arena() <= grant.arenas.back().arena()) {
+      return Bad("arena", arena.arena(), "ids must ascend");
+    }
+    grant.arenas.push_back(arena);
+  }
+  return grant;
+}
+
 absl::Status ValidateAcquired(const v1::Acquired& message, uint32_t blocks, uint32_t parts,
                               const std::vector<v1::ArenaMap>& arenas) {
   if (message.matched_blocks() > blocks) {

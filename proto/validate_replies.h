@@ -29,6 +29,13 @@ struct AttachGrant {
 absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, const NamespaceSpec& spec,
                                                 size_t descriptors);
 
+// A peer's leave to map its memory, as another node of its host asked for: the arenas, ids ascending; one descriptor came for each.
+struct HostPeerGrant {
+  uint64_t incarnation = 0;
+  std::vector<v1::ArenaMap> arenas;
+};
+absl::StatusOr<HostPeerGrant> ValidateHostPeerReply(const v1::AttachReply& message, size_t descriptors);
+
 // Answer to an Acquire of `blocks` blocks in `parts` parts: ready runs inside the match, misses that cover the rest.
 absl::Status ValidateAcquired(const v1::Acquired& message, uint32_t blocks, uint32_t parts,
                               const std::vector<v1::ArenaMap>& arenas);

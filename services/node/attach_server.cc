@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "storage/pool/fd_socket.h"
 
 namespace stem {
 namespace {
@@ -31,28 +32,6 @@ absl::StatusOr<ClientProcess> ProcessBehind(int socket) {
   return ClientProcess{.pid = credentials.pid, .uid = credentials.uid};
 }
 
-// Sends `message` with `fds` in one packet.
-absl::Status SendWithFds(int socket, const std::string& message, const std::vector<int>& fds) {
-  struct iovec data = {.iov_base = const_cast<char*>(message.data()), .iov_len = message.size()};
-  std::vector<char> control(CMSG_SPACE(fds.size() * sizeof(int)));
-  struct msghdr header = {};
-  header.msg_iov = &data;
-  header.msg_iovlen = 1;
-  if (!fds.empty()) {
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    struct cmsghdr* const rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    std::memcpy(CMSG_DATA(rights), fds.data(), fds.size() * sizeof(int));
-  }
-  if (sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-    return absl::UnavailableError(absl::StrCat("cannot answer the client: ", strerror(errno)));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Watch(int epoll, int fd) {
   struct epoll_event event = {};
   event.events = EPOLLIN;
@@ -66,8 +45,9 @@ absl::Status Watch(int epoll, int fd) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AttachServer>> AttachServer::Start(Options options, SpaceTable& spaces,
-                                                                  SessionTable& sessions, Logger& log) {
-  std::unique_ptr<AttachServer> server(new AttachServer(std::move(options), spaces, sessions, log));
+                                                                  SessionTable& sessions, const ClusterSecret& secret,
+                                                                  Logger& log) {
+  std::unique_ptr<AttachServer> server(new AttachServer(std::move(options), spaces, sessions, secret, log));
   STEM_TRY(server->Listen());
   server->thread_ = std::thread([raw = server.get()] { raw->Run(); });
   return server;
@@ -157,7 +137,7 @@ bool AttachServer::Serve(Connection& connection) {
   std::string bytes(kMessageMax + 1, '\0');
   const ssize_t received = recv(connection.socket.get(), bytes.data(), bytes.size(), 0);
   if (received < 0) return errno == EAGAIN || errno == EINTR;
-  if (received == 0 || !connection.token.empty()) return false;  // gone, or speaking out of turn
+  if (received == 0 || connection.attached) return false;  // gone, or speaking out of turn
   bytes.resize(static_cast<size_t>(received));
 
   v1::AttachReply reply;
@@ -168,9 +148,12 @@ bool AttachServer::Serve(Connection& connection) {
     status = absl::InvalidArgumentError(absl::StrCat("the attach message is longer than ", kMessageMax, " bytes"));
   } else if (!request.ParseFromString(bytes)) {
     status = absl::InvalidArgumentError("the attach message is not a stemcache.v1.AttachRequest");
+  } else if (!request.host_peer_token().empty()) {
+    status = AttachHostPeer(request, connection, &reply, &fds);
   } else {
     status = Attach(request, connection, &reply, &fds);
   }
+  connection.attached = status.ok();
   if (!status.ok()) {
     log_.Warn("attach_refused", {{"pid", connection.peer.pid}, {"uid", connection.peer.uid}, {"why", status.message()}});
     reply.Clear();
@@ -178,7 +161,7 @@ bool AttachServer::Serve(Connection& connection) {
     reply.set_code(static_cast<uint32_t>(status.code()));
     reply.set_message(std::string(status.message()));
   }
-  const absl::Status sent = SendWithFds(connection.socket.get(), reply.SerializeAsString(), fds);
+  const absl::Status sent = SendFdPacket(connection.socket.get(), reply.SerializeAsString(), fds);
   return status.ok() && sent.ok();
 }
 
@@ -216,6 +199,26 @@ absl::Status AttachServer::Attach(const v1::AttachRequest& request, Connection& 
                                 {"namespace", registered.space->fingerprint.ToHex()},
                                 {"staging_bytes", staging_bytes}});
   for (const std::string& warning : registered.warnings) log_.Warn("namespace_differs", {{"what", warning}});
+  return absl::OkStatus();
+}
+
+absl::Status AttachServer::AttachHostPeer(const v1::AttachRequest& request, const Connection& connection,
+                                          v1::AttachReply* reply, std::vector<int>* fds) {
+  if (request.protocol() != kAttachProtocol) {
+    return absl::InvalidArgumentError(absl::StrCat("protocol is ", request.protocol(), "; this node speaks ", kAttachProtocol));
+  }
+  if (!secret_.IsHostPeerToken(request.host_peer_token(), options_.incarnation)) {
+    return absl::UnauthenticatedError("host_peer_token is not this cluster's for this incarnation; give both nodes one --secret-file");
+  }
+  reply->set_node(options_.node);
+  reply->set_incarnation(options_.incarnation);
+  for (const auto& memory : spaces_.memories()) {
+    v1::ArenaMap* const arena = reply->add_arenas();
+    arena->set_arena(memory->arena_id);
+    arena->set_bytes(memory->arena.bytes().size());
+    fds->push_back(memory->arena.fd());
+  }
+  log_.Info("host_peer_attached", {{"pid", connection.peer.pid}, {"uid", connection.peer.uid}});
   return absl::OkStatus();
 }
 

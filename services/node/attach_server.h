@@ -1,5 +1,6 @@
 // The attach socket: where a client process proves who it is (the kernel says), registers its namespace and gets memory.
-// Its connection is the session: when it closes, or the process dies, everything the session held is freed.
+// Its connection is the session: when it closes, or the process dies, everything the session held is freed. Other nodes of this
+// host come here too, for the arenas, which they read under leases.
 #pragma once
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include "proto/status.h"
 #include "services/node/session.h"
 #include "services/node/space_table.h"
+#include "services/runtime/cluster_secret.h"
 #include "services/runtime/log.h"
 #include "storage/pool/arena.h"
 
@@ -25,10 +27,10 @@ class AttachServer {
     uint64_t incarnation = 0;
   };
 
-  // Listens and starts its thread; borrows tables and log. Errors: InvalidArgument (path too long), Unavailable
+  // Listens and starts its thread; borrows all but the options. Errors: InvalidArgument (path too long), Unavailable
   // (someone listens there).
   static absl::StatusOr<std::unique_ptr<AttachServer>> Start(Options options, SpaceTable& spaces, SessionTable& sessions,
-                                                             Logger& log);
+                                                             const ClusterSecret& secret, Logger& log);
   // Stops listening; sessions stay until their table closes them.
   ~AttachServer();
   AttachServer(const AttachServer&) = delete;
@@ -39,17 +41,20 @@ class AttachServer {
     UniqueFd socket;
     UniqueFd process;  // pidfd: readable once the process is dead
     ClientProcess peer;
-    std::string token;  // empty until attached
+    std::string token;  // of the session; empty until attached, and for host peers
+    bool attached = false;
   };
 
-  AttachServer(Options options, SpaceTable& spaces, SessionTable& sessions, Logger& log)
-      : options_(std::move(options)), spaces_(spaces), sessions_(sessions), log_(log) {}
+  AttachServer(Options options, SpaceTable& spaces, SessionTable& sessions, const ClusterSecret& secret, Logger& log)
+      : options_(std::move(options)), spaces_(spaces), sessions_(sessions), secret_(secret), log_(log) {}
 
   absl::Status Listen();
   void Run();
   void Accept();
   // False when the connection is over.
   bool Serve(Connection& connection);
+  absl::Status AttachHostPeer(const v1::AttachRequest& request, const Connection& connection, v1::AttachReply* reply,
+                              std::vector<int>* fds);
   absl::Status Attach(const v1::AttachRequest& request, Connection& connection, v1::AttachReply* reply,
                       std::vector<int>* fds);
   void Drop(int socket);
@@ -57,6 +62,7 @@ class AttachServer {
   const Options options_;
   SpaceTable& spaces_;
   SessionTable& sessions_;
+  const ClusterSecret& secret_;
   Logger& log_;
   UniqueFd listener_;
   UniqueFd epoll_;

@@ -58,6 +58,9 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
   app.add_option("--copy-threads", config.copy_threads, "Commits that are copied at a time")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  app.add_option("--map-host-peers", config.map_host_peers,
+                 "Read the memory of other nodes on this host in place, and not through the transport")
+      ->capture_default_str();
   app.add_option("--ucx-tls", config.ucx_tls, "UCX transports; empty: RDMA where there is any, else tcp");
   app.add_option("--ready-file", config.ready_file, "Written, as JSON, once clients and peers may connect");
   AddCheckedOption(app, "--log-format", config.log_format,

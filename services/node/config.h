@@ -33,6 +33,7 @@ struct NodeConfig {
   absl::Duration heartbeat = absl::Milliseconds(50);   // half of what directories expect
   uint32_t fetch_threads = 4;
   uint32_t copy_threads = 2;
+  bool map_host_peers = true;              // read peers of this host in place
   std::string ucx_tls;                     // UCX_TLS expression; empty: RDMA where there is any, else TCP
   std::string ready_file;
   std::string log_format = "text";

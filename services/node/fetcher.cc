@@ -470,7 +470,7 @@ absl::StatusOr<BlockPin> Fetcher::Fetch::BringOne(size_t i, v1::Source* source) 
     const StageTimer timer(parts_.metrics, Stage::kProve);
     pin = run.Prove(step.op, name);
   }
-  if (pin.ok()) parts_.metrics.AddBytes(BytePath::kRemoteRead, pin->meta().length);
+  if (pin.ok()) parts_.metrics.AddBytes(run.mapped() ? BytePath::kSameHost : BytePath::kRemoteRead, pin->meta().length);
   if (absl::IsDataLoss(pin.status())) {
     corrupt_[index].push_back(name.key);
     TallyFailure(index, pin.status());

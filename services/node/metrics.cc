@@ -9,7 +9,7 @@ namespace stem {
 namespace {
 
 constexpr std::array<const char*, 5> kSources = {"", "local_dram", "remote_dram", "local_ssd", "remote_ssd"};
-constexpr std::array<const char*, 5> kPaths = {"local", "remote", "ssd_read", "ssd_write", "publish"};
+constexpr std::array<const char*, 6> kPaths = {"local", "same_host", "remote", "ssd_read", "ssd_write", "publish"};
 constexpr std::array<const char*, 10> kStages = {"acquire", "match",   "lease",  "read",  "promote",
                                                  "prove",   "reserve", "commit", "spill", "await"};
 

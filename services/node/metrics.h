@@ -20,7 +20,7 @@
 namespace stem {
 
 // The ways on which payload bytes move.
-enum class BytePath { kLocal, kRemoteRead, kSsdRead, kSsdWrite, kPublish };
+enum class BytePath { kLocal, kSameHost, kRemoteRead, kSsdRead, kSsdWrite, kPublish };
 // Steps of a request, as architecture words.
 enum class Stage { kAcquire, kMatch, kLease, kRead, kPromote, kProve, kReserve, kCommit, kSpill, kAwait };
 
@@ -51,7 +51,7 @@ class NodeMetrics {
   prometheus::Counter& asked_;
   std::array<prometheus::Counter*, 5> hits_ = {};     // by v1::Source
   std::array<prometheus::Counter*, 14> misses_ = {};  // by v1::MissCause
-  std::array<prometheus::Counter*, 5> bytes_ = {};    // by BytePath
+  std::array<prometheus::Counter*, 6> bytes_ = {};    // by BytePath
   std::array<prometheus::Histogram*, 10> stages_ = {};  // by Stage
   prometheus::Family<prometheus::Counter>& integrity_;
   std::atomic<uint64_t> integrity_failures_{0};

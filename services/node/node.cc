@@ -178,7 +178,8 @@ absl::Status Node::Serve() {
                                              [this](uint64_t session) { single_flight_->GiveUp(session); });
   leases_ = std::make_unique<LeaseTable>(kLeasesMax);
   promoter_ = std::make_unique<Promoter>(store_.get(), metrics_, log_);
-  peers_ = std::make_unique<Peers>(config_.name, secret_, *transport_);
+  host_peers_ = std::make_unique<HostPeers>(config_.map_host_peers ? HostId() : "", secret_, log_);
+  peers_ = std::make_unique<Peers>(config_.name, secret_, *transport_, *host_peers_);
   fetcher_ = std::make_unique<Fetcher>(Fetcher::Parts{.directories = *directories_,
                                                       .peers = *peers_,
                                                       .promoter = *promoter_,
@@ -224,7 +225,7 @@ absl::Status Node::Serve() {
   STEM_ASSIGN(attach_, AttachServer::Start({.path = absl::StrCat(config_.socket, ".attach"),
                                             .node = config_.name,
                                             .incarnation = incarnation_},
-                                           *spaces_, *sessions_, log_));
+                                           *spaces_, *sessions_, secret_, log_));
   AddBuildInfo(registry_, "stem-node");
   STEM_ASSIGN(http_, MetricsServer::Start({.listen = http, .refresh = [this] { RefreshGauges(); }}, registry_));
   http_address_ = HostPort{http.host, http_->port()}.ToString();
@@ -291,6 +292,7 @@ void Node::KeepHouse() {
     const absl::Time now = absl::Now();
     metrics_.CountExpired("lease", leases_->Expire(now));
     metrics_.CountExpired("reservation", reservations_.Expire(now));
+    host_peers_->DropDead();
     if (store_ != nullptr && tick % kTicksPerGarbageRound == 0) {
       (void)garbage.TryPost([this] {
         if (const auto freed = store_->CollectGarbage(); !freed.ok()) {

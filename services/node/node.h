@@ -96,6 +96,7 @@ class Node {
   std::unique_ptr<Transport> transport_;
   std::vector<std::unique_ptr<Registration>> registrations_;  // by arena id
   std::unique_ptr<Promoter> promoter_;
+  std::unique_ptr<HostPeers> host_peers_;
   std::unique_ptr<Peers> peers_;
   std::unique_ptr<Fetcher> fetcher_;
   std::unique_ptr<Publisher> publisher_;

@@ -43,16 +43,19 @@ std::shared_ptr<v1::Peer::Stub> Peers::StubFor(const std::string& node, const st
   return known.stub;
 }
 
+void Peers::Learn(const std::string& node, const v1::LeaseReply& reply) {
+  if (!reply.has_memory()) return;
+  MutexLock lock(mutex_);
+  known_[node].memory = ToPeerMemory(reply);
+  known_[node].incarnation = reply.incarnation();
+}
+
 absl::StatusOr<std::shared_ptr<RemotePeer>> Peers::MemoryOf(const std::string& node, const v1::LeaseReply& reply,
                                                             absl::Time deadline) {
   PeerMemory memory;
   {
     MutexLock lock(mutex_);
-    Known& known = known_[node];
-    if (reply.has_memory()) {
-      known.memory = ToPeerMemory(reply);
-      known.incarnation = reply.incarnation();
-    }
+    const Known& known = known_[node];
     if (known.incarnation != reply.incarnation()) {
       return absl::AbortedError(absl::StrCat("node ", node, " restarted during the lease"));
     }
@@ -94,6 +97,10 @@ absl::StatusOr<PeerLease> Peers::Lease(const v1::NodeAddress& address, std::span
                                                       " bytes for this namespace, this node of ", geometry.slot_bytes));
   }
   lease.expiry = sent + absl::Milliseconds(lease.reply.duration_ms());
+  Learn(address.node(), lease.reply);
+  lease.mapped = host_peers_.MemoryOf(address, deadline);
+  if (lease.mapped != nullptr && lease.mapped->Covers(lease.reply)) return lease;
+  lease.mapped = nullptr;
   absl::StatusOr<std::shared_ptr<RemotePeer>> memory = MemoryOf(address.node(), lease.reply, deadline);
   if (!memory.ok()) {
     Return(lease, {});

@@ -12,6 +12,7 @@
 #include "proto/block_key.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
+#include "services/node/host_peers.h"
 #include "services/runtime/cluster_secret.h"
 #include "stemcache/v1/node.grpc.pb.h"
 #include "storage/pool/slot.h"
@@ -23,16 +24,17 @@ namespace stem {
 struct PeerLease {
   std::string node;
   absl::Time expiry;  // for the reader
-  std::shared_ptr<RemotePeer> memory;
+  std::shared_ptr<RemotePeer> memory;             // to read through the transport; or
+  std::shared_ptr<const HostPeerMemory> mapped;   // in place, where the peer is on this host
   stemcache::v1::LeaseReply reply;  // validated
 };
 
 // Threads: any.
 class Peers {
  public:
-  // Borrows both. `node`: this one's name.
-  Peers(std::string node, const ClusterSecret& secret, Transport& transport)
-      : node_(std::move(node)), secret_(secret), transport_(transport) {}
+  // Borrows all three. `node`: this one's name.
+  Peers(std::string node, const ClusterSecret& secret, Transport& transport, HostPeers& host_peers)
+      : node_(std::move(node)), secret_(secret), transport_(transport), host_peers_(host_peers) {}
 
   // Leases the leading run of `names` that the peer holds: one RPC. `geometry` is that of the reader's pool, which the
   // peer's must equal. A lease of no slots is not an error: `reply.miss` says why.
@@ -52,12 +54,14 @@ class Peers {
   };
   std::shared_ptr<stemcache::v1::Peer::Stub> StubFor(const std::string& node, const std::string& address,
                                                      uint64_t* known_incarnation);
+  void Learn(const std::string& node, const stemcache::v1::LeaseReply& reply);
   absl::StatusOr<std::shared_ptr<RemotePeer>> MemoryOf(const std::string& node,
                                                        const stemcache::v1::LeaseReply& reply, absl::Time deadline);
 
   const std::string node_;
   const ClusterSecret& secret_;
   Transport& transport_;
+  HostPeers& host_peers_;
   Mutex mutex_;
   std::map<std::string, Known> known_ ABSL_GUARDED_BY(mutex_);
 };

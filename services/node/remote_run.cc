@@ -18,6 +18,10 @@ size_t RemoteRun::Add(size_t leased, Filling filling) {
 
 void RemoteRun::Start(const std::shared_ptr<RemoteRun>& run, Transport& transport, const Registration& into,
                       absl::Time deadline) {
+  if (run->mapped()) {
+    for (size_t op = 0; op < run->fillings_.size(); ++op) run->Finish(op, absl::OkStatus());
+    return;
+  }
   const stemcache::v1::LeaseReply& reply = run->lease_.reply;
   std::vector<ReadOp> ops;
   ops.reserve(run->fillings_.size());
@@ -64,14 +68,21 @@ absl::StatusOr<BlockPin> RemoteRun::Prove(size_t op, const BlockName& name) {
   const auto leased = static_cast<int>(leased_[op]);
   Filling filling = std::move(fillings_[op]);
   const SlotView<std::byte> slot = filling.view();
-  const SlotHeader header = slot.header();
   const uint64_t length = reply.lengths(leased);
+  const std::span<uint64_t> chunk_hashes = slot.chunk_hashes(ChunkCount(length));
+  std::optional<SlotView<const std::byte>> there;
+  if (mapped()) {
+    if (absl::Now() >= lease_.expiry) return absl::DeadlineExceededError("the lease ended before the block was copied");
+    there.emplace(lease_.mapped->slot(reply, leased));
+  }
+  const SlotHeader header = there ? there->header() : slot.header();
   if (header.magic != kSlotMagic || header.version != kSlotVersion) return absl::DataLossError("not a slot header");
   if (header.name.space != name.space) return absl::DataLossError("the slot is of another namespace");
   if (header.name.key != name.key) return absl::DataLossError("the slot is of another key");
   if (header.generation != reply.generations(leased)) return absl::DataLossError("the slot is of another generation");
   if (header.length != length) return absl::DataLossError("the slot is of another length");
-  const uint64_t digest = Digest(name, slot.payload(length), slot.chunk_hashes(ChunkCount(length)));
+  const uint64_t digest = there ? CopyAndDigest(slot.payload(length), there->payload(length), name, chunk_hashes)
+                                : Digest(name, slot.payload(length), chunk_hashes);
   if (digest != reply.digests(leased) || digest != header.digest) {
     return absl::DataLossError("the payload does not have its digest");
   }

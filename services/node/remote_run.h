@@ -25,7 +25,8 @@ class RemoteRun {
   // The lease's slot number `leased` is to land in `filling`. Returns its op.
   size_t Add(size_t leased, Filling filling);
 
-  // Begins every read; what cannot begin is finished with the reason. `into`: where the fillings lie.
+  // Begins every read; what cannot begin is finished with the reason. `into`: where the fillings lie. Memory of a peer on this host
+  // is not read before Prove.
   static void Start(const std::shared_ptr<RemoteRun>& run, Transport& transport, const Registration& into,
                     absl::Time deadline);
 
@@ -34,6 +35,9 @@ class RemoteRun {
   absl::Status WaitFor(size_t op, absl::Time deadline);
 
   bool from_ssd(size_t op) const { return lease_.reply.from_ssd(static_cast<int>(leased_[op])); }
+
+  // True where Prove copies, out of a peer's memory on this host.
+  bool mapped() const { return lease_.mapped != nullptr; }
 
   // Header and payload that came, against `name` and what the lease promised; then the block is this node's. Once per op,
   // after WaitFor returned OK. Errors: DataLoss (which field), FailedPrecondition (its parent left).

@@ -20,20 +20,20 @@ namespace {
 
 constexpr char kHeader[] = "authorization";
 constexpr absl::string_view kPurpose = "stemcache/v1 peer";
+constexpr absl::string_view kHostPeerPurpose = "stemcache/v1 host peer";
 
-std::string BearerOf(std::span<const uint8_t> secret) {
-  std::array<uint8_t, 32> mac = {};
-  unsigned int mac_bytes = mac.size();
+std::string HmacOf(std::span<const uint8_t> secret, absl::string_view text) {
+  std::string mac(32, '\0');
+  unsigned int mac_bytes = static_cast<unsigned int>(mac.size());
   STEM_CHECK(HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
-                  reinterpret_cast<const uint8_t*>(kPurpose.data()), kPurpose.size(), mac.data(),
+                  reinterpret_cast<const uint8_t*>(text.data()), text.size(), reinterpret_cast<uint8_t*>(mac.data()),
                   &mac_bytes) != nullptr);
-  const absl::string_view raw(reinterpret_cast<const char*>(mac.data()), mac.size());
-  return absl::StrCat("Bearer ", absl::BytesToHexString(raw));
+  return mac;
 }
 
 }  // namespace
 
-ClusterSecret::ClusterSecret(std::vector<uint8_t> bytes) : bytes_(std::move(bytes)), bearer_(BearerOf(bytes_)) {}
+ClusterSecret::ClusterSecret(std::vector<uint8_t> bytes) : bytes_(std::move(bytes)), bearer_(absl::StrCat("Bearer ", absl::BytesToHexString(HmacOf(bytes_, kPurpose)))) {}
 
 absl::StatusOr<ClusterSecret> ClusterSecret::FromBytes(std::vector<uint8_t> bytes) {
   if (bytes.size() < kSecretBytesMin || bytes.size() > kSecretBytesMax) {
@@ -78,6 +78,17 @@ absl::Status ClusterSecret::CheckToken(const grpc::ServerContextBase& context) c
     return absl::OkStatus();
   }
   return absl::UnauthenticatedError("the caller did not show this cluster's secret; give it the same --secret-file");
+}
+
+std::string ClusterSecret::HostPeerToken(uint64_t incarnation) const {
+  std::string text(kHostPeerPurpose);
+  text.append(reinterpret_cast<const char*>(&incarnation), sizeof(incarnation));
+  return HmacOf(bytes_, text);
+}
+
+bool ClusterSecret::IsHostPeerToken(absl::string_view token, uint64_t incarnation) const {
+  const std::string expected = HostPeerToken(incarnation);
+  return token.size() == expected.size() && CRYPTO_memcmp(token.data(), expected.data(), expected.size()) == 0;
 }
 
 }  // namespace stem

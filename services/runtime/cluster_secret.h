@@ -35,6 +35,12 @@ class ClusterSecret {
   // Unauthenticated unless the caller has shown the same secret; takes the same time whatever it showed.
   absl::Status CheckToken(const grpc::ServerContextBase& context) const;
 
+  // 32 bytes that show a node of this host to the one whose incarnation it is, and to no other process that may listen there:
+  // HMAC-SHA256(secret, "stemcache/v1 host peer" || incarnation, u64 LE).
+  std::string HostPeerToken(uint64_t incarnation) const;
+  // Takes the same time whatever was shown.
+  bool IsHostPeerToken(absl::string_view token, uint64_t incarnation) const;
+
  private:
   explicit ClusterSecret(std::vector<uint8_t> bytes);
 

@@ -72,6 +72,8 @@ int main(int argc, char** argv) {
                isa->copy_chunks(dst, src, n, hashes);
              },
              isas[i]);
+    Register(std::string("copy/") + isas[i]->name,
+             [](char* dst, const char* src, size_t n, uint64_t*, const ChecksumIsa* isa) { isa->copy(dst, src, n); }, isas[i]);
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

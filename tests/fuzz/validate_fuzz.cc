@@ -46,6 +46,7 @@ void FuzzClientSide(uint8_t kind, const uint8_t* data, size_t size) {
   switch (kind) {
     case 0: {
       const auto message = Parse<v1::AttachReply>(data, size);
+      (void)ValidateHostPeerReply(message, static_cast<size_t>(message.arenas_size()));
       const auto grant = ValidateAttachReply(message, Spec(), static_cast<size_t>(message.arenas_size()) + 1);
       if (grant.ok()) STEM_CHECK(grant->arenas[0].slot_bytes() - grant->arenas[0].payload_offset() >= 8192);
       return;

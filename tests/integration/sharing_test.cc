@@ -7,8 +7,10 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -174,7 +176,8 @@ TEST(SharingTest, SpilledBlocksAreHitsHereThereAndAfterARestart) {
 
 // ---- Altered bytes ------------------------------------------------------------------------------------------------------
 
-class AlteredSlotTest : public ::testing::TestWithParam<const char*> {
+// Which field, and whether peers read it in place.
+class AlteredSlotTest : public ::testing::TestWithParam<std::tuple<const char*, bool>> {
  protected:
   // Alters block 2's slot in node 0's memory behind its back: in its payload or in one field of its header.
   void Alter(InProcessCluster& cluster, const BlockKey& key) {
@@ -186,7 +189,7 @@ class AlteredSlotTest : public ::testing::TestWithParam<const char*> {
     const SlotView<std::byte> slot(memory.arena.bytes().subspan(pin.slot() * geometry.slot_bytes, geometry.slot_bytes),
                                    geometry);
     SlotHeader header = slot.header();
-    const std::string what = GetParam();
+    const std::string what = std::get<0>(GetParam());
     if (what == "payload") slot.payload(kBlockBytes)[kBlockBytes / 2] ^= std::byte{1};
     if (what == "key") header.name.key.low ^= 1;
     if (what == "namespace") header.name.space.high ^= 1;
@@ -205,7 +208,7 @@ class AlteredSlotTest : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(AlteredSlotTest, IsRefusedByThePeerAndQuarantinedByItsOwner) {
-  InProcessCluster cluster({.nodes = 2});
+  InProcessCluster cluster({.nodes = 2, .map_host_peers = std::get<1>(GetParam())});
   const auto writer = cluster.Connect(0, TestSpec(kBlockBytes));
   const std::vector<BlockKey> keys = ChainOf(*writer, 5);
   Publish(*writer, keys);
@@ -241,8 +244,11 @@ TEST_P(AlteredSlotTest, IsRefusedByALocalClient) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fields, AlteredSlotTest,
-                         ::testing::Values("payload", "key", "namespace", "generation", "length", "digest"),
-                         [](const auto& field) { return std::string(field.param); });
+                         ::testing::Combine(::testing::Values("payload", "key", "namespace", "generation", "length", "digest"),
+                                            ::testing::Bool()),
+                         [](const auto& each) {
+                           return absl::StrCat(std::get<0>(each.param), std::get<1>(each.param) ? "InPlace" : "OverTheWire");
+                         });
 
 // ---- Losses -------------------------------------------------------------------------------------------------------------
 

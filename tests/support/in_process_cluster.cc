@@ -65,6 +65,7 @@ void InProcessCluster::StartNode(size_t i) {
   config.dram_bytes = options_.dram_bytes;
   config.ssd_bytes = options_.ssd_bytes;
   config.ssd_dir = ssd_dir(i);
+  config.map_host_peers = options_.map_host_peers;
   nodes_[i] = OrEnd(Node::Start(config, log_), "node");
 }
 

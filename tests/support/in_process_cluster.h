@@ -20,6 +20,7 @@ class InProcessCluster {
     size_t directories = 1;
     uint64_t dram_bytes = 8 << 20;
     uint64_t ssd_bytes = 0;
+    bool map_host_peers = true;  // else nodes read each other through the transport
   };
   // Returns once every directory has heard of every node. A failed start ends the test process.
   explicit InProcessCluster(const Options& options);

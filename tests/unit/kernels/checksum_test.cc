@@ -110,6 +110,10 @@ TEST(ChecksumTest, EveryInstructionSetCopiesWhatItHashesAndNothingElse) {
         EXPECT_EQ(hashes, ReferenceChunks({&source[shift], length})) << isa->name << " " << length;
         EXPECT_EQ(to[length], std::byte{0xA5}) << isa->name << " wrote past the end of " << length;
         EXPECT_TRUE(to == target.data() || to[-1] == std::byte{0xA5}) << isa->name << " wrote before the start";
+        std::memset(to, 0xA5, length);
+        isa->copy(to, &source[shift], length);
+        EXPECT_EQ(std::memcmp(to, &source[shift], length), 0) << isa->name << " copied " << length;
+        EXPECT_EQ(to[length], std::byte{0xA5}) << isa->name << " copied past the end of " << length;
       }
     }
   }

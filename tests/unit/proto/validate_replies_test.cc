@@ -77,6 +77,29 @@ TEST(ValidateRepliesTest, AttachReplyRefusals) {
   }
 }
 
+TEST(ValidateRepliesTest, AHostPeersArenasAreWhatItsDescriptorsAre) {
+  v1::AttachReply good;
+  good.set_incarnation(7);
+  for (const uint32_t id : {0, 2}) {
+    good.add_arenas()->set_arena(id);
+    good.mutable_arenas(good.arenas_size() - 1)->set_bytes(1 << 20);
+  }
+  const auto grant = ValidateHostPeerReply(good, 2);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  EXPECT_EQ(grant->incarnation, 7u);
+  EXPECT_EQ(grant->arenas[1].arena(), 2u);
+  const auto refusal = [&](const std::function<void(v1::AttachReply&)>& spoil, size_t descriptors = 2) {
+    v1::AttachReply reply = good;
+    spoil(reply);
+    return std::string(ValidateHostPeerReply(reply, descriptors).status().message());
+  };
+  EXPECT_THAT(refusal([](auto& m) { m.set_incarnation(0); }), HasSubstr("incarnation is 0"));
+  EXPECT_THAT(refusal([](auto& m) { m.clear_arenas(); }), HasSubstr("the number of arenas is 0"));
+  EXPECT_THAT(refusal([](auto&) {}, 1), HasSubstr("the number of descriptors is 1"));
+  EXPECT_THAT(refusal([](auto& m) { m.mutable_arenas(0)->set_arena(2); }), HasSubstr("ids must ascend"));
+  EXPECT_THAT(refusal([](auto& m) { m.mutable_arenas(1)->set_bytes(0); }), HasSubstr("arena.bytes is 0"));
+}
+
 v1::Miss Missed(uint32_t first, uint32_t count, int cause = v1::MISS_CAUSE_COLD) {
   v1::Miss miss;
   miss.set_first(first);

@@ -1,0 +1,68 @@
+// The memory of other nodes on this host, mapped read-only: what they lease is then copied out of it once, and no transport is
+// involved. A lease is still the permission, and the digest the proof.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "proto/mutex.h"
+#include "proto/status.h"
+#include "services/runtime/cluster_secret.h"
+#include "services/runtime/log.h"
+#include "stemcache/v1/node.pb.h"
+#include "storage/pool/arena.h"
+#include "storage/pool/slot.h"
+
+namespace stem {
+
+// One incarnation's arenas. They stay readable after its death, with whatever they held. Immutable; threads: any.
+class HostPeerMemory {
+ public:
+  // By arena id.
+  explicit HostPeerMemory(std::map<uint32_t, Mapping> arenas) : arenas_(std::move(arenas)) {}
+
+  // True when every slot that `lease`, validated, names lies in the arena.
+  bool Covers(const stemcache::v1::LeaseReply& lease) const;
+  // The lease's slot number `index`; it is covered.
+  SlotView<const std::byte> slot(const stemcache::v1::LeaseReply& lease, int index) const;
+
+ private:
+  const std::map<uint32_t, Mapping> arenas_;
+};
+
+// Threads: any.
+class HostPeers {
+ public:
+  // `host_id`: of this host; empty = map nobody. Borrows the rest.
+  HostPeers(std::string host_id, const ClusterSecret& secret, Logger& log)
+      : host_id_(std::move(host_id)), secret_(secret), log_(log) {}
+
+  // The memory of that incarnation; the first call attaches. Null when it is on another host, cannot be mapped (which is logged, and
+  // tried again after a while) or is being attached to by another thread: then the transport reads.
+  std::shared_ptr<const HostPeerMemory> MemoryOf(const stemcache::v1::NodeAddress& address, absl::Time deadline);
+
+  // Lets go of the memory of nodes that have died, which the kernel keeps for as long as it is mapped. To be called often.
+  void DropDead();
+
+ private:
+  struct Known {
+    uint64_t incarnation = 0;
+    UniqueFd socket;  // its end of file says that the node is gone
+    std::shared_ptr<const HostPeerMemory> memory;  // null: being attached to, or not to be tried before `retry`
+    absl::Time retry;
+  };
+
+  absl::StatusOr<Known> Attach(const stemcache::v1::NodeAddress& address, absl::Time deadline) const;
+
+  const std::string host_id_;
+  const ClusterSecret& secret_;
+  Logger& log_;
+  Mutex mutex_;
+  std::map<std::string, Known> known_ ABSL_GUARDED_BY(mutex_);  // by node
+};
+
+}  // namespace stem
