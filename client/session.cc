@@ -168,8 +168,11 @@ void Session::Close() {
 void Session::Watch() {
   pollfd watched{.fd = attachment_.socket.get(), .events = POLLIN, .revents = 0};
   char ignored[256];
+  bool prefaulting = true;  // in the background: an engine that attaches to 100 GiB does not wait for it
   while (true) {
-    if (poll(&watched, 1, -1) < 0 && errno == EINTR) continue;
+    prefaulting = prefaulting && attachment_.memory->PrefaultSome();
+    const int ready = poll(&watched, 1, prefaulting ? 0 : -1);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
     const ssize_t size = recv(watched.fd, ignored, sizeof(ignored), MSG_DONTWAIT);
     if (size == 0 || (size < 0 && errno != EINTR && errno != EAGAIN)) break;
   }

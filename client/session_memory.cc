@@ -36,6 +36,17 @@ absl::StatusOr<std::shared_ptr<SessionMemory>> SessionMemory::Map(const Namespac
   return memory;
 }
 
+bool SessionMemory::PrefaultSome() {
+  if (prefaulted_mappings_ == mappings_.size()) return false;
+  const Mapping& mapping = mappings_[prefaulted_mappings_];
+  prefaulted_bytes_ = mapping.PrefaultFrom(prefaulted_bytes_);
+  if (prefaulted_bytes_ == mapping.bytes().size()) {
+    ++prefaulted_mappings_;
+    prefaulted_bytes_ = 0;
+  }
+  return true;
+}
+
 uint32_t SessionMemory::ArenaIndex(uint32_t arena) const {
   for (uint32_t index = 0; index < arenas_.size(); ++index) {
     if (arenas_[index].arena() == arena) return index;

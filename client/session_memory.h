@@ -35,6 +35,9 @@ class SessionMemory {
   // `slot` passed ValidateSlotRun.
   SlotView<const std::byte> slot(uint32_t arena_index, uint32_t slot) const;
 
+  // A share of the work that first reads would cost; false when nothing is left. One thread at a time.
+  bool PrefaultSome();
+
   std::span<std::byte> staging() const { return staging_.bytes(); }
   StagingAllocator& allocator() { return allocator_; }
 
@@ -46,6 +49,8 @@ class SessionMemory {
   const std::vector<v1::ArenaMap> arenas_;
   std::vector<Mapping> mappings_;
   Mapping staging_;
+  size_t prefaulted_mappings_ = 0;
+  size_t prefaulted_bytes_ = 0;  // of the next one
   StagingAllocator allocator_;
 };
 

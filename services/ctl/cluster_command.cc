@@ -89,6 +89,8 @@ void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run)
   CLI::App& up = *add("up", "start it and return when all of it is ready", Up);
   up.add_option("--nodes", arguments->up.nodes, "nodes")->check(CLI::Range(1, 64))->capture_default_str();
   AddBytesOption(up, "--dram", arguments->up.dram_bytes, {kDramBytesMin, kBytesMax}, "DRAM of each node");
+  up.add_option("--map-host-peers", arguments->up.map_host_peers, "let nodes read each other's memory in place; false: over UCX")
+      ->capture_default_str();
   AddBytesOption(up, "--ssd", arguments->up.ssd_bytes, {0, kBytesMax}, "SSD tier of each node; 0 = none");
   up.add_flag("--resume", arguments->resume, "start again what is not running of the cluster in --dir, as it was");
   add("down", "stop it; its secret and its SSD tiers stay in --dir", Down);

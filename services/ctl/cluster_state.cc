@@ -56,6 +56,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
     const Json json = Json::parse(text.str());
     state.dram_bytes = json.at("dram_bytes").get<uint64_t>();
     state.ssd_bytes = json.at("ssd_bytes").get<uint64_t>();
+    state.map_host_peers = json.value("map_host_peers", true);
     state.directory = MemberOf(json.at("directory"));
     for (const Json& node : json.at("nodes")) state.nodes.push_back(MemberOf(node));
   } catch (const Json::exception& wrong) {
@@ -67,7 +68,8 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
 
 absl::Status WriteClusterState(const ClusterState& state) {
   Json json = {
-      {"dram_bytes", state.dram_bytes}, {"ssd_bytes", state.ssd_bytes}, {"directory", ToJson(state.directory)}};
+      {"dram_bytes", state.dram_bytes}, {"ssd_bytes", state.ssd_bytes}, {"map_host_peers", state.map_host_peers},
+      {"directory", ToJson(state.directory)}};
   json["nodes"] = Json::array();
   for (const ClusterMember& node : state.nodes) json["nodes"].push_back(ToJson(node));
   return WriteReadyFile(StatePath(state.dir), json.dump(2) + "\n");

@@ -24,6 +24,7 @@ struct ClusterState {
   std::string dir;
   uint64_t dram_bytes = 0;  // of each node
   uint64_t ssd_bytes = 0;   // of each node; 0 = no SSD tier
+  bool map_host_peers = true;
   ClusterMember directory;
   std::vector<ClusterMember> nodes;
 

@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   std::error_code error;
   const std::string binaries = std::filesystem::canonical("/proc/self/exe", error).parent_path().string();
   stem::Command run;
+  stem::AddBenchCommand(app, binaries, &run);
   stem::AddClusterCommand(app, binaries, &run);
   stem::AddReplayCommand(app, &run);
   stem::AddStatusCommand(app, &run);

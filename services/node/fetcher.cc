@@ -11,7 +11,9 @@
 namespace stem {
 namespace {
 
+// What the client is told of at once, so that it copies one part while the next is brought: slots, or bytes of large ones.
 constexpr int kLandedSlotsPerMessage = 16;
+constexpr uint64_t kLandedBytesPerMessage = 4 << 20;
 constexpr int kRoundsMax = 8;  // of waiting for others that compute, and then do not have it
 constexpr absl::Duration kFairChance = absl::Milliseconds(50);
 // How long planning may wait for slots in all: acquires that hold some and want more must not wait for each other.
@@ -133,6 +135,7 @@ class Fetcher::Fetch : public std::enable_shared_from_this<Fetch> {
   std::vector<RunTally> tallies_;               // by run
   v1::Acquired acquired_;
   v1::Landed landed_;
+  uint64_t landed_bytes_ = 0;  // of it
   uint32_t matched_ = 0;
   std::optional<v1::MissCause> stopped_;  // why planning stopped before the directory's misses begin
 };
@@ -497,10 +500,11 @@ absl::StatusOr<BlockPin> Fetcher::Fetch::BringAwaited(size_t position) {
 
 bool Fetcher::Fetch::Land(size_t position, BlockPin pin, v1::Source source) {
   AppendSlot(*landed_.mutable_ready(), static_cast<uint32_t>(position), session_->space().memory->arena_id, pin, source);
+  landed_bytes_ += pin.meta().length;
   if (!pins_->Put(static_cast<uint32_t>(position), std::move(pin))) return false;
   if ((position + 1) % parts_asked_ == 0) parts_.metrics.CountHits(source, 1);
   const auto& runs = landed_.ready();
-  if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage) FlushLanded();
+  if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage || landed_bytes_ >= kLandedBytesPerMessage) FlushLanded();
   return true;
 }
 
@@ -510,6 +514,7 @@ void Fetcher::Fetch::FlushLanded() {
   message.set_request_id(call_.id);
   *message.mutable_landed() = std::move(landed_);
   landed_.Clear();
+  landed_bytes_ = 0;
   session_->Send(std::move(message));
 }
 

@@ -16,6 +16,7 @@ namespace stem {
 namespace {
 
 constexpr absl::Duration kAttachMax = absl::Milliseconds(500);
+constexpr int kSharesPerTurn = 8;
 constexpr absl::Duration kRetryAfter = absl::Seconds(10);
 
 }  // namespace
@@ -77,6 +78,36 @@ absl::StatusOr<HostPeers::Known> HostPeers::Attach(const v1::NodeAddress& addres
   }
   known.memory = std::make_shared<HostPeerMemory>(std::move(arenas));
   return known;
+}
+
+void HostPeers::KeepHouse() {
+  DropDead();
+  PrefaultSome();
+}
+
+// Without the lock, which lookups take: a share takes milliseconds.
+void HostPeers::PrefaultSome() {
+  std::vector<Unfaulted> waiting;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [node, known] : known_) {
+      if (known.memory != nullptr) waiting.push_back({.node = node, .memory = known.memory, .first = known.prefaulted_bytes});
+    }
+  }
+  for (const Unfaulted& each : waiting) {
+    size_t before = 0;  // bytes of the arenas that are done
+    size_t now = each.first;
+    for (const auto& [id, mapping] : each.memory->arenas()) {
+      for (int share = 0; share < kSharesPerTurn && now < before + mapping.bytes().size(); ++share) {
+        now = before + mapping.PrefaultFrom(now - before);
+      }
+      before += mapping.bytes().size();
+      if (now < before) break;
+    }
+    MutexLock lock(mutex_);
+    const auto known = known_.find(each.node);
+    if (known != known_.end() && known->second.memory == each.memory) known->second.prefaulted_bytes = now;
+  }
 }
 
 void HostPeers::DropDead() {

@@ -30,6 +30,8 @@ class HostPeerMemory {
   // The lease's slot number `index`; it is covered.
   SlotView<const std::byte> slot(const stemcache::v1::LeaseReply& lease, int index) const;
 
+  const std::map<uint32_t, Mapping>& arenas() const { return arenas_; }
+
  private:
   const std::map<uint32_t, Mapping> arenas_;
 };
@@ -45,8 +47,9 @@ class HostPeers {
   // tried again after a while) or is being attached to by another thread: then the transport reads.
   std::shared_ptr<const HostPeerMemory> MemoryOf(const stemcache::v1::NodeAddress& address, absl::Time deadline);
 
-  // Lets go of the memory of nodes that have died, which the kernel keeps for as long as it is mapped. To be called often.
-  void DropDead();
+  // Lets go of the memory of nodes that have died, which the kernel keeps for as long as it is mapped, and does some of the work that
+  // first reads of the others would cost. To be called often, by one thread.
+  void KeepHouse();
 
  private:
   struct Known {
@@ -54,7 +57,16 @@ class HostPeers {
     UniqueFd socket;  // its end of file says that the node is gone
     std::shared_ptr<const HostPeerMemory> memory;  // null: being attached to, or not to be tried before `retry`
     absl::Time retry;
+    size_t prefaulted_bytes = 0;  // of all arenas, in the order of their ids
   };
+  // Some arena that has pages to prefault, and where to begin.
+  struct Unfaulted {
+    std::string node;
+    std::shared_ptr<const HostPeerMemory> memory;
+    size_t first = 0;
+  };
+  void DropDead();
+  void PrefaultSome();
 
   absl::StatusOr<Known> Attach(const stemcache::v1::NodeAddress& address, absl::Time deadline) const;
 

@@ -292,7 +292,7 @@ void Node::KeepHouse() {
     const absl::Time now = absl::Now();
     metrics_.CountExpired("lease", leases_->Expire(now));
     metrics_.CountExpired("reservation", reservations_.Expire(now));
-    host_peers_->DropDead();
+    host_peers_->KeepHouse();
     if (store_ != nullptr && tick % kTicksPerGarbageRound == 0) {
       (void)garbage.TryPost([this] {
         if (const auto freed = store_->CollectGarbage(); !freed.ok()) {

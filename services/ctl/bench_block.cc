@@ -1,0 +1,372 @@
+#include "services/ctl/bench_block.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cache_client.h"
+#include "services/ctl/cluster.h"
+#include "services/ctl/latency_histogram.h"
+#include "services/ctl/machine_limits.h"
+#include "services/ctl/oracle.h"
+#include "services/runtime/config.h"
+
+namespace stem {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint32_t kBlockTokens = 16;
+constexpr absl::Duration kPatience = absl::Seconds(30);
+constexpr uint64_t kStagingBytes = 256 << 20;
+
+double SecondsSince(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
+// Memory that is there before it is measured.
+class Pages {
+ public:
+  explicit Pages(size_t bytes)
+      : bytes_(bytes),
+        data_(static_cast<std::byte*>(
+            mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0))) {}
+  ~Pages() {
+    if (data_ != MAP_FAILED) munmap(data_, bytes_);
+  }
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+
+  bool valid() const { return data_ != MAP_FAILED; }
+  std::span<std::byte> bytes() const { return {data_, bytes_}; }
+
+ private:
+  const size_t bytes_;
+  std::byte* const data_;
+};
+
+double CpuSecondsOf(pid_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  std::istringstream fields(text.substr(text.rfind(')') + 2));
+  std::string skipped;
+  for (int i = 0; i < 11; ++i) fields >> skipped;
+  uint64_t user = 0, system = 0;
+  fields >> user >> system;
+  return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+// A cluster that lives as long as this.
+class TemporaryCluster {
+ public:
+  static absl::StatusOr<std::unique_ptr<TemporaryCluster>> Start(ClusterUpOptions options) {
+    std::string dir = (std::filesystem::temp_directory_path() / "stemctl-bench.XXXXXX").string();
+    if (mkdtemp(dir.data()) == nullptr) return absl::UnavailableError(absl::StrCat("cannot make a folder like ", dir));
+    std::unique_ptr<TemporaryCluster> cluster(new TemporaryCluster(dir));
+    options.dir = dir;
+    STEM_ASSIGN(cluster->state_, ClusterUp(options));
+    return cluster;
+  }
+  ~TemporaryCluster() {
+    if (!state_.nodes.empty()) (void)ClusterDown(dir_);
+    std::error_code ignored;
+    std::filesystem::remove_all(dir_, ignored);
+  }
+
+  const ClusterState& state() const { return state_; }
+  double CpuSeconds() const {
+    rusage own = {};
+    getrusage(RUSAGE_SELF, &own);
+    double seconds = static_cast<double>(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
+                     static_cast<double>(own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6;
+    for (const ClusterMember& node : state_.nodes) seconds += CpuSecondsOf(node.process.pid);
+    return seconds + CpuSecondsOf(state_.directory.process.pid);
+  }
+
+ private:
+  explicit TemporaryCluster(std::string dir) : dir_(std::move(dir)) {}
+  const std::string dir_;
+  ClusterState state_;
+};
+
+// One path, block size and stem length.
+class Case {
+ public:
+  Case(const BenchBlockOptions& options, BenchPath path, uint64_t block_bytes, uint32_t stem_blocks)
+      : options_(options),
+        path_(path),
+        block_bytes_(block_bytes),
+        stem_blocks_(stem_blocks),
+        stems_(static_cast<uint32_t>(std::max<uint64_t>(1, options.working_set_bytes / block_bytes / stem_blocks))),
+        source_(round_bytes()),
+        target_(round_bytes()) {}
+
+  absl::StatusOr<BenchBlockRow> Run() {
+    if (!source_.valid() || !target_.valid()) {
+      return absl::ResourceExhaustedError(absl::StrCat("cannot map 2 x ", round_bytes(), " bytes; lower --working-set"));
+    }
+    std::fill(source_.bytes().begin(), source_.bytes().end(), std::byte{1});
+    STEM_TRY(StartCluster());
+    // One round more than is counted: the first touches every page for the first time.
+    for (uint32_t round = 0; round <= options_.rounds; ++round) STEM_TRY(Round(round));
+    return Row();
+  }
+
+ private:
+  size_t round_bytes() const { return size_t{stems_} * stem_blocks_ * block_bytes_; }
+  bool remote() const { return path_ != BenchPath::kLocal; }
+
+  absl::Status StartCluster() {
+    // A block that was read is a copy on the reader's node: every remote round needs blocks of its own. A slot has a head.
+    const uint64_t rounds = remote() ? options_.rounds + 1 : 1;
+    const uint64_t slots_bytes = (uint64_t{stems_} + 1) * stem_blocks_ * (block_bytes_ + 3 * 4096);
+    ClusterUpOptions up{.dir = "",
+                        .nodes = remote() ? 2u : 1u,
+                        .dram_bytes = (rounds * slots_bytes + (64 << 20)) >> 20 << 20,
+                        .ssd_bytes = 0,
+                        .map_host_peers = path_ != BenchPath::kRemoteTcp,
+                        .binaries = options_.binaries};
+    STEM_ASSIGN(cluster_, TemporaryCluster::Start(up));
+    STEM_ASSIGN(writer_, Connect(0, kStagingBytes));
+    STEM_ASSIGN(reader_, Connect(remote() ? 1 : 0, 0));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<CacheClient>> Connect(size_t node, uint64_t staging_bytes) const {
+    return CacheClient::Connect({.node = GrpcTarget(cluster_->state().nodes[node].socket),
+                                 .space = {.model = "stemctl-bench",
+                                           .kv_dtype = "opaque",
+                                           .layout = "opaque",
+                                           .block_tokens = kBlockTokens,
+                                           .parts = {{.id = 0, .block_bytes = block_bytes_}}},
+                                 .staging_bytes = staging_bytes,
+                                 .client_name = "stemctl bench",
+                                 .shared_group = "",
+                                 .local_proof = options_.proof},
+                                absl::Now() + kPatience);
+  }
+
+  struct Chain {
+    std::vector<BlockKey> keys;
+    std::vector<PrefixDigest> prefixes;
+  };
+  absl::StatusOr<Chain> ChainOf(uint32_t round, uint32_t stem) {
+    Chain chain;
+    STEM_ASSIGN(ChainHasher hasher, writer_->NewHasher());
+    std::vector<uint32_t> tokens(kBlockTokens);
+    oracle_.Reset(writer_->fingerprint());
+    for (uint32_t block = 0; block < stem_blocks_; ++block) {
+      TokensOf((uint64_t{round} * (stems_ + 1) + stem) * stem_blocks_ + block, tokens);
+      STEM_TRY(hasher.AppendTokens(tokens, chain.keys));
+      chain.prefixes.push_back(oracle_.Extend(tokens));
+    }
+    return chain;
+  }
+
+  absl::Status Publish(const Chain& chain) {
+    for (uint32_t first = 0; first < stem_blocks_;) {
+      ReserveOptions options;
+      if (first > 0) options.parent = chain.keys[first - 1];
+      STEM_ASSIGN(Reservation reservation,
+                  writer_->Reserve(std::span(chain.keys).subspan(first), options, absl::Now() + kPatience));
+      const auto wanted = static_cast<uint32_t>(reservation.wanted().size());
+      if (wanted == 0) return absl::ResourceExhaustedError("the node wants no more blocks; lower --working-set");
+      for (const WantedPayload& payload : reservation.wanted()) {
+        FillPayload(chain.prefixes[first + payload.block], {1, 1}, payload.staging);
+      }
+      STEM_ASSIGN(const CommitResult done, writer_->Commit(std::move(reservation), absl::Now() + kPatience));
+      if (done.committed != wanted) return absl::ResourceExhaustedError(absl::StrCat("a publish was refused: ", done.reason));
+      first += wanted;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Round(uint32_t round) {
+    if (round == 0 || remote()) {
+      chains_.clear();
+      for (uint32_t stem = 0; stem < stems_; ++stem) {
+        STEM_ASSIGN(chains_.emplace_back(), ChainOf(round, stem));
+        STEM_TRY(Publish(chains_.back()));
+      }
+      if (remote()) STEM_TRY(AwaitVisible(round));
+    }
+    const double memcpy_rate = MemcpyRate(source_.bytes(), target_.bytes(), block_bytes_);
+    const double streamed_rate = StreamedCopyRate(source_.bytes(), target_.bytes(), block_bytes_);
+    double tcp_rate = 0;
+    if (path_ == BenchPath::kRemoteTcp) {
+      STEM_ASSIGN(tcp_rate, TcpRate(source_.bytes(), target_.bytes(), block_bytes_));
+    }
+    LatencyHistogram acquires, stems;
+    const double cpu_before = cluster_->CpuSeconds();
+    const Clock::time_point begin = Clock::now();
+    for (uint32_t stem = 0; stem < stems_; ++stem) STEM_TRY(Fetch(stem, acquires, stems));
+    const double seconds = SecondsSince(begin);
+    const double cpu = cluster_->CpuSeconds() - cpu_before;
+    STEM_TRY(CheckBytes());
+    if (round == 0) return absl::OkStatus();
+    const auto bytes = static_cast<double>(round_bytes());
+    const double rate = bytes / seconds;
+    acquire_p50_.push_back(acquires.QuantileUs(0.5));
+    stem_p50_.push_back(stems.QuantileUs(0.5));
+    stem_p99_.push_back(stems.QuantileUs(0.99));
+    rate_.push_back(rate);
+    cpu_.push_back(cpu / (bytes / 1e9));
+    memcpy_.push_back(memcpy_rate);
+    streamed_.push_back(streamed_rate);
+    tcp_.push_back(tcp_rate);
+    ratio_.push_back(rate / (tcp_rate > 0 ? tcp_rate : memcpy_rate));
+    return absl::OkStatus();
+  }
+
+  absl::Status Fetch(uint32_t stem, LatencyHistogram& acquires, LatencyHistogram& stems) {
+    std::vector<std::span<std::byte>> destinations;
+    for (uint32_t block = 0; block < stem_blocks_; ++block) {
+      destinations.push_back(target_.bytes().subspan((size_t{stem} * stem_blocks_ + block) * block_bytes_, block_bytes_));
+    }
+    const absl::Time deadline = absl::Now() + kPatience;
+    const Clock::time_point begin = Clock::now();
+    STEM_ASSIGN(Stem acquired, reader_->Acquire(chains_[stem].keys, {}, deadline));
+    acquires.Record(absl::Seconds(SecondsSince(begin)));
+    if (acquired.matched_blocks() != stem_blocks_) {
+      return absl::UnavailableError(absl::StrCat("a stem of ", stem_blocks_, " blocks matched ", acquired.matched_blocks()));
+    }
+    const LoadResult loaded = reader_->Load(acquired, 0, destinations, deadline);
+    stems.Record(absl::Seconds(SecondsSince(begin)));
+    return loaded.status;
+  }
+
+  absl::Status CheckBytes() const {
+    for (uint32_t stem = 0; stem < stems_; ++stem) {
+      for (uint32_t block = 0; block < stem_blocks_; ++block) {
+        const auto payload = target_.bytes().subspan((size_t{stem} * stem_blocks_ + block) * block_bytes_, block_bytes_);
+        if (const auto mismatch = CheckPayload(chains_[stem].prefixes[block], payload)) {
+          return absl::DataLossError(absl::StrCat("stem ", stem, ", block ", block, ": ", mismatch->ToString()));
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Until the directory has heard of all that was published: a node announces in order, so a chain more is published for this.
+  absl::Status AwaitVisible(uint32_t round) {
+    STEM_ASSIGN(const Chain last, ChainOf(round, stems_));
+    STEM_TRY(Publish(last));
+    const absl::Time end = absl::Now() + kPatience;
+    while (absl::Now() < end) {
+      STEM_ASSIGN(const Stem stem, reader_->Acquire(last.keys, {}, end));
+      if (stem.matched_blocks() == stem_blocks_) return absl::OkStatus();
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    return absl::UnavailableError("the directory did not hear of the blocks in time");
+  }
+
+  BenchBlockRow Row() const {
+    return {.path = path_,
+            .block_bytes = block_bytes_,
+            .stem_blocks = stem_blocks_,
+            .acquire_p50_us = Median(acquire_p50_),
+            .stem_p50_us = Median(stem_p50_),
+            .stem_p99_us = Median(stem_p99_),
+            .rate = Median(rate_),
+            .cpu_seconds_per_gb = Median(cpu_),
+            .memcpy_rate = Median(memcpy_),
+            .streamed_copy_rate = Median(streamed_),
+            .tcp_rate = Median(tcp_),
+            .ratio = Median(ratio_)};
+  }
+
+  const BenchBlockOptions& options_;
+  const BenchPath path_;
+  const uint64_t block_bytes_;
+  const uint32_t stem_blocks_;
+  const uint32_t stems_;
+  const Pages source_, target_;
+  std::unique_ptr<TemporaryCluster> cluster_;
+  std::unique_ptr<CacheClient> writer_, reader_;
+  PrefixHasher oracle_;
+  std::vector<Chain> chains_;
+  std::vector<double> acquire_p50_, stem_p50_, stem_p99_, rate_, cpu_, memcpy_, streamed_, tcp_, ratio_;
+};
+
+}  // namespace
+
+const char* NameOf(BenchPath path) {
+  switch (path) {
+    case BenchPath::kLocal: return "local";
+    case BenchPath::kRemoteShm: return "remote-shm";
+    case BenchPath::kRemoteTcp: return "remote-tcp";
+  }
+  return "";
+}
+
+absl::StatusOr<std::vector<BenchBlockRow>> RunBenchBlock(const BenchBlockOptions& options) {
+  std::vector<BenchBlockRow> rows;
+  for (const BenchPath path : options.paths) {
+    for (const uint64_t block_bytes : options.block_bytes) {
+      if (block_bytes < 4096 || block_bytes > options.working_set_bytes) {
+        return absl::InvalidArgumentError(absl::StrCat("--sizes: ", FormatBytes(block_bytes), " must be 4KiB to the working set's ",
+                                                       FormatBytes(options.working_set_bytes)));
+      }
+      for (const uint32_t stem_blocks : options.stem_blocks) {
+        if (stem_blocks == 0 || stem_blocks > options.working_set_bytes / block_bytes) {
+          return absl::InvalidArgumentError(absl::StrCat("--stem-blocks: ", stem_blocks, " blocks of ", FormatBytes(block_bytes),
+                                                         " must be 1 block to the working set's ",
+                                                         FormatBytes(options.working_set_bytes)));
+        }
+        STEM_ASSIGN(rows.emplace_back(), Case(options, path, block_bytes, stem_blocks).Run());
+      }
+    }
+  }
+  return rows;
+}
+
+std::string ToTable(const std::vector<BenchBlockRow>& rows) {
+  std::string table = fmt::format("{:<11} {:>7} {:>6} {:>8} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}\n", "path", "block",
+                                  "blocks", "GB/s", "acq p50", "stem p50", "stem p99", "cpu s/GB", "memcpy", "streamed",
+                                  "socket", "ratio");
+  for (const BenchBlockRow& row : rows) {
+    table += fmt::format("{:<11} {:>7} {:>6} {:>8.2f} {:>6.0f} us {:>6.0f} us {:>6.0f} us {:>8.3f} {:>8.2f} {:>8.2f} {:>7.2f} {:>6.2f}\n",
+                         NameOf(row.path), FormatBytes(row.block_bytes), row.stem_blocks, row.rate / 1e9,
+                         row.acquire_p50_us, row.stem_p50_us, row.stem_p99_us, row.cpu_seconds_per_gb, row.memcpy_rate / 1e9,
+                         row.streamed_copy_rate / 1e9, row.tcp_rate / 1e9, row.ratio);
+  }
+  return table;
+}
+
+nlohmann::json ToJson(const std::vector<BenchBlockRow>& rows) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const BenchBlockRow& row : rows) {
+    json.push_back({{"path", NameOf(row.path)},
+                    {"block_bytes", row.block_bytes},
+                    {"stem_blocks", row.stem_blocks},
+                    {"bytes_per_second", row.rate},
+                    {"acquire_us", {{"p50", row.acquire_p50_us}}},
+                    {"stem_us", {{"p50", row.stem_p50_us}, {"p99", row.stem_p99_us}}},
+                    {"cpu_seconds_per_gb", row.cpu_seconds_per_gb},
+                    {"limits", {{"memcpy_bytes_per_second", row.memcpy_rate},
+                                {"streamed_copy_bytes_per_second", row.streamed_copy_rate},
+                                {"tcp_bytes_per_second", row.tcp_rate}}},
+                    {"ratio", row.ratio}});
+  }
+  return json;
+}
+
+}  // namespace stem

@@ -1,0 +1,56 @@
+// How fast blocks come to an engine, by path, on a temporary cluster of real processes, beside what this machine does without us.
+// Every block is proved as users' are, and after the clock has stopped, compared with what was published.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "client/stem.h"
+#include "proto/status.h"
+
+namespace stem {
+
+enum class BenchPath {
+  kLocal,      // published on the client's own node
+  kRemoteShm,  // on another node of this host, whose memory is mapped
+  kRemoteTcp,  // on another node, read through UCX over loopback TCP
+};
+const char* NameOf(BenchPath path);
+
+struct BenchBlockOptions {
+  std::vector<BenchPath> paths = {BenchPath::kLocal, BenchPath::kRemoteShm, BenchPath::kRemoteTcp};
+  std::vector<uint64_t> block_bytes = {64 << 10, 2 << 20};
+  std::vector<uint32_t> stem_blocks = {1, 64};
+  uint64_t working_set_bytes = 256 << 20;  // of one round: many times the cache
+  uint32_t rounds = 5;                     // figures are their medians
+  LocalProof proof = LocalProof::kFull;    // of the client's copy out of its node; a node proves what comes from elsewhere in full
+  std::string binaries;                    // folder of stem-directory and stem-node
+};
+
+// One path, block size and stem length. Times in microseconds per stem, rates in bytes per second, medians over the rounds.
+struct BenchBlockRow {
+  BenchPath path = BenchPath::kLocal;
+  uint64_t block_bytes = 0;
+  uint32_t stem_blocks = 0;
+  double acquire_p50_us = 0;  // Acquire sent -> its answer
+  double stem_p50_us = 0;     // Acquire sent -> every block proved in the caller's memory
+  double stem_p99_us = 0;
+  double rate = 0;            // of that, over a round: a client copies what has landed while the rest is on its way
+  double cpu_seconds_per_gb = 0;  // of all processes, per 10^9 bytes
+  double memcpy_rate = 0;
+  double streamed_copy_rate = 0;
+  double tcp_rate = 0;        // 0 unless the path is TCP
+  double ratio = 0;           // rate to memcpy's, or over TCP to the socket's; of each round, the median
+};
+
+// Starts a cluster of its own in a temporary folder for each path, and removes it. Errors: InvalidArgument (an option, named),
+// DataLoss (a byte was wrong), ResourceExhausted, Unavailable.
+absl::StatusOr<std::vector<BenchBlockRow>> RunBenchBlock(const BenchBlockOptions& options);
+
+std::string ToTable(const std::vector<BenchBlockRow>& rows);
+nlohmann::json ToJson(const std::vector<BenchBlockRow>& rows);
+
+}  // namespace stem

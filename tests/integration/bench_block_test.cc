@@ -1,0 +1,66 @@
+// `stemctl bench block` on small sizes: every path is measured on real processes, and leaves nothing behind. How fast is not asked here.
+#include "services/ctl/bench_block.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace stem {
+namespace {
+
+using ::testing::HasSubstr;
+
+BenchBlockOptions Small() {
+  BenchBlockOptions options;
+  options.block_bytes = {256 << 10};
+  options.stem_blocks = {1, 8};
+  options.working_set_bytes = 16 << 20;
+  options.rounds = 1;
+  options.binaries = STEM_BINARIES;
+  return options;
+}
+
+size_t FoldersLeft() {
+  size_t count = 0;
+  for (const auto& each : std::filesystem::directory_iterator(std::filesystem::temp_directory_path())) {
+    count += each.path().filename().string().starts_with("stemctl-bench.");
+  }
+  return count;
+}
+
+TEST(BenchBlockTest, EveryPathIsMeasuredBesideItsLimits) {
+  const size_t before = FoldersLeft();
+  const auto rows = RunBenchBlock(Small());
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  ASSERT_EQ(rows->size(), 6u);
+  for (const BenchBlockRow& row : *rows) {
+    EXPECT_GT(row.rate, 0) << NameOf(row.path);
+    EXPECT_GT(row.stem_p99_us, 0);
+    EXPECT_LE(row.stem_p50_us, row.stem_p99_us);
+    EXPECT_GT(row.memcpy_rate, 0);
+    EXPECT_GT(row.streamed_copy_rate, 0);
+    EXPECT_EQ(row.tcp_rate > 0, row.path == BenchPath::kRemoteTcp);
+    EXPECT_GT(row.ratio, 0);
+  }
+  const nlohmann::json json = ToJson(*rows);
+  EXPECT_EQ(json[2]["path"], "remote-shm");
+  EXPECT_EQ(json[0]["block_bytes"], 256 << 10);
+  EXPECT_EQ(json[1]["stem_blocks"], 8);
+  EXPECT_THAT(ToTable(*rows), HasSubstr("remote-tcp"));
+  EXPECT_EQ(FoldersLeft(), before);
+}
+
+TEST(BenchBlockTest, SizesThatDoNotFitAreNamed) {
+  BenchBlockOptions options = Small();
+  options.block_bytes = {32 << 20};
+  EXPECT_THAT(std::string(RunBenchBlock(options).status().message()), HasSubstr("--sizes: 32MiB must be 4KiB to the working set's 16MiB"));
+  options = Small();
+  options.stem_blocks = {65};
+  EXPECT_THAT(std::string(RunBenchBlock(options).status().message()), HasSubstr("--stem-blocks: 65 blocks of 256KiB"));
+}
+
+}  // namespace
+}  // namespace stem
