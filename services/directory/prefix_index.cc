@@ -14,6 +14,9 @@ constexpr size_t kTurnKeys = 1024;    // that a writer handles before it lets ot
 constexpr uint32_t kLookahead = 8;    // keys whose place in the table is fetched ahead
 constexpr int kRoomTriesMax = 64;     // slabs that are searched for room before a block is shed
 
+// For clang, in lambdas that run under the lock of the function that made them.
+void AssertHeld([[maybe_unused]] const Mutex& mutex) ABSL_ASSERT_EXCLUSIVE_LOCK(mutex) {}
+
 }  // namespace
 
 PrefixIndex::PrefixIndex(const PrefixIndexOptions& options)
@@ -275,6 +278,7 @@ void PrefixIndex::MakeRoom() {
   if (++room_slab_ >= store_.memory().slabs()) room_slab_ = 1;
   if (room_slab_ >= store_.memory().slabs()) return;
   store_.memory().ForEach(IndexMemory::Kind::kStretch, room_slab_, [this](IndexRef ref) {
+    AssertHeld(mutex_);
     Stretch& stretch = store_.At(ref);
     if (stretch.state.load(std::memory_order_relaxed) != Stretch::kLive) return;
     if (stretch.touched.load(std::memory_order_relaxed) != 0) {
@@ -309,6 +313,7 @@ bool PrefixIndex::Step() {
   }
   if (sweep_slab_ < store_.memory().slabs()) {
     store_.memory().ForEach(IndexMemory::Kind::kStretch, sweep_slab_++, [this](IndexRef ref) {
+      AssertHeld(mutex_);
       if (store_.At(ref).state.load(std::memory_order_relaxed) == Stretch::kLive) Clean(ref);
     });
     EndWrite();
