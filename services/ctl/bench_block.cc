@@ -8,9 +8,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <memory>
-#include <sstream>
 #include <utility>
 
 #include <fmt/format.h>
@@ -63,17 +61,6 @@ class Pages {
   std::byte* const data_;
 };
 
-double CpuSecondsOf(pid_t pid) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
-  std::string text((std::istreambuf_iterator<char>(file)), {});
-  std::istringstream fields(text.substr(text.rfind(')') + 2));
-  std::string skipped;
-  for (int i = 0; i < 11; ++i) fields >> skipped;
-  uint64_t user = 0, system = 0;
-  fields >> user >> system;
-  return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
-
 // A cluster that lives as long as this.
 class TemporaryCluster {
  public:
@@ -97,8 +84,8 @@ class TemporaryCluster {
     getrusage(RUSAGE_SELF, &own);
     double seconds = static_cast<double>(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
                      static_cast<double>(own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6;
-    for (const ClusterMember& node : state_.nodes) seconds += CpuSecondsOf(node.process.pid);
-    return seconds + CpuSecondsOf(state_.directory.process.pid);
+    for (const ClusterMember& node : state_.nodes) seconds += stem::CpuSeconds(node.process);
+    return seconds + stem::CpuSeconds(state_.directory.process);
   }
 
  private:
@@ -224,15 +211,15 @@ class Case {
     if (round == 0) return absl::OkStatus();
     const auto bytes = static_cast<double>(round_bytes());
     const double rate = bytes / seconds;
-    acquire_p50_.push_back(acquires.QuantileUs(0.5));
-    stem_p50_.push_back(stems.QuantileUs(0.5));
-    stem_p99_.push_back(stems.QuantileUs(0.99));
-    rate_.push_back(rate);
-    cpu_.push_back(cpu / (bytes / 1e9));
-    memcpy_.push_back(memcpy_rate);
-    streamed_.push_back(streamed_rate);
-    tcp_.push_back(tcp_rate);
-    ratio_.push_back(rate / (tcp_rate > 0 ? tcp_rate : memcpy_rate));
+    rounds_.push_back({.acquire_p50_us = acquires.QuantileUs(0.5),
+                       .stem_p50_us = stems.QuantileUs(0.5),
+                       .stem_p99_us = stems.QuantileUs(0.99),
+                       .rate = rate,
+                       .cpu_seconds_per_gb = cpu / (bytes / 1e9),
+                       .memcpy_rate = memcpy_rate,
+                       .streamed_copy_rate = streamed_rate,
+                       .tcp_rate = tcp_rate,
+                       .ratio = rate / (tcp_rate > 0 ? tcp_rate : memcpy_rate)});
     return absl::OkStatus();
   }
 
@@ -278,19 +265,18 @@ class Case {
     return absl::UnavailableError("the directory did not hear of the blocks in time");
   }
 
+  // Each figure is the median of its own over the rounds.
   BenchBlockRow Row() const {
-    return {.path = path_,
-            .block_bytes = block_bytes_,
-            .stem_blocks = stem_blocks_,
-            .acquire_p50_us = Median(acquire_p50_),
-            .stem_p50_us = Median(stem_p50_),
-            .stem_p99_us = Median(stem_p99_),
-            .rate = Median(rate_),
-            .cpu_seconds_per_gb = Median(cpu_),
-            .memcpy_rate = Median(memcpy_),
-            .streamed_copy_rate = Median(streamed_),
-            .tcp_rate = Median(tcp_),
-            .ratio = Median(ratio_)};
+    BenchBlockRow row{.path = path_, .block_bytes = block_bytes_, .stem_blocks = stem_blocks_};
+    for (double BenchBlockRow::*const figure :
+         {&BenchBlockRow::acquire_p50_us, &BenchBlockRow::stem_p50_us, &BenchBlockRow::stem_p99_us, &BenchBlockRow::rate,
+          &BenchBlockRow::cpu_seconds_per_gb, &BenchBlockRow::memcpy_rate, &BenchBlockRow::streamed_copy_rate,
+          &BenchBlockRow::tcp_rate, &BenchBlockRow::ratio}) {
+      std::vector<double> values;
+      for (const BenchBlockRow& round : rounds_) values.push_back(round.*figure);
+      row.*figure = Median(std::move(values));
+    }
+    return row;
   }
 
   const BenchBlockOptions& options_;
@@ -303,7 +289,7 @@ class Case {
   std::unique_ptr<CacheClient> writer_, reader_;
   PrefixHasher oracle_;
   std::vector<Chain> chains_;
-  std::vector<double> acquire_p50_, stem_p50_, stem_p99_, rate_, cpu_, memcpy_, streamed_, tcp_, ratio_;
+  std::vector<BenchBlockRow> rounds_;  // figures only
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "services/ctl/bench_block.h"
 #include "services/ctl/commands.h"
 #include "services/runtime/config.h"
@@ -30,12 +31,13 @@ absl::StatusOr<int> Run(Arguments& arguments) {
       options.paths.push_back(path);
       known = true;
     }
-    if (!known) return absl::InvalidArgumentError("--path: '" + name + "' is unknown; use local, remote-shm, remote-tcp");
+    if (!known) return absl::InvalidArgumentError(absl::StrCat("--path: '", name, "' is unknown; use local, remote-shm, remote-tcp"));
   }
   options.block_bytes.clear();
   for (const std::string& text : arguments.sizes) {
-    STEM_ASSIGN(const uint64_t bytes, ParseBytes(text));
-    options.block_bytes.push_back(bytes);
+    const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
+    if (!bytes.ok()) return absl::InvalidArgumentError(absl::StrCat("--sizes: ", bytes.status().message()));
+    options.block_bytes.push_back(*bytes);
   }
   STEM_ASSIGN(const std::vector<BenchBlockRow> rows, RunBenchBlock(options));
   if (arguments.json != "-") std::fputs(ToTable(rows).c_str(), stdout);

@@ -23,17 +23,25 @@ namespace {
 
 constexpr absl::Duration kKillPatience = absl::Seconds(10);
 
-// State letter and start time of `pid`; false when there is no such process.
-bool ReadStat(pid_t pid, char* state, uint64_t* start_ticks) {
+// What proc(5) says in /proc/PID/stat, from the state on, which is its field 3; empty when there is no such process.
+std::vector<std::string> StatOf(pid_t pid) {
   std::ifstream file(absl::StrFormat("/proc/%d/stat", pid));
   std::stringstream text;
   text << file.rdbuf();
   // "pid (name) S ppid ...": the name may hold blanks and brackets, so count from its last bracket.
   const std::string line = text.str();
   const size_t bracket = line.rfind(") ");
-  if (bracket == line.npos) return false;
-  const std::vector<std::string> fields = absl::StrSplit(line.substr(bracket + 2), ' ');
-  constexpr size_t kStartField = 19;  // field 22 of proc(5), counted from the state, which is field 3
+  if (bracket == line.npos) return {};
+  return absl::StrSplit(line.substr(bracket + 2), ' ');
+}
+
+constexpr size_t kUserTicksField = 14 - 3;
+constexpr size_t kSystemTicksField = 15 - 3;
+constexpr size_t kStartField = 22 - 3;
+
+// State letter and start time of `pid`; false when there is no such process.
+bool ReadStat(pid_t pid, char* state, uint64_t* start_ticks) {
+  const std::vector<std::string> fields = StatOf(pid);
   if (fields.size() <= kStartField || fields[0].size() != 1) return false;
   *state = fields[0][0];
   return absl::SimpleAtoi(fields[kStartField], start_ticks);
@@ -136,6 +144,16 @@ absl::Status Stop(const ProcessIdentity& process, absl::Duration patience, bool*
     if (WaitForEnd(process, signal == SIGTERM ? patience : kKillPatience)) return absl::OkStatus();
   }
   return absl::DeadlineExceededError(absl::StrFormat("process %d is still there after SIGKILL", process.pid));
+}
+
+double CpuSeconds(const ProcessIdentity& process) {
+  const std::vector<std::string> fields = IsRunning(process) ? StatOf(process.pid) : std::vector<std::string>();
+  uint64_t user = 0, system = 0;
+  if (fields.size() <= kSystemTicksField || !absl::SimpleAtoi(fields[kUserTicksField], &user) ||
+      !absl::SimpleAtoi(fields[kSystemTicksField], &system)) {
+    return 0;
+  }
+  return static_cast<double>(user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
 std::string LastLine(const std::string& path) {

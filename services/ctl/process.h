@@ -37,6 +37,9 @@ absl::Status Signal(const ProcessIdentity& process, int signal);
 // whether it took the second. Errors: DeadlineExceeded (still there 10 s after SIGKILL), PermissionDenied.
 absl::Status Stop(const ProcessIdentity& process, absl::Duration patience, bool* killed = nullptr);
 
+// User and system time of all its threads so far; 0 when it has ended.
+double CpuSeconds(const ProcessIdentity& process);
+
 // The last line of a file with something on it; empty when there is none.
 std::string LastLine(const std::string& path);
 

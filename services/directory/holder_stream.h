@@ -2,7 +2,7 @@
 //
 // What the node must do:
 //   - Send Hello first, then a snapshot, even an empty one, then what changed since; a Heartbeat at least every half
-//     heartbeat interval, while a snapshot is sent too.
+//     heartbeat interval. Chunks stand for heartbeats, and so does waiting for one to be acknowledged.
 //   - Have at most two chunks of a snapshot under way that were not acknowledged: what a thousand nodes send at once must not pile up
 //     here, and their heartbeats behind it.
 //   - Send the chunks of a snapshot before any change beyond its sequence: changes that come in between are dropped,

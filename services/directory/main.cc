@@ -20,14 +20,11 @@ int Run(const stem::DirectoryConfig& config, const std::string& ready_file, bool
   }
   auto directory = stem::Directory::Start(config, log);
   if (!directory.ok()) return stem::ReportFailure(kName, directory.status(), std::cerr);
-  const std::string listen = (*directory)->listen_address();
-  const std::string http = (*directory)->http_address();
+  const std::string listen = (*directory)->listen_address(), http = (*directory)->http_address();
   log.Info("ready", {{"listen", listen}, {"http", http}});
-  if (!ready_file.empty()) {
-    const std::string text = absl::StrCat(R"({"listen":")", listen, R"(","http":")", http, "\"}\n");
-    const absl::Status written = stem::WriteReadyFile(ready_file, text);
-    if (!written.ok()) return stem::ReportFailure(kName, written, std::cerr);
-  }
+  const std::string ready = absl::StrCat(R"({"listen":")", listen, R"(","http":")", http, "\"}\n");
+  const absl::Status written = ready_file.empty() ? absl::OkStatus() : stem::WriteReadyFile(ready_file, ready);
+  if (!written.ok()) return stem::ReportFailure(kName, written, std::cerr);
   log.Info("stopping", {{"signal", stop.Wait()}});
   (*directory)->Stop(absl::Seconds(5));
   return stem::kExitOk;

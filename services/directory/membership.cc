@@ -24,8 +24,6 @@ constexpr double kHealthPerSecond = 0.05;
 // A node whose stream stands and is silent is out of sight after stale_max, but keeps its slots for so many times that: what it
 // sent may wait in our own queue, and the stream goes on where it was. To give it up would only make it send all of it again.
 constexpr int kGiveUpLimits = 10;
-// For a node that is sending its first snapshot, stale_max times this is silence.
-constexpr int kArrivingLimits = kGiveUpLimits;
 // A newcomer takes its full part after this long.
 constexpr absl::Duration kNewcomerTime = absl::Seconds(10);
 constexpr double kNewcomerShare = 0.1;  // at first
@@ -195,7 +193,7 @@ bool Membership::IsLost(const Node& node, absl::Time now) const {
   // Nothing is credited to a node before its first snapshot is whole: its chunks may wait in our own queue, and to give it up
   // would only make it send them again.
   const bool arriving = node.connected && !node.lost && node.filling && !node.served;
-  return node.lost || now - node.heard > (arriving ? kArrivingLimits : 1) * options_.stale_max;
+  return node.lost || now - node.heard > (arriving ? kGiveUpLimits : 1) * options_.stale_max;
 }
 
 bool Membership::IsExact(const Node& node, absl::Time now) const {

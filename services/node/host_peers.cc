@@ -42,7 +42,7 @@ std::shared_ptr<const HostPeerMemory> HostPeers::MemoryOf(const v1::NodeAddress&
   {
     MutexLock lock(mutex_);
     Known& known = known_[address.node()];
-    if (known.incarnation == address.incarnation() && (known.memory != nullptr || now < known.retry)) return known.memory;
+    if (known.incarnation == address.incarnation()) return known.memory;
     known = Known{.incarnation = address.incarnation(), .retry = now + kRetryAfter};
   }
   absl::StatusOr<Known> attached = Attach(address, std::min(deadline, now + kAttachMax));
@@ -51,10 +51,11 @@ std::shared_ptr<const HostPeerMemory> HostPeers::MemoryOf(const v1::NodeAddress&
     return nullptr;
   }
   log_.Info("host_peer_mapped", {{"peer", address.node()}});
+  const std::shared_ptr<const HostPeerMemory> memory = attached->memory;
   MutexLock lock(mutex_);
   Known& known = known_[address.node()];
   if (known.incarnation == address.incarnation()) known = *std::move(attached);
-  return known.memory;
+  return memory;  // of the incarnation that was asked for, whichever is known by now
 }
 
 absl::StatusOr<HostPeers::Known> HostPeers::Attach(const v1::NodeAddress& address, absl::Time deadline) const {
@@ -112,10 +113,11 @@ void HostPeers::PrefaultSome() {
 
 void HostPeers::DropDead() {
   MutexLock lock(mutex_);
-  std::erase_if(known_, [](const auto& each) {
-    if (each.second.memory == nullptr) return false;
+  std::erase_if(known_, [now = absl::Now()](const auto& each) {
+    const Known& known = each.second;
+    if (known.memory == nullptr) return now >= known.retry;
     char byte = 0;
-    const ssize_t got = recv(each.second.socket.get(), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
+    const ssize_t got = recv(known.socket.get(), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
     return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
   });
 }

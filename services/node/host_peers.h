@@ -47,15 +47,15 @@ class HostPeers {
   // tried again after a while) or is being attached to by another thread: then the transport reads.
   std::shared_ptr<const HostPeerMemory> MemoryOf(const stemcache::v1::NodeAddress& address, absl::Time deadline);
 
-  // Lets go of the memory of nodes that have died, which the kernel keeps for as long as it is mapped, and does some of the work that
-  // first reads of the others would cost. To be called often, by one thread.
+  // Lets go of the memory of nodes that have died, which the kernel keeps for as long as it is mapped, forgets failures that may be
+  // tried again, and does some of the work that first reads of the others would cost. To be called often, by one thread.
   void KeepHouse();
 
  private:
   struct Known {
     uint64_t incarnation = 0;
     UniqueFd socket;  // its end of file says that the node is gone
-    std::shared_ptr<const HostPeerMemory> memory;  // null: being attached to, or not to be tried before `retry`
+    std::shared_ptr<const HostPeerMemory> memory;  // null: being attached to, or not to be tried before `retry`, when it is forgotten
     absl::Time retry;
     size_t prefaulted_bytes = 0;  // of all arenas, in the order of their ids
   };

@@ -12,16 +12,13 @@ size_t RemoteRun::Add(size_t leased, Filling filling) {
   fillings_.push_back(std::move(filling));
   leased_.push_back(leased);
   MutexLock lock(mutex_);
-  results_.emplace_back();
+  results_.push_back(mapped() ? std::optional(absl::OkStatus()) : std::nullopt);  // there is nothing to wait for
   return results_.size() - 1;
 }
 
 void RemoteRun::Start(const std::shared_ptr<RemoteRun>& run, Transport& transport, const Registration& into,
                       absl::Time deadline) {
-  if (run->mapped()) {
-    for (size_t op = 0; op < run->fillings_.size(); ++op) run->Finish(op, absl::OkStatus());
-    return;
-  }
+  if (run->mapped()) return;
   const stemcache::v1::LeaseReply& reply = run->lease_.reply;
   std::vector<ReadOp> ops;
   ops.reserve(run->fillings_.size());
@@ -72,7 +69,7 @@ absl::StatusOr<BlockPin> RemoteRun::Prove(size_t op, const BlockName& name) {
   const std::span<uint64_t> chunk_hashes = slot.chunk_hashes(ChunkCount(length));
   std::optional<SlotView<const std::byte>> there;
   if (mapped()) {
-    if (absl::Now() >= lease_.expiry) return absl::DeadlineExceededError("the lease ended before the block was copied");
+    if (absl::Now() >= lease_.expiry) return absl::AbortedError("the lease ended before the block was copied");
     there.emplace(lease_.mapped->slot(reply, leased));
   }
   const SlotHeader header = there ? there->header() : slot.header();

@@ -40,7 +40,8 @@ class RemoteRun {
   bool mapped() const { return lease_.mapped != nullptr; }
 
   // Header and payload that came, against `name` and what the lease promised; then the block is this node's. Once per op,
-  // after WaitFor returned OK. Errors: DataLoss (which field), FailedPrecondition (its parent left).
+  // after WaitFor returned OK. Errors: DataLoss (which field), FailedPrecondition (its parent left), Aborted (mapped, and
+  // the lease has ended).
   absl::StatusOr<BlockPin> Prove(size_t op, const BlockName& name);
 
  private:

@@ -10,7 +10,7 @@
 
 namespace stem {
 
-// Called first in main. Memory that was freed stays with the process, up to 64 MiB of it: glibc otherwise gives it back and
+// Called first in main. Memory that was freed stays with the process, up to 64 MiB in each of glibc's arenas: glibc otherwise gives it back and
 // asks for it again with nearly every message, page by page (directory: 38,000 matches of 1,000 keys a second, 48,000 so).
 void KeepFreedMemory();
 

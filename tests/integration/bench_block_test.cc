@@ -1,12 +1,14 @@
 // `stemctl bench block` on small sizes: every path is measured on real processes, and leaves nothing behind. How fast is not asked here.
 #include "services/ctl/bench_block.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/temp_directory.h"
 
 namespace stem {
 namespace {
@@ -23,16 +25,9 @@ BenchBlockOptions Small() {
   return options;
 }
 
-size_t FoldersLeft() {
-  size_t count = 0;
-  for (const auto& each : std::filesystem::directory_iterator(std::filesystem::temp_directory_path())) {
-    count += each.path().filename().string().starts_with("stemctl-bench.");
-  }
-  return count;
-}
-
 TEST(BenchBlockTest, EveryPathIsMeasuredBesideItsLimits) {
-  const size_t before = FoldersLeft();
+  const TempDirectory own;
+  setenv("TMPDIR", own.path().c_str(), 1);
   const auto rows = RunBenchBlock(Small());
   ASSERT_TRUE(rows.ok()) << rows.status();
   ASSERT_EQ(rows->size(), 6u);
@@ -50,7 +45,7 @@ TEST(BenchBlockTest, EveryPathIsMeasuredBesideItsLimits) {
   EXPECT_EQ(json[0]["block_bytes"], 256 << 10);
   EXPECT_EQ(json[1]["stem_blocks"], 8);
   EXPECT_THAT(ToTable(*rows), HasSubstr("remote-tcp"));
-  EXPECT_EQ(FoldersLeft(), before);
+  EXPECT_TRUE(std::filesystem::is_empty(own.path())) << "it leaves nothing behind";
 }
 
 TEST(BenchBlockTest, SizesThatDoNotFitAreNamed) {
