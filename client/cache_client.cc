@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "client/attach.h"
 #include "client/core.h"
 #include "client/load.h"
@@ -41,6 +42,9 @@ absl::StatusOr<std::unique_ptr<CacheClient>> CacheClient::Connect(Options option
   target.request.set_client_name(options.client_name);
   target.request.set_shared_group(options.shared_group);
   STEM_TRY(ValidateAttach(target.request).status());
+  if (options.load_threads < 1 || options.load_threads > 16) {
+    return absl::InvalidArgumentError(absl::StrCat("load_threads is ", options.load_threads, "; it must be 1 to 16"));
+  }
   auto core = std::make_unique<Core>(std::move(options), std::move(target));
   STEM_TRY(core->connection().Get(limit).status());
   return std::unique_ptr<CacheClient>(new CacheClient(std::move(core)));
@@ -87,7 +91,18 @@ LoadResult CacheClient::Load(const Stem& stem, uint32_t first_block, std::span<c
                              absl::Time deadline) {
   if (!stem.valid())
     return {.blocks_loaded = 0, .status = absl::InvalidArgumentError("the stem was released or moved")};
-  return LoadNow(Loader(stem.state_, first_block, destinations, core_->options().local_proof), Deadline(deadline));
+  uint64_t bytes = 0;
+  for (const std::span<std::byte> destination : destinations) bytes += destination.size();
+  const auto load = [&](LoadShare share) {
+    return Loader(stem.state_, first_block, destinations, core_->options().local_proof, share);
+  };
+  return LoadShared(load, bytes, core_->options().load_threads, core_->executor(), Deadline(deadline));
+}
+
+absl::Status CacheClient::LoadRanges(const Stem& stem, uint32_t position, std::span<const PayloadRange> ranges,
+                                     absl::Time deadline) {
+  if (!stem.valid()) return absl::InvalidArgumentError("the stem was released or moved");
+  return stem::LoadRanges(*stem.state_, position, ranges, Deadline(deadline));
 }
 
 absl::StatusOr<View> CacheClient::Read(const Stem& stem, uint32_t position, absl::Time deadline) {
@@ -97,7 +112,11 @@ absl::StatusOr<View> CacheClient::Read(const Stem& stem, uint32_t position, absl
   STEM_ASSIGN(const std::optional<StemState::Place> place, state.Look(position));
   // Decided, and not lost since: a place never leaves again.
   const Expected expected = state.expected(position, *place);
-  const SlotView<const std::byte> slot = state.slot(*place);
+  if (place->arena->lent()) {
+    return absl::FailedPreconditionError(absl::StrCat("position ", position, " lies in the memory of node ", place->arena->lender(),
+                                                      ", which leases it for a time: Load it"));
+  }
+  const SlotView<const std::byte> slot = StemState::slot(*place);
   if (absl::Status proved = CheckHeader(slot.header(), expected); !proved.ok()) {
     state.MarkCorrupt(position);
     return proved;

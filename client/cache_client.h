@@ -34,6 +34,9 @@ struct AcquireOptions {
   // of it stays for the load). Else this engine is the one that others wait for: it should publish what it computes, at once.
   // So give such an Acquire a deadline that leaves room for the wait. Best effort.
   absl::Duration compute = absl::ZeroDuration();
+  // How long the engine takes to compute one block; at most a minute. Above zero, the stem ends where bringing the rest from another node
+  // or an SSD is expected to take longer than computing it; those blocks are misses for `recompute_cheaper`.
+  absl::Duration block_compute = absl::ZeroDuration();
 };
 
 struct ReserveOptions {
@@ -70,6 +73,7 @@ class CacheClient {
     std::string client_name;               // for the node's logs; 0..128 bytes
     std::string shared_group;              // declared shared group to join; empty = the caller's own tenant
     LocalProof local_proof = LocalProof::kFull;
+    uint32_t load_threads = 1;             // that copy for one Load, where it has a MiB and more for each; 1..16
   };
 
   // Attaches to the node and opens the session.
@@ -104,6 +108,10 @@ class CacheClient {
   // what was matched). Bytes of destinations behind blocks_loaded are undefined.
   LoadResult Load(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
                   absl::Time deadline);
+
+  // Copies parts of one position's payload: a reader with another tensor-parallel degree takes just its heads. Proved by the 4 KiB chunks that
+  // the ranges touch, whatever local_proof says. Waits for it to land. Errors: as of Load; OutOfRange, too, for a range beyond the payload.
+  absl::Status LoadRanges(const Stem& stem, uint32_t position, std::span<const PayloadRange> ranges, absl::Time deadline);
 
   // The payload of one position in place, its header checked; waits for it to land. Errors: as of Load.
   absl::StatusOr<View> Read(const Stem& stem, uint32_t position, absl::Time deadline);

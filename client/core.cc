@@ -59,11 +59,17 @@ absl::StatusOr<v1::ClientMessage> CacheClient::Core::AcquireMessage(std::span<co
     return absl::InvalidArgumentError(
         absl::StrCat("compute is ", absl::FormatDuration(options.compute), "; it must be at most a minute"));
   }
+  if (options.block_compute > absl::Microseconds(kBlockComputeMicrosMax)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block_compute is ", absl::FormatDuration(options.block_compute), "; it must be at most a minute"));
+  }
   v1::ClientMessage message;
   message.set_traceparent(options.traceparent);
   message.mutable_acquire()->set_keys(PackKeys(keys));
   message.mutable_acquire()->mutable_parts()->Add(parts.begin(), parts.end());
   message.mutable_acquire()->set_request(options.request);
+  message.mutable_acquire()->set_block_compute_us(static_cast<uint32_t>(absl::ToInt64Microseconds(
+      absl::Ceil(std::max(options.block_compute, absl::ZeroDuration()), absl::Microseconds(1)))));
   message.mutable_acquire()->set_compute_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(
       absl::Ceil(std::max(options.compute, absl::ZeroDuration()), absl::Milliseconds(1)))));
   return message;

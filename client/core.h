@@ -55,6 +55,7 @@ class CacheClient::Core {
 
   const Options& options() const { return options_; }
   Connection& connection() { return connection_; }
+  Executor& executor() { return executor_; }
   const Counters& counters() const { return *counters_; }
 
  private:

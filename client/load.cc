@@ -1,5 +1,6 @@
 #include "client/load.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,8 +10,14 @@
 namespace stem {
 
 Loader::Loader(std::shared_ptr<StemState> stem, uint32_t first_block,
-               std::span<const std::span<std::byte>> destinations, LocalProof proof)
-    : stem_(std::move(stem)), first_block_(first_block), destinations_(destinations), proof_(proof), status_(Check()) {}
+               std::span<const std::span<std::byte>> destinations, LocalProof proof, LoadShare share)
+    : stem_(std::move(stem)),
+      first_block_(first_block),
+      destinations_(destinations),
+      proof_(proof),
+      stride_(share.count),
+      next_(share.index),
+      status_(Check()) {}
 
 absl::Status Loader::Check() const {
   const size_t parts = stem_->parts_asked();
@@ -33,7 +40,7 @@ absl::Status Loader::Check() const {
 }
 
 std::optional<uint32_t> Loader::Step(const Deadline& deadline) {
-  for (; status_.ok() && next_ < destinations_.size(); ++next_) {
+  for (; status_.ok() && next_ < destinations_.size(); next_ += stride_) {
     if (destinations_[next_].empty()) continue;
     if (deadline.passed()) {
       Fail(absl::DeadlineExceededError(absl::StrCat("the deadline passed with ", destinations_.size() - next_, " of ",
@@ -55,11 +62,24 @@ std::optional<uint32_t> Loader::Step(const Deadline& deadline) {
   return std::nullopt;
 }
 
+namespace {
+
+// A failed proof: of a slot whose lease has ended it says nothing of the owner's copy, else the node is told.
+absl::Status ProofFailed(StemState& stem, uint32_t position, const StemState::Place& place, absl::Status why) {
+  if (place.arena->lent() && !CheckHeader(StemState::slot(place).header(), stem.expected(position, place)).ok()) {
+    return absl::UnavailableError(absl::StrCat("node ", place.arena->lender(), " has taken back what it leased: ", why.message()));
+  }
+  stem.MarkCorrupt(position);
+  return why;
+}
+
+}  // namespace
+
 absl::Status Loader::Copy(uint32_t position, const StemState::Place& place, std::span<std::byte> destination) {
   const Expected expected = stem_->expected(position, place);
-  const SlotView<const std::byte> slot = stem_->slot(place);
+  const SlotView<const std::byte> slot = StemState::slot(place);
   absl::Status proved = absl::OkStatus();
-  bool by_header = proof_ == LocalProof::kHeader;
+  bool by_header = proof_ == LocalProof::kHeader && !place.arena->lent();
   if (by_header) {
     proved = CopyUnderHeader(slot, expected, destination);
     // Without the session there is no pin, and only the digest can tell.
@@ -69,17 +89,15 @@ absl::Status Loader::Copy(uint32_t position, const StemState::Place& place, std:
     chunk_hashes_.resize(ChunkCount(expected.length));
     proved = CopyProved(slot, expected, destination, chunk_hashes_);
   }
-  if (!proved.ok()) {
-    stem_->MarkCorrupt(position);
-    return proved;
-  }
+  if (!proved.ok()) return ProofFailed(*stem_, position, place, std::move(proved));
   stem_->counters().payloads_loaded[place.source]++;
   stem_->counters().bytes_loaded[place.source] += destination.size();
   return absl::OkStatus();
 }
 
 LoadResult Loader::result() const {
-  return {.blocks_loaded = static_cast<uint32_t>(next_ / stem_->parts_asked()), .status = status_};
+  const size_t reached = std::min(next_, destinations_.size());
+  return {.blocks_loaded = static_cast<uint32_t>(reached / stem_->parts_asked()), .status = status_};
 }
 
 LoadResult LoadNow(Loader loader, const Deadline& deadline) {
@@ -90,6 +108,57 @@ LoadResult LoadNow(Loader loader, const Deadline& deadline) {
     }
   }
   return loader.result();
+}
+
+LoadResult LoadShared(const std::function<Loader(LoadShare)>& load, uint64_t bytes, uint32_t threads, Executor& executor,
+                      const Deadline& deadline) {
+  constexpr uint64_t kBytesPerThreadMin = 1 << 20;
+  const auto count = static_cast<size_t>(std::clamp<uint64_t>(bytes / kBytesPerThreadMin, 1, threads));
+  std::vector<LoadResult> results(count);
+  const auto run = [&](size_t index) { results[index] = LoadNow(load({.index = index, .count = count}), deadline); };
+  Mutex mutex;
+  CondVar ended;
+  size_t running = 0;
+  for (size_t index = 1; index < count; ++index) {
+    {
+      MutexLock lock(mutex);
+      ++running;
+    }
+    const bool posted = executor.Post([&, index] {
+      run(index);
+      MutexLock lock(mutex);
+      --running;
+      ended.NotifyOne();
+    });
+    if (posted) continue;
+    run(index);
+    MutexLock lock(mutex);
+    --running;
+  }
+  run(0);
+  MutexLock lock(mutex);
+  while (running > 0) ended.Wait(mutex);
+  return *std::min_element(results.begin(), results.end(), [](const LoadResult& a, const LoadResult& b) {
+    return std::pair(a.blocks_loaded, a.status.ok()) < std::pair(b.blocks_loaded, b.status.ok());
+  });
+}
+
+absl::Status LoadRanges(StemState& stem, uint32_t position, std::span<const PayloadRange> ranges, const Deadline& deadline) {
+  STEM_TRY(stem.AwaitDecided(position, deadline));
+  STEM_ASSIGN(const std::optional<StemState::Place> place, stem.Look(position));
+  const Expected expected = stem.expected(position, *place);  // decided, and a place never leaves again
+  uint64_t bytes = 0;
+  for (const PayloadRange& range : ranges) {
+    bytes += range.destination.size();
+    if (range.offset <= expected.length && range.destination.size() <= expected.length - range.offset) continue;
+    return absl::OutOfRangeError(absl::StrCat("bytes ", range.offset, " to ", range.offset + range.destination.size(),
+                                              " were asked for; the payload has ", expected.length));
+  }
+  std::vector<uint64_t> chunk_hashes(ChunkCount(expected.length));
+  absl::Status proved = CopyRangesProved(StemState::slot(*place), expected, ranges, chunk_hashes);
+  if (!proved.ok()) return ProofFailed(stem, position, *place, std::move(proved));
+  stem.counters().bytes_loaded[place->source] += bytes;
+  return absl::OkStatus();
 }
 
 LoadTask::LoadTask(Loader loader, const Deadline& deadline, Executor& executor, Timers& timers,

@@ -18,17 +18,24 @@
 
 namespace stem {
 
+// Of every `count` destinations, the one at `index`: several loaders share a load.
+struct LoadShare {
+  size_t index = 0;
+  size_t count = 1;
+};
+
 // One load, in steps that never wait. Threads: one at a time.
 class Loader {
  public:
   // `destinations`: one span per position from first_block on; borrowed, with the memory they name.
   Loader(std::shared_ptr<StemState> stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
-         LocalProof proof);
+         LocalProof proof, LoadShare share = {});
 
   // Copies until all is loaded, something failed, or a position has not landed: that position, else nothing.
   std::optional<uint32_t> Step(const Deadline& deadline);
   // Ends the load where it is. `why` is not OK.
   void Fail(absl::Status why) { status_ = std::move(why); }
+  // Its blocks_loaded: how far this share got, as if the other shares had got as far.
   LoadResult result() const;
   StemState& stem() const { return *stem_; }
 
@@ -40,13 +47,21 @@ class Loader {
   const uint32_t first_block_;
   const std::span<const std::span<std::byte>> destinations_;
   const LocalProof proof_;
-  size_t next_ = 0;  // index in destinations_
+  const size_t stride_;
+  size_t next_;  // index in destinations_
   std::vector<uint64_t> chunk_hashes_;
   absl::Status status_;
 };
 
 // Steps to the end, waiting in between.
 LoadResult LoadNow(Loader loader, const Deadline& deadline);
+
+// The same by `threads` at once, the caller's and the executor's; fewer where there is less than a MiB for each. `load`: a share of it.
+LoadResult LoadShared(const std::function<Loader(LoadShare)>& load, uint64_t bytes, uint32_t threads, Executor& executor,
+                      const Deadline& deadline);
+
+// See CacheClient::LoadRanges.
+absl::Status LoadRanges(StemState& stem, uint32_t position, std::span<const PayloadRange> ranges, const Deadline& deadline);
 
 // Steps on the executor; holds none of its threads while it waits. Its timer keeps it until `done` ran.
 class LoadTask : public std::enable_shared_from_this<LoadTask> {

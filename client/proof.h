@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "client/stem.h"
 #include "proto/block_key.h"
 #include "proto/status.h"
 #include "storage/pool/slot.h"
@@ -31,5 +32,10 @@ absl::Status CopyProved(const SlotView<const std::byte>& slot, const Expected& e
 // The same with the header only, looked at before and after the copy.
 absl::Status CopyUnderHeader(const SlotView<const std::byte>& slot, const Expected& expected,
                              std::span<std::byte> destination);
+
+// Copies `ranges`, which lie in the payload. Each is proved by the hashes of the chunks that it touches, which lie in the slot's head and
+// are proved by the digest. `chunk_hashes`: scratch of ChunkCount(expected.length). Errors: DataLoss; then no byte means anything.
+absl::Status CopyRangesProved(const SlotView<const std::byte>& slot, const Expected& expected, std::span<const PayloadRange> ranges,
+                              std::span<uint64_t> chunk_hashes);
 
 }  // namespace stem

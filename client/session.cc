@@ -11,6 +11,7 @@
 #include "proto/check.h"
 #include "proto/validate.h"
 #include "proto/wire_status.h"
+#include "storage/pool/fd_socket.h"
 
 namespace stem {
 namespace {
@@ -167,17 +168,35 @@ void Session::Close() {
 
 void Session::Watch() {
   pollfd watched{.fd = attachment_.socket.get(), .events = POLLIN, .revents = 0};
-  char ignored[256];
   bool prefaulting = true;  // in the background: an engine that attaches to 100 GiB does not wait for it
   while (true) {
     prefaulting = prefaulting && attachment_.memory->PrefaultSome();
     const int ready = poll(&watched, 1, prefaulting ? 0 : -1);
     if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
-    const ssize_t size = recv(watched.fd, ignored, sizeof(ignored), MSG_DONTWAIT);
-    if (size == 0 || (size < 0 && errno != EINTR && errno != EAGAIN)) break;
+    if (!TakeOffer()) break;
+    prefaulting = true;
   }
   lives_.store(false, std::memory_order_release);
   context_.TryCancel();
+}
+
+bool Session::TakeOffer() {
+  absl::StatusOr<FdPacket> packet =
+      ReceiveFdPacket(attachment_.socket.get(), kAttachMessageBytesMax, 1, [] { return absl::Milliseconds(10); });
+  if (!packet.ok()) return !absl::IsUnavailable(packet.status());
+  v1::ArenaOffer offer;
+  const absl::StatusOr<bool> taken = offer.ParseFromString(packet->bytes)
+                                         ? attachment_.memory->Take(offer, std::move(packet->fds))
+                                         : absl::InvalidArgumentError("not an ArenaOffer");
+  if (!taken.ok()) counters_->messages_refused++;  // what is not mapped will not be named
+  if (!taken.ok() || !*taken) return true;
+  MutexLock lock(mutex_);
+  if (ended_ || ending_) return true;
+  v1::ClientMessage message;
+  message.set_request_id(next_id_++);
+  message.mutable_mapped()->set_arena(offer.arena().arena());
+  Enqueue(std::move(message));
+  return true;
 }
 
 void Session::Read() {

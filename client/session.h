@@ -90,7 +90,9 @@ class Session : public std::enable_shared_from_this<Session> {
   Session(Attachment attachment, Timers& timers, std::shared_ptr<Counters> counters);
 
   void Read();   // the reader thread
-  void Watch();  // the thread that sees the attach socket end
+  void Watch();  // the thread that listens on the attach socket
+  // Takes what came on it; false when it has ended.
+  bool TakeOffer();
   void OnMessage();
   void OnWritten(bool ok);
   void FinishWhenQuiet() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -1,14 +1,18 @@
-// Everything that one attach mapped: the node's arenas, read-only, and this client's staging. Lives as long as a stem,
-// a view or a reservation that uses it, so the node's death never unmaps what is being read.
+// What one session has mapped: the node's arenas, read-only, those of other nodes of this host that it offered, and this client's
+// staging. Lives as long as a stem, a view or a reservation that uses it, so the node's death never unmaps what is being read.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "client/staging.h"
+#include "proto/mutex.h"
 #include "proto/namespace_spec.h"
 #include "proto/status.h"
 #include "proto/validate_replies.h"
@@ -17,7 +21,33 @@
 
 namespace stem {
 
-// Constant after Map, except for the bytes, which other processes write. Threads: any.
+// One arena. Its bytes are written by other processes. Immutable; threads: any.
+class MappedArena {
+ public:
+  MappedArena(v1::ArenaMap map, Mapping mapping, std::string lender)
+      : map_(std::move(map)), mapping_(std::move(mapping)), lender_(std::move(lender)) {}
+
+  const v1::ArenaMap& map() const { return map_; }
+  const Mapping& mapping() const { return mapping_; }
+  // The node whose memory it is, when that is not the one attached to: its slots are leased, and prove themselves by digest alone.
+  const std::string& lender() const { return lender_; }
+  bool lent() const { return !lender_.empty(); }
+  // That node is gone, and nothing is mapped any more.
+  bool withdrawn() const { return mapping_.bytes().empty(); }
+
+  // `slot` passed ValidateSlotRun, and the arena is not withdrawn.
+  SlotView<const std::byte> slot(uint32_t slot) const {
+    return {mapping_.bytes().subspan(slot * map_.slot_bytes(), map_.slot_bytes()),
+            SlotGeometry{.payload_offset = map_.payload_offset(), .slot_bytes = map_.slot_bytes()}};
+  }
+
+ private:
+  const v1::ArenaMap map_;
+  const Mapping mapping_;
+  const std::string lender_;
+};
+
+// Threads: any.
 class SessionMemory {
  public:
   // Maps what `grant` names: `descriptors` holds the staging memfd if any was granted, then one per arena.
@@ -27,13 +57,14 @@ class SessionMemory {
 
   const NamespaceSpec& spec() const { return spec_; }
   const NamespaceFingerprint& space() const { return space_; }
-  // As validated; the index of an arena here is the index that slot() takes.
-  const std::vector<v1::ArenaMap>& arenas() const { return arenas_; }
-  // Index of the arena with id `arena`, which is one of arenas().
-  uint32_t ArenaIndex(uint32_t arena) const;
+  // As validated, withdrawn ones too: answers that were on the way may still name them.
+  std::vector<v1::ArenaMap> arenas() const;
+  // The arena with id `arena`, which is one of arenas().
+  std::shared_ptr<const MappedArena> Find(uint32_t arena) const;
 
-  // `slot` passed ValidateSlotRun.
-  SlotView<const std::byte> slot(uint32_t arena_index, uint32_t slot) const;
+  // Maps what is offered. False, and nothing is done, when it is withdrawn (what stems use of it stays mapped until they end), known
+  // already, or one too many. Errors: InvalidArgument (validation refuses it), Internal, ResourceExhausted, as Map.
+  absl::StatusOr<bool> Take(const v1::ArenaOffer& offer, std::vector<UniqueFd> descriptors);
 
   // A share of the work that first reads would cost; false when nothing is left. One thread at a time.
   bool PrefaultSome();
@@ -46,11 +77,10 @@ class SessionMemory {
 
   const NamespaceSpec spec_;
   const NamespaceFingerprint space_;
-  const std::vector<v1::ArenaMap> arenas_;
-  std::vector<Mapping> mappings_;
   Mapping staging_;
-  size_t prefaulted_mappings_ = 0;
-  size_t prefaulted_bytes_ = 0;  // of the next one
+  mutable Mutex mutex_;
+  std::vector<std::shared_ptr<const MappedArena>> arenas_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint32_t, size_t> prefaulted_bytes_;  // by arena; of the prefaulting thread
   StagingAllocator allocator_;
 };
 

@@ -26,6 +26,12 @@ struct LoadResult {
   absl::Status status;         // of the first block that is not; OK when all are
 };
 
+// Part of a payload, and where it is to go.
+struct PayloadRange {
+  uint64_t offset = 0;  // in the payload, bytes
+  std::span<std::byte> destination;
+};
+
 // `count` consecutive blocks from block `first` of the chain that were missed for one cause.
 struct MissRun {
   uint32_t first = 0;

@@ -92,7 +92,12 @@ absl::Status StemState::Settle(const google::protobuf::RepeatedPtrField<v1::Slot
       return absl::InvalidArgumentError(
           absl::StrCat("source is ", static_cast<int>(run.source()), "; it must be 1 to 4"));
     }
-    const uint32_t arena_index = origin_.memory->ArenaIndex(run.arena());
+    const std::shared_ptr<const MappedArena> arena = origin_.memory->Find(run.arena());
+    if (arena->withdrawn()) {  // the answer crossed its withdrawal
+      gone_ = absl::UnavailableError(absl::StrCat("node ", arena->lender(), ", in whose memory the blocks lay, is gone"));
+      continue;
+    }
+    if (arenas_.empty() || arenas_.back() != arena) arenas_.push_back(arena);
     for (int i = 0; i < run.slots_size(); ++i) {
       Place& place = places_[run.first() + static_cast<uint32_t>(i)];
       if (place.source != v1::SOURCE_UNSPECIFIED) {
@@ -100,7 +105,7 @@ absl::Status StemState::Settle(const google::protobuf::RepeatedPtrField<v1::Slot
             absl::StrCat("position is ", run.first() + static_cast<uint32_t>(i), "; it has landed before"));
       }
       place = {
-          .arena_index = arena_index, .slot = run.slots(i), .generation = run.generations(i), .source = run.source()};
+          .arena = arena.get(), .slot = run.slots(i), .generation = run.generations(i), .source = run.source()};
     }
   }
   return absl::OkStatus();

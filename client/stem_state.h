@@ -36,7 +36,7 @@ class StemState {
 
   // Where a position landed.
   struct Place {
-    uint32_t arena_index = 0;
+    const MappedArena* arena = nullptr;  // lives as long as the stem
     uint32_t slot = 0;
     uint64_t generation = 0;
     v1::Source source = v1::SOURCE_UNSPECIFIED;  // UNSPECIFIED = has not landed
@@ -64,9 +64,7 @@ class StemState {
 
   // What the slot of `position` must hold, and the slot.
   Expected expected(uint32_t position, const Place& place) const;
-  SlotView<const std::byte> slot(const Place& place) const {
-    return origin_.memory->slot(place.arena_index, place.slot);
-  }
+  static SlotView<const std::byte> slot(const Place& place) { return place.arena->slot(place.slot); }
   uint64_t payload_bytes(uint32_t position) const;
 
   // A position failed the proof: told to the node on release.
@@ -93,6 +91,7 @@ class StemState {
 
   mutable Mutex mutex_;
   CondVar changed_;
+  std::vector<std::shared_ptr<const MappedArena>> arenas_ ABSL_GUARDED_BY(mutex_);  // that places_ name
   std::vector<Place> places_ ABSL_GUARDED_BY(mutex_);  // by position; as many as were promised at first
   uint32_t matched_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<MissRun> misses_ ABSL_GUARDED_BY(mutex_);

@@ -14,7 +14,6 @@ using fields::OptionalKey;
 using fields::TextWithin;
 
 constexpr uint64_t kDeadlineMaxMicros = 3600ULL * 1000 * 1000;
-constexpr size_t kChunkBytes = 4096;  // of the payload digest, proto/FORMAT.md
 
 absl::StatusOr<Part> ValidatePart(const v1::Part& message, uint32_t block_tokens) {
   if (message.id() >= kPartsMax) return Bad("part id", message.id(), absl::StrCat("it must be below ", kPartsMax));
@@ -172,6 +171,7 @@ absl::Status ValidateEnvelope(const v1::ClientMessage& message) {
       return TextWithin("session_token", message.open().session_token(), 16, 16);
     case v1::ClientMessage::kRelease:
     case v1::ClientMessage::kAbandon:
+    case v1::ClientMessage::kMapped:
       return absl::OkStatus();
     case v1::ClientMessage::kAcquire:
     case v1::ClientMessage::kReserve:
@@ -190,6 +190,9 @@ absl::StatusOr<ChainCall> ValidateAcquire(const v1::Acquire& message, const Name
   STEM_TRY(TextWithin("request", message.request(), 0, 128));
   if (message.compute_ms() > kComputeMillisMax) {
     return Bad("compute_ms", message.compute_ms(), absl::StrCat("it must be at most ", kComputeMillisMax));
+  }
+  if (message.block_compute_us() > kBlockComputeMicrosMax) {
+    return Bad("block_compute_us", message.block_compute_us(), absl::StrCat("it must be at most ", kBlockComputeMicrosMax));
   }
   return ValidateChain(message.keys(), message.parts(), spec);
 }
@@ -236,13 +239,8 @@ absl::Status ValidateLeaseReply(const v1::LeaseReply& message, size_t keys_asked
   if (leased > 0 && (message.lease_id() == 0 || message.incarnation() == 0)) {
     return Bad("lease_id or incarnation", 0, "both must be above 0 when slots are leased");
   }
-  size_t chunks = 0;
   for (uint32_t length : message.lengths()) {
     if (length == 0 || length > block_bytes_max) return Bad("length", length, absl::StrCat("it must be 1 to ", block_bytes_max));
-    chunks += (length + kChunkBytes - 1) / kChunkBytes;
-  }
-  if (message.chunk_hashes().size() != chunks * sizeof(uint64_t)) {
-    return Bad("the length of chunk_hashes", message.chunk_hashes().size(), absl::StrCat("it must be ", chunks * sizeof(uint64_t)));
   }
   if (leased > 0 && (message.slot_bytes() == 0 || message.slot_bytes() > kArenaBytesMax ||
                      message.payload_offset() >= message.slot_bytes())) {
@@ -260,6 +258,11 @@ absl::Status ValidateLeaseReply(const v1::LeaseReply& message, size_t keys_asked
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status ValidateRenew(const v1::RenewRequest& message) {
+  if (!message.lease_ids().empty() && message.lease_ids_size() <= kLeasesRenewedMax) return absl::OkStatus();
+  return Bad("the number of lease_ids", message.lease_ids_size(), absl::StrCat("it must be 1 to ", kLeasesRenewedMax));
 }
 
 absl::Status ValidateArenaMap(const v1::ArenaMap& arena) {
@@ -280,7 +283,7 @@ absl::Status ValidateSlotRun(const v1::SlotRun& run, size_t positions, const std
     return Bad("first", run.first(), absl::StrCat("the request had ", positions, " positions"));
   }
   const auto arena = std::find_if(arenas.begin(), arenas.end(), [&](const auto& each) { return each.arena() == run.arena(); });
-  if (arena == arenas.end()) return Bad("arena", run.arena(), "it was not mapped at attach");
+  if (arena == arenas.end()) return Bad("arena", run.arena(), "it is not mapped");
   for (uint32_t slot : run.slots()) {
     if (slot >= arena->bytes() / arena->slot_bytes()) {  // no product: it could overflow
       return Bad("slot", slot, absl::StrCat("the arena has ", arena->bytes() / arena->slot_bytes(), " slots"));

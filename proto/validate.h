@@ -32,6 +32,7 @@ inline constexpr uint32_t kAttachProtocol = 1;
 inline constexpr uint64_t kArenaBytesMax = 1ULL << 44;
 inline constexpr uint64_t kSequenceMax = 1ULL << 62;      // of changes, so that sums cannot overflow
 inline constexpr uint32_t kComputeMillisMax = 60'000;     // of an Acquire
+inline constexpr uint32_t kBlockComputeMicrosMax = 60'000'000;
 inline constexpr int kCandidatesMax = 4096;               // nodes named in one Score
 
 absl::StatusOr<NamespaceFingerprint> ValidateFingerprint(absl::string_view bytes);
@@ -149,6 +150,10 @@ absl::StatusOr<LeaseCall> ValidateLease(const v1::LeaseRequest& message);
 // Arrays of equal length, at most `keys_asked` of them; chunk hashes of the right size; lengths within
 // `block_bytes_max`; every slot inside a region of `memory` when that is set.
 absl::Status ValidateLeaseReply(const v1::LeaseReply& message, size_t keys_asked, uint64_t block_bytes_max);
+
+// At least one lease, at most kLeasesRenewedMax.
+inline constexpr int kLeasesRenewedMax = 65536;
+absl::Status ValidateRenew(const v1::RenewRequest& message);
 
 // Runs of slots with one generation each, positions below `positions`, every arena among `arenas`.
 absl::Status ValidateSlotRun(const v1::SlotRun& run, size_t positions, const std::vector<v1::ArenaMap>& arenas);

@@ -107,6 +107,20 @@ absl::StatusOr<HostPeerGrant> ValidateHostPeerReply(const v1::AttachReply& messa
   return grant;
 }
 
+absl::Status ValidateArenaOffer(const v1::ArenaOffer& message, const NamespaceSpec& spec, size_t descriptors) {
+  if (message.arena().arena() < kOfferedArenaFirst) {
+    return Bad("arena", message.arena().arena(), absl::StrCat("offered ones begin at ", kOfferedArenaFirst));
+  }
+  if (message.node().empty() || message.node().size() > 128) {
+    return Bad("the length of node", message.node().size(), "it must be 1 to 128 bytes");
+  }
+  if (message.arena().bytes() == 0) {
+    return descriptors == 0 ? absl::OkStatus() : Bad("the number of descriptors", descriptors, "a withdrawal has none");
+  }
+  if (descriptors != 1) return Bad("the number of descriptors", descriptors, "an offer has one");
+  return ValidateGeometry(message.arena(), spec.block_bytes_max());
+}
+
 absl::Status ValidateAcquired(const v1::Acquired& message, uint32_t blocks, uint32_t parts,
                               const std::vector<v1::ArenaMap>& arenas) {
   if (message.matched_blocks() > blocks) {

@@ -36,6 +36,12 @@ struct HostPeerGrant {
 };
 absl::StatusOr<HostPeerGrant> ValidateHostPeerReply(const v1::AttachReply& message, size_t descriptors);
 
+inline constexpr uint32_t kOfferedArenaFirst = 1 << 16;  // ids of arenas that are offered; those of an AttachReply are below
+inline constexpr size_t kOfferedArenasMax = 64;          // mapped at a time
+
+// A node's offer of another's memory to map, or its withdrawal (arena.bytes 0). `descriptors`: how many came with it.
+absl::Status ValidateArenaOffer(const v1::ArenaOffer& message, const NamespaceSpec& spec, size_t descriptors);
+
 // Answer to an Acquire of `blocks` blocks in `parts` parts: ready runs inside the match, misses that cover the rest.
 absl::Status ValidateAcquired(const v1::Acquired& message, uint32_t blocks, uint32_t parts,
                               const std::vector<v1::ArenaMap>& arenas);

@@ -1,27 +1,23 @@
 #include "services/ctl/bench_block.h"
 
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cache_client.h"
-#include "services/ctl/cluster.h"
 #include "services/ctl/latency_histogram.h"
 #include "services/ctl/machine_limits.h"
 #include "services/ctl/oracle.h"
+#include "services/ctl/stream_echo.h"
+#include "services/ctl/temporary_cluster.h"
 #include "services/runtime/config.h"
 
 namespace stem {
@@ -32,6 +28,7 @@ using Clock = std::chrono::steady_clock;
 constexpr uint32_t kBlockTokens = 16;
 constexpr absl::Duration kPatience = absl::Seconds(30);
 constexpr uint64_t kStagingBytes = 256 << 20;
+constexpr uint32_t kEchoes = 2000;
 
 double SecondsSince(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -40,13 +37,14 @@ double Median(std::vector<double> values) {
   return values.empty() ? 0 : values[values.size() / 2];
 }
 
-// Memory that is there before it is measured.
+// Memory that is there before it is measured: an engine's own, or such as arenas are made of.
 class Pages {
  public:
-  explicit Pages(size_t bytes)
+  enum class Kind { kPrivate = MAP_PRIVATE, kShared = MAP_SHARED };
+  Pages(size_t bytes, Kind kind)
       : bytes_(bytes),
-        data_(static_cast<std::byte*>(
-            mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0))) {}
+        data_(static_cast<std::byte*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                                           static_cast<int>(kind) | MAP_ANONYMOUS | MAP_POPULATE, -1, 0))) {}
   ~Pages() {
     if (data_ != MAP_FAILED) munmap(data_, bytes_);
   }
@@ -61,50 +59,18 @@ class Pages {
   std::byte* const data_;
 };
 
-// A cluster that lives as long as this.
-class TemporaryCluster {
- public:
-  static absl::StatusOr<std::unique_ptr<TemporaryCluster>> Start(ClusterUpOptions options) {
-    std::string dir = (std::filesystem::temp_directory_path() / "stemctl-bench.XXXXXX").string();
-    if (mkdtemp(dir.data()) == nullptr) return absl::UnavailableError(absl::StrCat("cannot make a folder like ", dir));
-    std::unique_ptr<TemporaryCluster> cluster(new TemporaryCluster(dir));
-    options.dir = dir;
-    STEM_ASSIGN(cluster->state_, ClusterUp(options));
-    return cluster;
-  }
-  ~TemporaryCluster() {
-    if (!state_.nodes.empty()) (void)ClusterDown(dir_);
-    std::error_code ignored;
-    std::filesystem::remove_all(dir_, ignored);
-  }
-
-  const ClusterState& state() const { return state_; }
-  double CpuSeconds() const {
-    rusage own = {};
-    getrusage(RUSAGE_SELF, &own);
-    double seconds = static_cast<double>(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
-                     static_cast<double>(own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6;
-    for (const ClusterMember& node : state_.nodes) seconds += stem::CpuSeconds(node.process);
-    return seconds + stem::CpuSeconds(state_.directory.process);
-  }
-
- private:
-  explicit TemporaryCluster(std::string dir) : dir_(std::move(dir)) {}
-  const std::string dir_;
-  ClusterState state_;
-};
-
-// One path, block size and stem length.
+// One path, block size, stem length and number of threads.
 class Case {
  public:
-  Case(const BenchBlockOptions& options, BenchPath path, uint64_t block_bytes, uint32_t stem_blocks)
+  Case(const BenchBlockOptions& options, BenchPath path, uint64_t block_bytes, uint32_t stem_blocks, uint32_t threads)
       : options_(options),
         path_(path),
         block_bytes_(block_bytes),
         stem_blocks_(stem_blocks),
+        threads_(threads),
         stems_(static_cast<uint32_t>(std::max<uint64_t>(1, options.working_set_bytes / block_bytes / stem_blocks))),
-        source_(round_bytes()),
-        target_(round_bytes()) {}
+        source_(round_bytes(), Pages::Kind::kShared),
+        target_(round_bytes(), Pages::Kind::kPrivate) {}
 
   absl::StatusOr<BenchBlockRow> Run() {
     if (!source_.valid() || !target_.valid()) {
@@ -112,6 +78,8 @@ class Case {
     }
     std::fill(source_.bytes().begin(), source_.bytes().end(), std::byte{1});
     STEM_TRY(StartCluster());
+    STEM_ASSIGN(const LatencyHistogram echoes, MeasureStreamEcho(kEchoes));
+    echo_p50_us_ = echoes.QuantileUs(0.5);
     // One round more than is counted: the first touches every page for the first time.
     for (uint32_t round = 0; round <= options_.rounds; ++round) STEM_TRY(Round(round));
     return Row();
@@ -119,16 +87,19 @@ class Case {
 
  private:
   size_t round_bytes() const { return size_t{stems_} * stem_blocks_ * block_bytes_; }
-  bool remote() const { return path_ != BenchPath::kLocal; }
+  bool remote() const { return path_ == BenchPath::kRemoteShm || path_ == BenchPath::kRemoteTcp; }
 
   absl::Status StartCluster() {
     // A block that was read is a copy on the reader's node: every remote round needs blocks of its own. A slot has a head.
     const uint64_t rounds = remote() ? options_.rounds + 1 : 1;
-    const uint64_t slots_bytes = (uint64_t{stems_} + 1) * stem_blocks_ * (block_bytes_ + 3 * 4096);
+    const uint64_t stem_bytes = stem_blocks_ * (block_bytes_ + 3 * 4096);
+    const uint64_t slots_bytes = (uint64_t{stems_} + 1) * stem_bytes;
+    const bool ssd = path_ == BenchPath::kSsd;  // then DRAM holds little more than what is being read
+    const uint64_t dram_bytes = ssd ? std::max<uint64_t>(2 * stem_bytes, 32 << 20) : rounds * slots_bytes;
     ClusterUpOptions up{.dir = "",
                         .nodes = remote() ? 2u : 1u,
-                        .dram_bytes = (rounds * slots_bytes + (64 << 20)) >> 20 << 20,
-                        .ssd_bytes = 0,
+                        .dram_bytes = (dram_bytes + (64 << 20)) >> 20 << 20,
+                        .ssd_bytes = ssd ? 2 * slots_bytes + (1 << 30) : 0,
                         .map_host_peers = path_ != BenchPath::kRemoteTcp,
                         .binaries = options_.binaries};
     STEM_ASSIGN(cluster_, TemporaryCluster::Start(up));
@@ -147,7 +118,8 @@ class Case {
                                  .staging_bytes = staging_bytes,
                                  .client_name = "stemctl bench",
                                  .shared_group = "",
-                                 .local_proof = options_.proof},
+                                 .local_proof = options_.proof,
+                                 .load_threads = threads_},
                                 absl::Now() + kPatience);
   }
 
@@ -201,6 +173,10 @@ class Case {
     if (path_ == BenchPath::kRemoteTcp) {
       STEM_ASSIGN(tcp_rate, TcpRate(source_.bytes(), target_.bytes(), block_bytes_));
     }
+    double disk_rate = 0;
+    if (path_ == BenchPath::kSsd) {
+      STEM_ASSIGN(disk_rate, DiskReadRate(cluster_->dir(), round_bytes(), block_bytes_));
+    }
     LatencyHistogram acquires, stems;
     const double cpu_before = cluster_->CpuSeconds();
     const Clock::time_point begin = Clock::now();
@@ -219,7 +195,8 @@ class Case {
                        .memcpy_rate = memcpy_rate,
                        .streamed_copy_rate = streamed_rate,
                        .tcp_rate = tcp_rate,
-                       .ratio = rate / (tcp_rate > 0 ? tcp_rate : memcpy_rate)});
+                       .disk_rate = disk_rate,
+                       .ratio = rate / std::max({tcp_rate, disk_rate, tcp_rate + disk_rate > 0 ? 0 : memcpy_rate})});
     return absl::OkStatus();
   }
 
@@ -267,11 +244,15 @@ class Case {
 
   // Each figure is the median of its own over the rounds.
   BenchBlockRow Row() const {
-    BenchBlockRow row{.path = path_, .block_bytes = block_bytes_, .stem_blocks = stem_blocks_};
+    BenchBlockRow row{.path = path_,
+                      .block_bytes = block_bytes_,
+                      .stem_blocks = stem_blocks_,
+                      .threads = threads_,
+                      .echo_p50_us = echo_p50_us_};
     for (double BenchBlockRow::*const figure :
          {&BenchBlockRow::acquire_p50_us, &BenchBlockRow::stem_p50_us, &BenchBlockRow::stem_p99_us, &BenchBlockRow::rate,
           &BenchBlockRow::cpu_seconds_per_gb, &BenchBlockRow::memcpy_rate, &BenchBlockRow::streamed_copy_rate,
-          &BenchBlockRow::tcp_rate, &BenchBlockRow::ratio}) {
+          &BenchBlockRow::tcp_rate, &BenchBlockRow::disk_rate, &BenchBlockRow::ratio}) {
       std::vector<double> values;
       for (const BenchBlockRow& round : rounds_) values.push_back(round.*figure);
       row.*figure = Median(std::move(values));
@@ -283,6 +264,7 @@ class Case {
   const BenchPath path_;
   const uint64_t block_bytes_;
   const uint32_t stem_blocks_;
+  const uint32_t threads_;
   const uint32_t stems_;
   const Pages source_, target_;
   std::unique_ptr<TemporaryCluster> cluster_;
@@ -290,6 +272,7 @@ class Case {
   PrefixHasher oracle_;
   std::vector<Chain> chains_;
   std::vector<BenchBlockRow> rounds_;  // figures only
+  double echo_p50_us_ = 0;
 };
 
 }  // namespace
@@ -299,6 +282,7 @@ const char* NameOf(BenchPath path) {
     case BenchPath::kLocal: return "local";
     case BenchPath::kRemoteShm: return "remote-shm";
     case BenchPath::kRemoteTcp: return "remote-tcp";
+    case BenchPath::kSsd: return "ssd";
   }
   return "";
 }
@@ -317,7 +301,9 @@ absl::StatusOr<std::vector<BenchBlockRow>> RunBenchBlock(const BenchBlockOptions
                                                          " must be 1 block to the working set's ",
                                                          FormatBytes(options.working_set_bytes)));
         }
-        STEM_ASSIGN(rows.emplace_back(), Case(options, path, block_bytes, stem_blocks).Run());
+        for (const uint32_t threads : options.threads) {
+          STEM_ASSIGN(rows.emplace_back(), Case(options, path, block_bytes, stem_blocks, threads).Run());
+        }
       }
     }
   }
@@ -325,14 +311,16 @@ absl::StatusOr<std::vector<BenchBlockRow>> RunBenchBlock(const BenchBlockOptions
 }
 
 std::string ToTable(const std::vector<BenchBlockRow>& rows) {
-  std::string table = fmt::format("{:<11} {:>7} {:>6} {:>8} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}\n", "path", "block",
-                                  "blocks", "GB/s", "acq p50", "stem p50", "stem p99", "cpu s/GB", "memcpy", "streamed",
-                                  "socket", "ratio");
+  std::string table = fmt::format("{:<11} {:>7} {:>6} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>8} {:>7} {:>6} {:>6}\n", "path",
+                                  "block", "blocks", "threads", "GB/s", "echo p50", "acq p50", "stem p50", "stem p99", "cpu s/GB",
+                                  "memcpy", "streamed", "socket", "disk", "ratio");
   for (const BenchBlockRow& row : rows) {
-    table += fmt::format("{:<11} {:>7} {:>6} {:>8.2f} {:>6.0f} us {:>6.0f} us {:>6.0f} us {:>8.3f} {:>8.2f} {:>8.2f} {:>7.2f} {:>6.2f}\n",
-                         NameOf(row.path), FormatBytes(row.block_bytes), row.stem_blocks, row.rate / 1e9,
-                         row.acquire_p50_us, row.stem_p50_us, row.stem_p99_us, row.cpu_seconds_per_gb, row.memcpy_rate / 1e9,
-                         row.streamed_copy_rate / 1e9, row.tcp_rate / 1e9, row.ratio);
+    table += fmt::format(
+        "{:<11} {:>7} {:>6} {:>7} {:>7.2f} {:>6.0f} us {:>6.0f} us {:>6.0f} us {:>6.0f} us {:>8.3f} {:>7.2f} {:>8.2f} {:>7.2f} {:>6.2f} "
+        "{:>6.2f}\n",
+        NameOf(row.path), FormatBytes(row.block_bytes), row.stem_blocks, row.threads, row.rate / 1e9, row.echo_p50_us,
+        row.acquire_p50_us, row.stem_p50_us, row.stem_p99_us, row.cpu_seconds_per_gb, row.memcpy_rate / 1e9,
+        row.streamed_copy_rate / 1e9, row.tcp_rate / 1e9, row.disk_rate / 1e9, row.ratio);
   }
   return table;
 }
@@ -343,13 +331,16 @@ nlohmann::json ToJson(const std::vector<BenchBlockRow>& rows) {
     json.push_back({{"path", NameOf(row.path)},
                     {"block_bytes", row.block_bytes},
                     {"stem_blocks", row.stem_blocks},
+                    {"threads", row.threads},
                     {"bytes_per_second", row.rate},
                     {"acquire_us", {{"p50", row.acquire_p50_us}}},
                     {"stem_us", {{"p50", row.stem_p50_us}, {"p99", row.stem_p99_us}}},
                     {"cpu_seconds_per_gb", row.cpu_seconds_per_gb},
-                    {"limits", {{"memcpy_bytes_per_second", row.memcpy_rate},
+                    {"limits", {{"stream_echo_us", {{"p50", row.echo_p50_us}}},
+                                {"memcpy_bytes_per_second", row.memcpy_rate},
                                 {"streamed_copy_bytes_per_second", row.streamed_copy_rate},
-                                {"tcp_bytes_per_second", row.tcp_rate}}},
+                                {"tcp_bytes_per_second", row.tcp_rate},
+                                {"disk_bytes_per_second", row.disk_rate}}},
                     {"ratio", row.ratio}});
   }
   return json;

@@ -16,7 +16,7 @@ namespace {
 
 struct Arguments {
   BenchBlockOptions options;
-  std::vector<std::string> paths = {"local", "remote-shm", "remote-tcp"};
+  std::vector<std::string> paths = {"local", "remote-shm", "remote-tcp", "ssd"};
   std::vector<std::string> sizes = {"64KiB", "2MiB"};
   std::string json;
 };
@@ -26,12 +26,12 @@ absl::StatusOr<int> Run(Arguments& arguments) {
   options.paths.clear();
   for (const std::string& name : arguments.paths) {
     bool known = false;
-    for (const BenchPath path : {BenchPath::kLocal, BenchPath::kRemoteShm, BenchPath::kRemoteTcp}) {
+    for (const BenchPath path : kBenchPaths) {
       if (name != NameOf(path)) continue;
       options.paths.push_back(path);
       known = true;
     }
-    if (!known) return absl::InvalidArgumentError(absl::StrCat("--path: '", name, "' is unknown; use local, remote-shm, remote-tcp"));
+    if (!known) return absl::InvalidArgumentError(absl::StrCat("--path: '", name, "' is unknown; use local, remote-shm, remote-tcp, ssd"));
   }
   options.block_bytes.clear();
   for (const std::string& text : arguments.sizes) {
@@ -54,11 +54,15 @@ void AddBenchCommand(CLI::App& app, const std::string& binaries, Command* run) {
   CLI::App& bench = *app.add_subcommand("bench", "measure a temporary cluster on this machine, beside the machine's own limits");
   bench.require_subcommand(1);
   CLI::App& block = *bench.add_subcommand("block", "how fast blocks come to an engine; every byte is proved, and compared afterwards");
-  block.add_option("--path", arguments->paths, "local, remote-shm (a peer on this host, mapped), remote-tcp (UCX over loopback)")
+  block.add_option("--path", arguments->paths, "local, remote-shm (a peer on this host, mapped), remote-tcp (UCX over loopback), ssd")
       ->delimiter(',')
       ->capture_default_str();
   block.add_option("--sizes", arguments->sizes, "of a block, e.g. 64KiB,2MiB")->delimiter(',')->capture_default_str();
   block.add_option("--stem-blocks", options.stem_blocks, "blocks acquired at a time")->delimiter(',')->capture_default_str();
+  block.add_option("--threads", options.threads, "of the client, that copy for one stem")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str();
   AddBytesOption(block, "--working-set", options.working_set_bytes, {16 << 20, 16ULL << 30}, "bytes of one round");
   block.add_option("--rounds", options.rounds, "figures are their medians")->check(CLI::Range(1, 100))->capture_default_str();
   AddChoice<LocalProof>(block, "--proof", options.proof, {{"full", LocalProof::kFull}, {"header", LocalProof::kHeader}},

@@ -1,5 +1,6 @@
 #include "services/ctl/machine_limits.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -7,12 +8,17 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <random>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/checksum.h"
 #include "storage/pool/arena.h"
+#include "storage/pool/slot.h"
 
 namespace stem {
 namespace {
@@ -87,6 +93,32 @@ absl::StatusOr<double> TcpRate(std::span<const std::byte> source, std::span<std:
   sending.join();
   if (received < bytes) return Failed("receive");
   return static_cast<double>(bytes) / seconds;
+}
+
+absl::StatusOr<double> DiskReadRate(const std::string& dir, size_t bytes, size_t block_bytes) {
+  block_bytes = (block_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;  // what direct reads ask for
+  const std::string path = absl::StrCat(dir, "/disk-limit");
+  const auto failed = [&](absl::string_view what) {
+    return absl::UnavailableError(absl::StrCat("cannot measure the disk under ", dir, ": ", what, ": ", strerror(errno)));
+  };
+  const UniqueFd file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_DIRECT | O_CLOEXEC, 0600));
+  if (!file.valid()) return failed("open");
+  unlink(path.c_str());
+  const std::unique_ptr<void, decltype(&std::free)> block(std::aligned_alloc(kPageBytes, block_bytes), &std::free);
+  if (block == nullptr) return failed("memory");
+  std::memset(block.get(), 0xA5, block_bytes);
+  std::vector<off_t> offsets;
+  for (size_t at = 0; at + block_bytes <= bytes; at += block_bytes) {
+    if (pwrite(file.get(), block.get(), block_bytes, static_cast<off_t>(at)) != static_cast<ssize_t>(block_bytes)) return failed("write");
+    offsets.push_back(static_cast<off_t>(at));
+  }
+  if (fdatasync(file.get()) != 0) return failed("sync");
+  std::shuffle(offsets.begin(), offsets.end(), std::minstd_rand(1));
+  const Clock::time_point begin = Clock::now();
+  for (const off_t at : offsets) {
+    if (pread(file.get(), block.get(), block_bytes, at) != static_cast<ssize_t>(block_bytes)) return failed("read");
+  }
+  return static_cast<double>(offsets.size() * block_bytes) / std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 }  // namespace stem

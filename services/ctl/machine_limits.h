@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "proto/status.h"
 
@@ -18,5 +19,9 @@ double StreamedCopyRate(std::span<const std::byte> source, std::span<std::byte> 
 // One connection over loopback TCP between two threads: every block of `source` is sent, and received into `target`.
 // Errors: Unavailable (the system refuses a socket).
 absl::StatusOr<double> TcpRate(std::span<const std::byte> source, std::span<std::byte> target, size_t block_bytes);
+
+// One thread reads `bytes` from a file in `dir`, block by block in no order, past the page cache; the file is made and removed here.
+// Errors: Unavailable (the file system refuses, direct reads for one).
+absl::StatusOr<double> DiskReadRate(const std::string& dir, size_t bytes, size_t block_bytes);
 
 }  // namespace stem

@@ -174,6 +174,7 @@ absl::Status AttachServer::Attach(const v1::AttachRequest& request, Connection& 
   STEM_ASSIGN(const SessionTable::Created created,
               sessions_.Create(*registered.space, connection.peer, call.client_name, staging_bytes));
   connection.token = created.token;
+  created.session->set_offers(UniqueFd(fcntl(connection.socket.get(), F_DUPFD_CLOEXEC, 0)));
 
   const GroupMemory& memory = *registered.space->memory;
   reply->set_session_token(created.token);

@@ -52,6 +52,8 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
                     "How long a client may take from Reserve to Commit");
   AddDurationOption(app, "--heartbeat", config.heartbeat, {absl::Milliseconds(5), absl::Seconds(10)},
                     "Longest silence towards a directory; at most half of the directories' --heartbeat-ms");
+  AddDurationOption(app, "--scrub-period", config.scrub_period, {absl::ZeroDuration(), absl::Hours(24 * 365)},
+                    "In which every block in memory is proved again, in the background; 0s = never");
   app.add_option("--fetch-threads", config.fetch_threads, "Acquires that wait for disk or peers at a time")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();

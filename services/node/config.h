@@ -31,6 +31,7 @@ struct NodeConfig {
   absl::Duration lease = absl::Seconds(10);           // a peer may read for so long
   absl::Duration reservation_max = absl::Seconds(30);  // from Reserve to Commit
   absl::Duration heartbeat = absl::Milliseconds(50);   // half of what directories expect
+  absl::Duration scrub_period = absl::Hours(6);        // in which every block in memory is proved again; 0 = never
   uint32_t fetch_threads = 4;
   uint32_t copy_threads = 2;
   bool map_host_peers = true;              // read peers of this host in place

@@ -9,6 +9,9 @@
 #include "absl/time/time.h"
 #include "client/directory_stub.h"
 #include "proto/validate.h"
+#include "services/node/bring_rates.h"
+#include "services/node/copier.h"
+#include "services/node/lent_run.h"
 #include "services/node/metrics.h"
 #include "services/node/peer_reports.h"
 #include "services/node/peers.h"
@@ -27,6 +30,7 @@ struct AcquireCall {
   ChainCall chain;
   std::string request;  // the engine's id, for logs
   absl::Duration compute = absl::ZeroDuration();  // above zero: single flight, see v1::Acquire.compute_ms
+  absl::Duration block_compute = absl::ZeroDuration();  // above zero: see v1::Acquire.block_compute_us
   absl::Time deadline;
 };
 
@@ -37,6 +41,10 @@ class Fetcher {
   struct Parts {
     DirectoryStub& directories;
     Peers& peers;
+    HostPeers& host_peers;
+    LentRuns& lent_runs;
+    Copier& copier;
+    BringRates& rates;
     Promoter& promoter;
     Transport& transport;
     // Of each arena, by arena id: where reads land.
@@ -55,8 +63,6 @@ class Fetcher {
   size_t queue_depth() const { return queue_.depth(); }
 
  private:
-  class Fetch;
-
   const Parts parts_;
   WorkQueue queue_;
 };

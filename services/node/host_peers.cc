@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "proto/validate_replies.h"
 #include "proto/wire_status.h"
 #include "storage/pool/fd_socket.h"
 
@@ -24,14 +23,14 @@ constexpr absl::Duration kRetryAfter = absl::Seconds(10);
 bool HostPeerMemory::Covers(const v1::LeaseReply& lease) const {
   const auto arena = arenas_.find(lease.arena());
   if (arena == arenas_.end()) return false;
-  const uint64_t slots = arena->second.bytes().size() / lease.slot_bytes();
+  const uint64_t slots = arena->second.mapping.bytes().size() / lease.slot_bytes();
   const uint64_t block_bytes_max = lease.slot_bytes() - lease.payload_offset();
   return std::all_of(lease.slots().begin(), lease.slots().end(), [&](uint32_t slot) { return slot < slots; }) &&
          std::all_of(lease.lengths().begin(), lease.lengths().end(), [&](uint32_t length) { return length <= block_bytes_max; });
 }
 
 SlotView<const std::byte> HostPeerMemory::slot(const v1::LeaseReply& lease, int index) const {
-  const std::span<const std::byte> arena = arenas_.at(lease.arena()).bytes();
+  const std::span<const std::byte> arena = arenas_.at(lease.arena()).mapping.bytes();
   return {arena.subspan(lease.slots(index) * lease.slot_bytes(), lease.slot_bytes()),
           SlotGeometry{.payload_offset = lease.payload_offset(), .slot_bytes = lease.slot_bytes()}};
 }
@@ -58,7 +57,7 @@ std::shared_ptr<const HostPeerMemory> HostPeers::MemoryOf(const v1::NodeAddress&
   return memory;  // of the incarnation that was asked for, whichever is known by now
 }
 
-absl::StatusOr<HostPeers::Known> HostPeers::Attach(const v1::NodeAddress& address, absl::Time deadline) const {
+absl::StatusOr<HostPeers::Known> HostPeers::Attach(const v1::NodeAddress& address, absl::Time deadline) {
   const auto left = [&] { return deadline - absl::Now(); };
   Known known{.incarnation = address.incarnation()};
   STEM_ASSIGN(known.socket, ConnectFdSocket(address.attach_path(), left));
@@ -66,18 +65,20 @@ absl::StatusOr<HostPeers::Known> HostPeers::Attach(const v1::NodeAddress& addres
   request.set_protocol(kAttachProtocol);
   request.set_host_peer_token(secret_.HostPeerToken(address.incarnation()));
   STEM_TRY(SendFdPacket(known.socket.get(), request.SerializeAsString(), {}));
-  STEM_ASSIGN(const FdPacket packet, ReceiveFdPacket(known.socket.get(), kAttachMessageBytesMax, kAttachArenasMax, left));
+  STEM_ASSIGN(FdPacket packet, ReceiveFdPacket(known.socket.get(), kAttachMessageBytesMax, kAttachArenasMax, left));
   v1::AttachReply reply;
   if (!reply.ParseFromString(packet.bytes)) return absl::InternalError("the peer's answer is no AttachReply");
   if (reply.code() != 0) return FromCode(reply.code(), reply.message());
   STEM_ASSIGN(const HostPeerGrant grant, ValidateHostPeerReply(reply, packet.fds.size()));
   if (grant.incarnation != address.incarnation()) return absl::AbortedError("another incarnation listens there now");
-  std::map<uint32_t, Mapping> arenas;
+  std::map<uint32_t, HostPeerMemory::PeerArena> arenas;
   for (size_t i = 0; i < grant.arenas.size(); ++i) {
-    const v1::ArenaMap& arena = grant.arenas[i];
-    STEM_ASSIGN(arenas[arena.arena()], Mapping::Create(packet.fds[i].get(), arena.bytes(), Mapping::Access::kReadOnly));
+    HostPeerMemory::PeerArena& arena = arenas[grant.arenas[i].arena()];
+    arena.file = std::move(packet.fds[i]);
+    STEM_ASSIGN(arena.mapping, Mapping::Create(arena.file.get(), grant.arenas[i].bytes(), Mapping::Access::kReadOnly));
+    arena.offer = next_offer_.fetch_add(1);
   }
-  known.memory = std::make_shared<HostPeerMemory>(std::move(arenas));
+  known.memory = std::make_shared<HostPeerMemory>(address.node(), std::move(arenas));
   return known;
 }
 
@@ -98,11 +99,11 @@ void HostPeers::PrefaultSome() {
   for (const Unfaulted& each : waiting) {
     size_t before = 0;  // bytes of the arenas that are done
     size_t now = each.first;
-    for (const auto& [id, mapping] : each.memory->arenas()) {
-      for (int share = 0; share < kSharesPerTurn && now < before + mapping.bytes().size(); ++share) {
-        now = before + mapping.PrefaultFrom(now - before);
+    for (const auto& [id, arena] : each.memory->arenas()) {
+      for (int share = 0; share < kSharesPerTurn && now < before + arena.mapping.bytes().size(); ++share) {
+        now = before + arena.mapping.PrefaultFrom(now - before);
       }
-      before += mapping.bytes().size();
+      before += arena.mapping.bytes().size();
       if (now < before) break;
     }
     MutexLock lock(mutex_);
@@ -113,12 +114,14 @@ void HostPeers::PrefaultSome() {
 
 void HostPeers::DropDead() {
   MutexLock lock(mutex_);
-  std::erase_if(known_, [now = absl::Now()](const auto& each) {
+  std::erase_if(known_, [this, now = absl::Now()](const auto& each) {
     const Known& known = each.second;
     if (known.memory == nullptr) return now >= known.retry;
     char byte = 0;
     const ssize_t got = recv(known.socket.get(), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
-    return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+    const bool dead = got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+    if (dead) on_gone_(*known.memory);
+    return dead;
   });
 }
 

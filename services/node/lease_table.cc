@@ -12,6 +12,14 @@ uint64_t LeaseTable::Grant(std::vector<BlockPin> pins, absl::Time now, absl::Dur
   return last_id_;
 }
 
+bool LeaseTable::Renew(uint64_t id, absl::Time now, absl::Duration duration) {
+  MutexLock lock(mutex_);
+  const auto it = leases_.find(id);
+  if (it == leases_.end()) return false;
+  it->second.expiry = now + duration + kLeaseMargin;
+  return true;
+}
+
 void LeaseTable::Return(uint64_t id) {
   Lease ended;  // declared before the lock: its pins end after it
   MutexLock lock(mutex_);

@@ -21,6 +21,8 @@ class LeaseTable {
 
   // Keeps `pins` for `duration` and a margin; returns the lease's id, or 0 when there are too many leases.
   uint64_t Grant(std::vector<BlockPin> pins, absl::Time now, absl::Duration duration);
+  // Lets a lease last for `duration` and a margin from `now`. False when it is not known: it has ended.
+  bool Renew(uint64_t id, absl::Time now, absl::Duration duration);
   // Unknown ids are fine: the lease may have expired.
   void Return(uint64_t id);
   // Names of the leased blocks whose part keys are among `keys`: what a reader may complain about.

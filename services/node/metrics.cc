@@ -26,6 +26,9 @@ NodeMetrics::NodeMetrics(prometheus::Registry& registry)
                           "Blocks whose proof failed, by where the bad copy was; any is an incident")),
       refused_(Counters(registry, "stemcache_node_refused_total", "Blocks refused for want of room, by call: raise the tier")),
       expired_(Counters(registry, "stemcache_node_expired_total", "Leases and reservations that ended by time: lost peers or clients")),
+      scrubbed_(Counters(registry, "stemcache_node_scrubbed_blocks_total", "Blocks in memory that were proved again").Add({})),
+      copies_(Counters(registry, "stemcache_node_copies_total",
+                       "Blocks to be copied from a node of this host after a client read them there, by outcome")),
       single_flight_(Counters(registry, "stemcache_node_single_flight_total",
                               "Acquires of engines that would compute what is missing, by who does")) {
   for (const char* tier : {"dram", "ssd", "remote", "client", "peer"}) integrity_.Add({{"tier", tier}});  // shown while 0
@@ -66,6 +69,12 @@ void NodeMetrics::CountIntegrityFailure(absl::string_view tier) {
   integrity_.Add({{"tier", std::string(tier)}}).Increment();
   integrity_failures_.fetch_add(1);
 }
+
+void NodeMetrics::CountCopies(absl::string_view outcome, uint64_t blocks) {
+  copies_.Add({{"outcome", std::string(outcome)}}).Increment(static_cast<double>(blocks));
+}
+
+void NodeMetrics::CountScrubbed(uint64_t blocks) { scrubbed_.Increment(static_cast<double>(blocks)); }
 
 void NodeMetrics::CountRefused(absl::string_view what, uint64_t blocks) {
   refused_.Add({{"call", std::string(what)}}).Increment(static_cast<double>(blocks));

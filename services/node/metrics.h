@@ -36,6 +36,10 @@ class NodeMetrics {
   void Observe(Stage stage, absl::Duration time);
   // `tier`: where the bad copy was: dram, ssd, remote (a peer's), or the reader (client, peer) whose copy alone was bad.
   void CountIntegrityFailure(absl::string_view tier);
+  // `outcome` of blocks that were to be copied out of a host peer's memory: copied, failed, or put_off until
+  // the chain goes on here, as too much waited.
+  void CountCopies(absl::string_view outcome, uint64_t blocks);
+  void CountScrubbed(uint64_t blocks);
   // `what`: acquire, reserve, commit, lease; `blocks` that were refused.
   void CountRefused(absl::string_view what, uint64_t blocks);
   // `outcome` of an acquire that would compute: ours, waited (somebody else's ended), too_long or unanswered.
@@ -57,6 +61,8 @@ class NodeMetrics {
   std::atomic<uint64_t> integrity_failures_{0};
   prometheus::Family<prometheus::Counter>& refused_;
   prometheus::Family<prometheus::Counter>& expired_;
+  prometheus::Counter& scrubbed_;
+  prometheus::Family<prometheus::Counter>& copies_;
   prometheus::Family<prometheus::Counter>& single_flight_;
 };
 

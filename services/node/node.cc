@@ -94,6 +94,7 @@ Node::~Node() {
   if (directories_ != nullptr) directories_->Stop();  // who waits for others goes on, and ends
   fetcher_.reset();
   publisher_.reset();
+  copier_.reset();
   peer_service_.reset();
   spiller_.reset();
   http_.reset();
@@ -178,10 +179,18 @@ absl::Status Node::Serve() {
                                              [this](uint64_t session) { single_flight_->GiveUp(session); });
   leases_ = std::make_unique<LeaseTable>(kLeasesMax);
   promoter_ = std::make_unique<Promoter>(store_.get(), metrics_, log_);
-  host_peers_ = std::make_unique<HostPeers>(config_.map_host_peers ? HostId() : "", secret_, log_);
+  scrubber_ = std::make_unique<Scrubber>(config_.scrub_period, *spaces_, *promoter_, metrics_);
+  host_peers_ = std::make_unique<HostPeers>(
+      config_.map_host_peers ? HostId() : "", [this](const HostPeerMemory& gone) { sessions_->Withdraw(gone); }, secret_, log_);
   peers_ = std::make_unique<Peers>(config_.name, secret_, *transport_, *host_peers_);
+  lent_runs_ = std::make_unique<LentRuns>(*peers_, peer_reports_);
+  copier_ = std::make_unique<Copier>(Copier::Options{}, *lent_runs_, metrics_, log_);
   fetcher_ = std::make_unique<Fetcher>(Fetcher::Parts{.directories = *directories_,
                                                       .peers = *peers_,
+                                                      .host_peers = *host_peers_,
+                                                      .lent_runs = *lent_runs_,
+                                                      .copier = *copier_,
+                                                      .rates = rates_,
                                                       .promoter = *promoter_,
                                                       .transport = *transport_,
                                                       .registrations = registrations_,
@@ -191,7 +200,7 @@ absl::Status Node::Serve() {
                                                       .metrics = metrics_,
                                                       .log = log_},
                                        config_.fetch_threads, kFetchesQueuedMax);
-  publisher_ = std::make_unique<Publisher>(reservations_, metrics_, config_.reservation_max, config_.copy_threads,
+  publisher_ = std::make_unique<Publisher>(reservations_, *copier_, metrics_, config_.reservation_max, config_.copy_threads,
                                            kCommitsQueuedMax);
   node_service_ = std::make_unique<NodeService>(NodeService::Parts{.sessions = *sessions_,
                                                                    .fetcher = *fetcher_,
@@ -293,6 +302,8 @@ void Node::KeepHouse() {
     metrics_.CountExpired("lease", leases_->Expire(now));
     metrics_.CountExpired("reservation", reservations_.Expire(now));
     host_peers_->KeepHouse();
+    lent_runs_->KeepHouse();
+    scrubber_->Step(now);
     if (store_ != nullptr && tick % kTicksPerGarbageRound == 0) {
       (void)garbage.TryPost([this] {
         if (const auto freed = store_->CollectGarbage(); !freed.ok()) {

@@ -23,6 +23,7 @@
 #include "services/node/peers.h"
 #include "services/node/promoter.h"
 #include "services/node/publisher.h"
+#include "services/node/scrubber.h"
 #include "services/node/single_flight.h"
 #include "services/node/spiller.h"
 #include "services/runtime/cluster_secret.h"
@@ -98,6 +99,10 @@ class Node {
   std::unique_ptr<Promoter> promoter_;
   std::unique_ptr<HostPeers> host_peers_;
   std::unique_ptr<Peers> peers_;
+  std::unique_ptr<LentRuns> lent_runs_;
+  std::unique_ptr<Copier> copier_;
+  BringRates rates_;
+  std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<Fetcher> fetcher_;
   std::unique_ptr<Publisher> publisher_;
   std::unique_ptr<NodeService> node_service_;

@@ -136,6 +136,7 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
                                      .chain = std::move(chain),
                                      .request = message.acquire().request(),
                                      .compute = absl::Milliseconds(message.acquire().compute_ms()),
+                                     .block_compute = absl::Microseconds(message.acquire().block_compute_us()),
                                      .deadline = deadline});
       return absl::OkStatus();
     }
@@ -157,6 +158,9 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
     case v1::ClientMessage::kAbandon:
       parts_.publisher.Abandon(*session, message.abandon().reserve_id());
       return absl::OkStatus();
+    case v1::ClientMessage::kMapped:
+      session->OnMapped(message.mapped().arena());
+      return absl::OkStatus();
     case v1::ClientMessage::kOpen:
     case v1::ClientMessage::MESSAGE_NOT_SET:
       break;
@@ -167,7 +171,7 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
 void NodeService::Release(stem::Session& session, const v1::Release& release) {
   const std::shared_ptr<AcquirePins> pins = session.TakeAcquire(release.acquire_id());
   if (pins == nullptr) return;
-  for (const BlockName& name : pins->NamesAt(release.corrupt())) {
+  for (const BlockName& name : pins->MarkCorrupt(release.corrupt())) {
     parts_.promoter.Recheck(session.space().pool(), name, "client");
   }
   pins->Release();

@@ -1,11 +1,11 @@
 #include "services/node/peer_service.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "kernels/checksum.h"
 #include "proto/wire_status.h"
 
 namespace stem {
@@ -26,6 +26,10 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
     return reactor;
   }
   const absl::Time deadline = absl::FromChrono(context->deadline());
+  if (IsAllInDram(*call)) {  // nothing to wait for: no queue
+    reactor->Finish(ToGrpc(Grant(*call, request->known_incarnation(), deadline, reply)));
+    return reactor;
+  }
   const bool posted = queue_.TryPost([this, reactor, reply, deadline, known = request->known_incarnation(),
                                       shared = std::make_shared<LeaseCall>(*std::move(call))] {
     reactor->Finish(ToGrpc(Grant(*shared, known, deadline, reply)));
@@ -36,6 +40,13 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
         absl::StrCat(options_.queue_depth_max, " leases wait on this node, its limit"))));
   }
   return reactor;
+}
+
+bool PeerService::IsAllInDram(const LeaseCall& call) const {
+  const Space* const space = parts_.spaces.Find(call.space);
+  return space != nullptr && std::all_of(call.keys.begin(), call.keys.end(), [&](const BlockKey& key) {
+    return space->pool().Find({call.space, key}) == BlockPool::Presence::kDram;
+  });
 }
 
 absl::Status PeerService::Grant(const LeaseCall& call, uint64_t known_incarnation, absl::Time deadline,
@@ -52,15 +63,12 @@ absl::Status PeerService::Grant(const LeaseCall& call, uint64_t known_incarnatio
   const size_t leased = pins.size();
   space->pool().Touch(std::span(names).first(leased));
 
-  std::string* const hashes = reply->mutable_chunk_hashes();
   for (const BlockPin& pin : pins) {
     const BlockMeta& meta = pin.meta();
     reply->add_slots(pin.slot());
     reply->add_generations(meta.generation);
     reply->add_lengths(static_cast<uint32_t>(meta.length));
     reply->add_digests(meta.digest);
-    const std::span<const uint64_t> chunks = pin.view().chunk_hashes(ChunkCount(meta.length));
-    hashes->append(reinterpret_cast<const char*>(chunks.data()), chunks.size_bytes());
   }
   reply->set_incarnation(options_.incarnation);
   reply->set_duration_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease)));
@@ -144,6 +152,22 @@ grpc::ServerUnaryReactor* PeerService::Return(grpc::CallbackServerContext* conte
     }
   }
   if (status.ok()) parts_.leases.Return(request->lease_id());
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* PeerService::Renew(grpc::CallbackServerContext* context, const v1::RenewRequest* request,
+                                             v1::RenewReply* reply) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  absl::Status status = parts_.secret.CheckToken(*context);
+  if (status.ok()) status = ValidateRenew(*request);
+  if (status.ok()) {
+    const absl::Time now = absl::Now();
+    for (const uint64_t id : request->lease_ids()) {
+      if (!parts_.leases.Renew(id, now, options_.lease)) reply->add_ended(id);
+    }
+    reply->set_duration_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease)));
+  }
   reactor->Finish(ToGrpc(status));
   return reactor;
 }

@@ -37,8 +37,11 @@ class PeerService final : public v1::Peer::CallbackService {
                                   v1::LeaseReply* reply) override;
   grpc::ServerUnaryReactor* Return(grpc::CallbackServerContext* context, const v1::ReturnRequest* request,
                                    v1::ReturnReply* reply) override;
+  grpc::ServerUnaryReactor* Renew(grpc::CallbackServerContext* context, const v1::RenewRequest* request,
+                                  v1::RenewReply* reply) override;
 
  private:
+  bool IsAllInDram(const LeaseCall& call) const;
   absl::Status Grant(const LeaseCall& call, uint64_t known_incarnation, absl::Time deadline, v1::LeaseReply* reply);
   // Pins the leading run of `names`, promoting from SSD; `miss`: why the first one beyond it is not.
   std::vector<BlockPin> PinRun(BlockPool& pool, const std::vector<BlockName>& names, absl::Time deadline,

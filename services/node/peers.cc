@@ -12,7 +12,7 @@
 namespace stem {
 namespace {
 
-constexpr absl::Duration kReturnTimeout = absl::Seconds(5);
+constexpr absl::Duration kReturnTimeout = absl::Seconds(5);  // of renewals too
 
 PeerMemory ToPeerMemory(const v1::LeaseReply& reply) {
   PeerMemory memory{.worker_address = reply.memory().worker_address(), .regions = {}, .incarnation = reply.incarnation()};
@@ -110,14 +110,40 @@ absl::StatusOr<PeerLease> Peers::Lease(const v1::NodeAddress& address, std::span
   return lease;
 }
 
+std::shared_ptr<v1::Peer::Stub> Peers::KnownStub(const std::string& node) {
+  MutexLock lock(mutex_);
+  const auto it = known_.find(node);
+  return it == known_.end() ? nullptr : it->second.stub;
+}
+
+void Peers::Renew(const std::string& node, std::span<const uint64_t> ids,
+                  std::function<void(uint64_t id, absl::Time expiry)> renewed) {
+  struct Call {
+    grpc::ClientContext context;
+    v1::RenewRequest request;
+    v1::RenewReply reply;
+    std::shared_ptr<v1::Peer::Stub> stub;
+  };
+  auto call = std::make_shared<Call>();
+  call->stub = KnownStub(node);
+  if (call->stub == nullptr) return;
+  call->context.set_deadline(absl::ToChronoTime(absl::Now() + kReturnTimeout));
+  secret_.AddToken(call->context);
+  call->request.mutable_lease_ids()->Add(ids.begin(), ids.end());
+  call->stub->async()->Renew(&call->context, &call->request, &call->reply,
+                             [call, renewed = std::move(renewed), sent = absl::Now()](const grpc::Status& status) {
+                               if (!status.ok() || call->reply.duration_ms() == 0) return;
+                               const auto& ended = call->reply.ended();
+                               for (const uint64_t id : call->request.lease_ids()) {
+                                 if (std::find(ended.begin(), ended.end(), id) != ended.end()) continue;
+                                 renewed(id, sent + absl::Milliseconds(call->reply.duration_ms()));
+                               }
+                             });
+}
+
 void Peers::Return(const PeerLease& lease, std::span<const BlockKey> corrupt) {
-  std::shared_ptr<v1::Peer::Stub> stub;
-  {
-    MutexLock lock(mutex_);
-    const auto it = known_.find(lease.node);
-    if (it == known_.end()) return;
-    stub = it->second.stub;
-  }
+  std::shared_ptr<v1::Peer::Stub> stub = KnownStub(lease.node);
+  if (stub == nullptr) return;
   // Lives until the call ends; losing it costs the peer a lease until its time is up.
   struct Call {
     grpc::ClientContext context;

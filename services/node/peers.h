@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -42,6 +43,9 @@ class Peers {
   absl::StatusOr<PeerLease> Lease(const stemcache::v1::NodeAddress& address, std::span<const BlockName> names,
                                   const SlotGeometry& geometry, absl::Time deadline);
 
+  // Asks `node` to let its leases `ids` last on, without waiting. `renewed`: told each one's new end, on a thread of gRPC's.
+  void Renew(const std::string& node, std::span<const uint64_t> ids, std::function<void(uint64_t id, absl::Time expiry)> renewed);
+
   // Gives a lease back without waiting, and names what failed its proof.
   void Return(const PeerLease& lease, std::span<const BlockKey> corrupt);
 
@@ -54,6 +58,8 @@ class Peers {
   };
   std::shared_ptr<stemcache::v1::Peer::Stub> StubFor(const std::string& node, const std::string& address,
                                                      uint64_t* known_incarnation);
+  // Null for a node that granted no lease.
+  std::shared_ptr<stemcache::v1::Peer::Stub> KnownStub(const std::string& node);
   void Learn(const std::string& node, const stemcache::v1::LeaseReply& reply);
   absl::StatusOr<std::shared_ptr<RemotePeer>> MemoryOf(const std::string& node,
                                                        const stemcache::v1::LeaseReply& reply, absl::Time deadline);

@@ -62,19 +62,23 @@ std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::ve
   return pins;
 }
 
+bool Promoter::IsGood(const BlockPin& pin) {
+  const BlockMeta& meta = pin.meta();
+  const SlotHeader expected{.name = meta.name,
+                            .generation = meta.generation,
+                            .length = meta.length,
+                            .digest = meta.digest,
+                            .publisher = meta.publisher};
+  std::vector<uint64_t> chunk_hashes(ChunkCount(meta.length));
+  return pin.view().header() == expected && Digest(meta.name, pin.view().payload(meta.length), chunk_hashes) == meta.digest;
+}
+
 void Promoter::Recheck(BlockPool& pool, const BlockName& name, absl::string_view reader) {
   bool good = false;
   {
     const BlockPin pin = pool.Pin(name);
     if (!pin.valid()) return;
-    const BlockMeta& meta = pin.meta();
-    const SlotHeader expected{.name = meta.name,
-                              .generation = meta.generation,
-                              .length = meta.length,
-                              .digest = meta.digest,
-                              .publisher = meta.publisher};
-    std::vector<uint64_t> chunk_hashes(ChunkCount(meta.length));
-    good = pin.view().header() == expected && Digest(name, pin.view().payload(meta.length), chunk_hashes) == meta.digest;
+    good = IsGood(pin);
   }
   if (!good) return Quarantine(pool, name, "dram", absl::StrCat("a ", reader, " found it bad, and it is"));
   metrics_.CountIntegrityFailure(reader);

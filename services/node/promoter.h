@@ -26,6 +26,9 @@ class Promoter {
   // Each result is a pin or why not: DataLoss (quarantined, counted), NotFound, FailedPrecondition.
   std::vector<absl::StatusOr<BlockPin>> Promote(BlockPool& pool, std::vector<Filling> fillings);
 
+  // Whether the slot still holds, header and payload, what this node wrote.
+  static bool IsGood(const BlockPin& pin);
+
   // Proves again a block that a client or peer found bad; quarantines it when it is. A reader's word alone withdraws
   // nothing: it could be the reader's memory, or malice. `reader`: "client" or "peer".
   void Recheck(BlockPool& pool, const BlockName& name, absl::string_view reader);

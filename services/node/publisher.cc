@@ -31,6 +31,12 @@ absl::Status CheckCommit(Session& session, const ReservedChain& chain, const v1:
 
 }  // namespace
 
+// A chain that a client read in a host peer's memory goes on here: then its copy waits no longer.
+bool Publisher::Holds(const Space& space, const BlockKey& parent) {
+  const BlockName name{space.fingerprint, parent};
+  return space.pool().Find(name) != BlockPool::Presence::kAbsent || copier_.CopyNow(name);
+}
+
 absl::StatusOr<v1::Reserved> Publisher::Reserve(Session& session, uint64_t id, const ReserveCall& call) {
   const StageTimer timer(metrics_, Stage::kReserve);
   const Space& space = session.space();
@@ -55,8 +61,7 @@ absl::StatusOr<v1::Reserved> Publisher::Reserve(Session& session, uint64_t id, c
       bool wanted = false;
       if (held) {
         reserved.set_held(reserved.held() + 1);
-      } else if (block == 0 && parent.has_value() &&
-                 space.pool().Find({space.fingerprint, *parent}) == BlockPool::Presence::kAbsent) {
+      } else if (block == 0 && parent.has_value() && !Holds(space, *parent)) {
         reserved.set_refused(reserved.refused() + 1);
         reserved.set_reason(absl::StrCat("the parent ", parent->ToHex(), " is not held here; reserve from the chain's first missing block"));
         block_extends = false;

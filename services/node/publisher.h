@@ -5,6 +5,7 @@
 
 #include "absl/time/time.h"
 #include "proto/validate.h"
+#include "services/node/copier.h"
 #include "services/node/metrics.h"
 #include "services/node/reservations.h"
 #include "services/node/session.h"
@@ -15,10 +16,11 @@ namespace stem {
 // Threads: any.
 class Publisher {
  public:
-  // Both borrowed. `reservation_max`: how long a client may take from Reserve to Commit.
-  Publisher(Reservations& reservations, NodeMetrics& metrics, absl::Duration reservation_max, size_t threads,
+  // All borrowed. `reservation_max`: how long a client may take from Reserve to Commit.
+  Publisher(Reservations& reservations, Copier& copier, NodeMetrics& metrics, absl::Duration reservation_max, size_t threads,
             size_t queue_depth_max)
       : reservations_(reservations),
+        copier_(copier),
         metrics_(metrics),
         reservation_max_(reservation_max),
         queue_(threads, queue_depth_max) {}
@@ -34,9 +36,11 @@ class Publisher {
   size_t queue_depth() const { return queue_.depth(); }
 
  private:
+  bool Holds(const Space& space, const BlockKey& parent);
   v1::Committed Copy(Session& session, const ReservedChain& chain, const v1::Commit& commit, absl::Time deadline);
 
   Reservations& reservations_;
+  Copier& copier_;
   NodeMetrics& metrics_;
   const absl::Duration reservation_max_;
   WorkQueue queue_;

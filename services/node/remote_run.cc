@@ -8,6 +8,11 @@
 
 namespace stem {
 
+bool RemoteRun::from_ssd() const {
+  const auto& flags = lease_.reply.from_ssd();
+  return std::find(flags.begin(), flags.end(), true) != flags.end();
+}
+
 size_t RemoteRun::Add(size_t leased, Filling filling) {
   fillings_.push_back(std::move(filling));
   leased_.push_back(leased);
@@ -61,26 +66,27 @@ absl::Status RemoteRun::WaitFor(size_t op, absl::Time deadline) {
 }
 
 absl::StatusOr<BlockPin> RemoteRun::Prove(size_t op, const BlockName& name) {
-  const stemcache::v1::LeaseReply& reply = lease_.reply;
-  const auto leased = static_cast<int>(leased_[op]);
-  Filling filling = std::move(fillings_[op]);
+  if (mapped() && absl::Now() >= lease_.expiry) return absl::AbortedError("the lease ended before the block was copied");
+  return ProveLanded(lease_, leased_[op], std::move(fillings_[op]), name);
+}
+
+absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Filling filling, const BlockName& name) {
+  const stemcache::v1::LeaseReply& reply = lease.reply;
+  const auto index = static_cast<int>(leased);
   const SlotView<std::byte> slot = filling.view();
-  const uint64_t length = reply.lengths(leased);
+  const uint64_t length = reply.lengths(index);
   const std::span<uint64_t> chunk_hashes = slot.chunk_hashes(ChunkCount(length));
   std::optional<SlotView<const std::byte>> there;
-  if (mapped()) {
-    if (absl::Now() >= lease_.expiry) return absl::AbortedError("the lease ended before the block was copied");
-    there.emplace(lease_.mapped->slot(reply, leased));
-  }
+  if (lease.mapped != nullptr) there.emplace(lease.mapped->slot(reply, index));
   const SlotHeader header = there ? there->header() : slot.header();
   if (header.magic != kSlotMagic || header.version != kSlotVersion) return absl::DataLossError("not a slot header");
   if (header.name.space != name.space) return absl::DataLossError("the slot is of another namespace");
   if (header.name.key != name.key) return absl::DataLossError("the slot is of another key");
-  if (header.generation != reply.generations(leased)) return absl::DataLossError("the slot is of another generation");
+  if (header.generation != reply.generations(index)) return absl::DataLossError("the slot is of another generation");
   if (header.length != length) return absl::DataLossError("the slot is of another length");
   const uint64_t digest = there ? CopyAndDigest(slot.payload(length), there->payload(length), name, chunk_hashes)
                                 : Digest(name, slot.payload(length), chunk_hashes);
-  if (digest != reply.digests(leased) || digest != header.digest) {
+  if (digest != reply.digests(index) || digest != header.digest) {
     return absl::DataLossError("the payload does not have its digest");
   }
   return std::move(filling).Commit(length, digest, header.publisher, true);

@@ -14,6 +14,10 @@
 
 namespace stem {
 
+// Slot number `leased` of `lease`: header and payload against `name` and what the lease promised, copied into `filling` first when the
+// lease is mapped; then the block is this node's. Errors: DataLoss (which field), FailedPrecondition (its parent left).
+absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Filling filling, const BlockName& name);
+
 // Shared by the fetch and the transport's callbacks: the fillings of reads that failed stay out of use until the transport
 // says that nothing writes them any more (law 6). Add, Start and Prove are the fetch's; an op is the index of an Add.
 class RemoteRun {
@@ -36,12 +40,13 @@ class RemoteRun {
 
   bool from_ssd(size_t op) const { return lease_.reply.from_ssd(static_cast<int>(leased_[op])); }
 
+  // True when any of the lease's slots were promoted for it.
+  bool from_ssd() const;
   // True where Prove copies, out of a peer's memory on this host.
   bool mapped() const { return lease_.mapped != nullptr; }
 
-  // Header and payload that came, against `name` and what the lease promised; then the block is this node's. Once per op,
-  // after WaitFor returned OK. Errors: DataLoss (which field), FailedPrecondition (its parent left), Aborted (mapped, and
-  // the lease has ended).
+  // ProveLanded of what came. Once per op, after WaitFor returned OK. Errors: those of ProveLanded, Aborted (mapped, and the lease
+  // has ended).
   absl::StatusOr<BlockPin> Prove(size_t op, const BlockName& name);
 
  private:

@@ -2,9 +2,11 @@
 
 #include <openssl/rand.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "storage/pool/fd_socket.h"
 
 namespace stem {
 
@@ -20,20 +22,84 @@ bool AcquirePins::released() const {
   return released_;
 }
 
-std::vector<BlockName> AcquirePins::NamesAt(const google::protobuf::RepeatedField<uint32_t>& positions) const {
+void AcquirePins::PutLeading(std::vector<BlockPin> pins) {
+  MutexLock lock(mutex_);
+  if (released_) return;  // they end after the lock
+  const size_t positions = pins_.size();
+  pins_ = std::move(pins);
+  pins_.resize(positions);
+}
+
+bool AcquirePins::Hold(uint32_t first, std::shared_ptr<LentRun> run) {
+  MutexLock lock(mutex_);
+  if (released_) return false;
+  lent_.push_back({.first = first, .run = std::move(run)});
+  return true;
+}
+
+std::vector<BlockName> AcquirePins::MarkCorrupt(const google::protobuf::RepeatedField<uint32_t>& positions) {
   std::vector<BlockName> names;
   MutexLock lock(mutex_);
-  for (uint32_t position : positions) {
+  for (const uint32_t position : positions) {
     if (position < pins_.size() && pins_[position].valid()) names.push_back(pins_[position].meta().name);
+    for (const Lent& lent : lent_) {
+      if (position >= lent.first && position - lent.first < lent.run->blocks().size()) lent.run->MarkCorrupt(position - lent.first);
+    }
   }
   return names;
 }
 
 void AcquirePins::Release() {
-  std::vector<BlockPin> ended;  // declared before the lock: pins end after it
+  std::vector<BlockPin> ended;  // both declared before the lock: pins and leases end after it
+  std::vector<Lent> returned;
   MutexLock lock(mutex_);
   released_ = true;
   ended.swap(pins_);
+  returned.swap(lent_);
+}
+
+void Session::set_offers(UniqueFd socket) {
+  MutexLock lock(mutex_);
+  offers_ = std::move(socket);
+}
+
+void Session::Offer(const PeerLease& lease) {
+  const HostPeerMemory::PeerArena& arena = lease.mapped->arenas().at(lease.reply.arena());
+  v1::ArenaOffer offer;
+  offer.set_node(lease.mapped->node());
+  offer.mutable_arena()->set_arena(arena.offer);
+  offer.mutable_arena()->set_bytes(arena.mapping.bytes().size());
+  offer.mutable_arena()->set_slot_bytes(lease.reply.slot_bytes());
+  offer.mutable_arena()->set_payload_offset(lease.reply.payload_offset());
+  const int file = arena.file.get();
+  MutexLock lock(mutex_);
+  if (!offers_.valid() || offered_.contains(arena.offer) || offered_.size() >= kOfferedArenasMax) return;
+  if (SendFdPacket(offers_.get(), offer.SerializeAsString(), {&file, 1}).ok()) offered_[arena.offer] = false;
+}
+
+void Session::OnMapped(uint32_t arena) {
+  MutexLock lock(mutex_);
+  const auto it = offered_.find(arena);
+  if (it != offered_.end()) it->second = true;
+}
+
+bool Session::Reads(const HostPeerMemory& memory) const {
+  MutexLock lock(mutex_);
+  return std::any_of(memory.arenas().begin(), memory.arenas().end(), [&](const auto& arena) {
+    const auto it = offered_.find(arena.second.offer);
+    return it != offered_.end() && it->second;
+  });
+}
+
+void Session::Withdraw(const HostPeerMemory& memory) {
+  MutexLock lock(mutex_);
+  for (const auto& [id, arena] : memory.arenas()) {
+    if (offered_.erase(arena.offer) == 0 || !offers_.valid()) continue;
+    v1::ArenaOffer gone;
+    gone.set_node(memory.node());
+    gone.mutable_arena()->set_arena(arena.offer);
+    (void)SendFdPacket(offers_.get(), gone.SerializeAsString(), {});  // a client that does not listen keeps it mapped
+  }
 }
 
 bool Session::Open(SendToClient send) {
@@ -105,6 +171,7 @@ void Session::Close(Reservations& reservations) {
   {
     MutexLock lock(mutex_);
     closed_ = true;
+    offers_ = UniqueFd();
     acquires.swap(acquires_);
     reserved.swap(reservations_);
     std::swap(send, send_);
@@ -170,6 +237,11 @@ void SessionTable::CloseAll() {
     staging_bytes_ = 0;
   }
   for (const auto& [token, session] : sessions) End(*session);
+}
+
+void SessionTable::Withdraw(const HostPeerMemory& memory) {
+  MutexLock lock(mutex_);
+  for (const auto& [token, session] : sessions_) session->Withdraw(memory);
 }
 
 size_t SessionTable::size() const {

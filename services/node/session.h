@@ -15,6 +15,7 @@
 #include "proto/mutex.h"
 #include "proto/status.h"
 #include "proto/validate.h"
+#include "services/node/lent_run.h"
 #include "services/node/reservations.h"
 #include "services/node/space_table.h"
 
@@ -26,21 +27,31 @@ inline constexpr size_t kSessionCallsMax = 4096;   // acquires and reservations 
 // Where a session's answers go. Send is called from any thread, in order, until the session is closed.
 using SendToClient = std::function<void(v1::NodeMessage)>;
 
-// The pins of one Acquire. Blocks may land after it was released: they are dropped at once.
+// What one Acquire holds: pins of this node's slots, and leases of those that its client reads in a host peer's memory. Blocks may
+// land after it was released: they are dropped at once.
 class AcquirePins {
  public:
   explicit AcquirePins(size_t positions) : pins_(positions) {}
 
   // False when released meanwhile.
   bool Put(uint32_t position, BlockPin pin);
+  // Those of the first positions; nothing has been put before.
+  void PutLeading(std::vector<BlockPin> pins);
+  // `run` serves the positions from `first` on. False when released meanwhile.
+  bool Hold(uint32_t first, std::shared_ptr<LentRun> run);
   bool released() const;
-  // Names of the pinned positions among `positions`.
-  std::vector<BlockName> NamesAt(const google::protobuf::RepeatedField<uint32_t>& positions) const;
+  // The client's copies of `positions` failed their proof. Returns the names of those that are pinned; lent ones are marked.
+  std::vector<BlockName> MarkCorrupt(const google::protobuf::RepeatedField<uint32_t>& positions);
   void Release();
 
  private:
   mutable Mutex mutex_;
+  struct Lent {
+    uint32_t first = 0;  // position
+    std::shared_ptr<LentRun> run;
+  };
   std::vector<BlockPin> pins_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Lent> lent_ ABSL_GUARDED_BY(mutex_);
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -69,6 +80,18 @@ class Session {
   // Empty when the client reads only. Set before the session is shared.
   std::optional<Arena>& staging() { return staging_; }
 
+  // ---- Memory of host peers, which the client maps beside this node's ----
+  // The attach socket, for offers. Set before the session is shared.
+  void set_offers(UniqueFd socket);
+  // Offers the client the memory that `lease`, mapped, lies in; once, and none beyond kOfferedArenasMax. Never waits.
+  void Offer(const PeerLease& lease);
+  // The client has mapped what was offered as `arena`.
+  void OnMapped(uint32_t arena);
+  // True when the client has mapped an arena of `memory`; each namespace lies in one arena of a peer.
+  bool Reads(const HostPeerMemory& memory) const;
+  // That node is gone.
+  void Withdraw(const HostPeerMemory& memory);
+
   // Binds the stream; false when one is bound already.
   bool Open(SendToClient send);
   // Dropped silently once closed.
@@ -96,6 +119,8 @@ class Session {
   mutable Mutex mutex_;
   SendToClient send_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  UniqueFd offers_ ABSL_GUARDED_BY(mutex_);                           // the attach socket
+  absl::flat_hash_map<uint32_t, bool> offered_ ABSL_GUARDED_BY(mutex_);  // arena -> the client mapped it
   absl::flat_hash_map<uint64_t, std::shared_ptr<AcquirePins>> acquires_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, ReservedChain> reservations_ ABSL_GUARDED_BY(mutex_);
 };
@@ -118,6 +143,9 @@ class SessionTable {
   // Closes and forgets it. Its staging is unmapped when the last commit that reads it is done.
   void Close(const std::string& token);
   void CloseAll();
+
+  // To every session: see Session::Withdraw.
+  void Withdraw(const HostPeerMemory& memory);
 
   size_t size() const;
   uint64_t staging_bytes() const;

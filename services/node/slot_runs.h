@@ -8,19 +8,26 @@
 
 namespace stem {
 
-// Appends the slot of `pin` at `position` to `runs`, joining it to the last run when it goes on.
-inline void AppendSlot(google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, uint32_t position, uint32_t arena,
-                       const BlockPin& pin, v1::Source source) {
+// A slot that a client may read.
+struct ReadableSlot {
+  uint32_t arena = 0;
+  uint32_t slot = 0;
+  uint64_t generation = 0;
+  v1::Source source = v1::SOURCE_UNSPECIFIED;
+};
+
+// Appends `slot` at `position` to `runs`, joining it to the last run when it goes on.
+inline void AppendSlot(google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, uint32_t position, const ReadableSlot& slot) {
   v1::SlotRun* run = runs.empty() ? nullptr : runs.Mutable(runs.size() - 1);
-  if (run == nullptr || run->source() != source || run->arena() != arena ||
+  if (run == nullptr || run->source() != slot.source || run->arena() != slot.arena ||
       run->first() + static_cast<uint32_t>(run->slots_size()) != position) {
     run = runs.Add();
     run->set_first(position);
-    run->set_arena(arena);
-    run->set_source(source);
+    run->set_arena(slot.arena);
+    run->set_source(slot.source);
   }
-  run->add_slots(pin.slot());
-  run->add_generations(pin.meta().generation);
+  run->add_slots(slot.slot);
+  run->add_generations(slot.generation);
 }
 
 // Appends `count` blocks from `first` on that were missed for `cause`; they must follow the last run. `estimate_ms`: see

@@ -95,6 +95,31 @@ BlockPin BlockPool::PinLocked(BlockId id) {
 
 BlockPin BlockPool::Pin(const BlockName& name) {
   MutexLock lock(mutex_);
+  return PinNamed(name);
+}
+
+void BlockPool::PinRun(std::span<const BlockName> names, std::vector<BlockPin>& pins) {
+  constexpr size_t kPerLock = 256;
+  for (size_t next = 0; next < names.size();) {
+    MutexLock lock(mutex_);
+    for (const size_t end = std::min(next + kPerLock, names.size()); next < end; ++next) {
+      BlockPin pin = PinNamed(names[next]);
+      if (!pin.valid()) return;
+      pins.push_back(std::move(pin));
+    }
+  }
+}
+
+BlockPin BlockPool::PinNext(BlockId* next) {
+  MutexLock lock(mutex_);
+  for (; *next < blocks_.size(); ++*next) {
+    const Block& block = blocks_[*next];
+    if (block.used && !block.withdrawn && block.in_slot && !block.filling) return PinLocked((*next)++);
+  }
+  return {};
+}
+
+BlockPin BlockPool::PinNamed(const BlockName& name) {
   const auto it = table_.find(name);
   if (it == table_.end()) return {};
   const Block& block = blocks_[it->second];

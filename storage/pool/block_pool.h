@@ -116,6 +116,11 @@ class BlockPool {
 
   // Pins a block that is Ready in DRAM; an invalid pin otherwise. Does not touch: see Touch.
   BlockPin Pin(const BlockName& name);
+  // Pins the leading run of `names` that is Ready in DRAM, many under one lock; appends to `pins`.
+  void PinRun(std::span<const BlockName> names, std::vector<BlockPin>& pins);
+  // Pins the first block from entry `*next` on that is Ready in DRAM, and sets `*next` behind it; invalid when there is none. Blocks come in
+  // no order; some that change meanwhile are passed over.
+  BlockPin PinNext(BlockId* next);
   // Waits for a block that someone else is filling. Invalid when it was given up or `deadline` passed.
   BlockPin PinWhenFilled(const BlockName& name, absl::Time deadline);
   // Tells the policies that a request used these blocks, in chain order.
@@ -199,6 +204,7 @@ class BlockPool {
   bool EvictOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveDram(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveSsd(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  BlockPin PinNamed(const BlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockPin PinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // OK when `name` may be filled now: absent or only on SSD, its parent held or being filled.
   absl::Status MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const

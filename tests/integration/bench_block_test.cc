@@ -19,6 +19,7 @@ BenchBlockOptions Small() {
   BenchBlockOptions options;
   options.block_bytes = {256 << 10};
   options.stem_blocks = {1, 8};
+  options.threads = {1, 2};
   options.working_set_bytes = 16 << 20;
   options.rounds = 1;
   options.binaries = STEM_BINARIES;
@@ -30,7 +31,7 @@ TEST(BenchBlockTest, EveryPathIsMeasuredBesideItsLimits) {
   setenv("TMPDIR", own.path().c_str(), 1);
   const auto rows = RunBenchBlock(Small());
   ASSERT_TRUE(rows.ok()) << rows.status();
-  ASSERT_EQ(rows->size(), 6u);
+  ASSERT_EQ(rows->size(), 16u);
   for (const BenchBlockRow& row : *rows) {
     EXPECT_GT(row.rate, 0) << NameOf(row.path);
     EXPECT_GT(row.stem_p99_us, 0);
@@ -38,12 +39,15 @@ TEST(BenchBlockTest, EveryPathIsMeasuredBesideItsLimits) {
     EXPECT_GT(row.memcpy_rate, 0);
     EXPECT_GT(row.streamed_copy_rate, 0);
     EXPECT_EQ(row.tcp_rate > 0, row.path == BenchPath::kRemoteTcp);
+    EXPECT_EQ(row.disk_rate > 0, row.path == BenchPath::kSsd);
+    EXPECT_GT(row.echo_p50_us, 0);
     EXPECT_GT(row.ratio, 0);
   }
   const nlohmann::json json = ToJson(*rows);
-  EXPECT_EQ(json[2]["path"], "remote-shm");
+  EXPECT_EQ(json[4]["path"], "remote-shm");
   EXPECT_EQ(json[0]["block_bytes"], 256 << 10);
-  EXPECT_EQ(json[1]["stem_blocks"], 8);
+  EXPECT_EQ(json[2]["stem_blocks"], 8);
+  EXPECT_EQ(json[3]["threads"], 2);
   EXPECT_THAT(ToTable(*rows), HasSubstr("remote-tcp"));
   EXPECT_TRUE(std::filesystem::is_empty(own.path())) << "it leaves nothing behind";
 }

@@ -238,8 +238,8 @@ uint32_t FakeNode::HoldLocked(const BlockKey& part_key, std::span<const std::byt
   const uint32_t index = next_slot_++;
   STEM_CHECK(index < options_.slots);
   SlotHeader header{.name = {.space = space_, .key = part_key}, .generation = 100 + index, .length = payload.size()};
-  std::vector<uint64_t> chunks(ChunkCount(payload.size()));
-  header.digest = CopyAndDigest(slot(index).payload(payload.size()), payload, header.name, chunks);
+  header.digest = CopyAndDigest(slot(index).payload(payload.size()), payload, header.name,
+                                slot(index).chunk_hashes(ChunkCount(payload.size())));
   slot(index).set_header(header);
   held_.emplace(part_key, index);
   return index;

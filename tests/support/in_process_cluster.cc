@@ -66,6 +66,8 @@ void InProcessCluster::StartNode(size_t i) {
   config.ssd_bytes = options_.ssd_bytes;
   config.ssd_dir = ssd_dir(i);
   config.map_host_peers = options_.map_host_peers;
+  config.lease = options_.lease;
+  config.scrub_period = options_.scrub_period;
   nodes_[i] = OrEnd(Node::Start(config, log_), "node");
 }
 

@@ -21,6 +21,8 @@ class InProcessCluster {
     uint64_t dram_bytes = 8 << 20;
     uint64_t ssd_bytes = 0;
     bool map_host_peers = true;  // else nodes read each other through the transport
+    absl::Duration lease = absl::Seconds(10);
+    absl::Duration scrub_period = absl::Hours(1);
   };
   // Returns once every directory has heard of every node. A failed start ends the test process.
   explicit InProcessCluster(const Options& options);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -94,6 +95,55 @@ TEST_F(CacheClientTest, BadRequestsAreRefusedWithTheValue) {
   EXPECT_THAT(client_->Acquire(keys_, {.parts = {9}}, Soon()).status().message(), HasSubstr("9"));
   EXPECT_THAT(client_->Acquire(keys_, {.request = std::string(129, 'x')}, Soon()).status().message(), HasSubstr("129"));
   EXPECT_EQ(client_->Load(Stem(), 0, {}, Soon()).status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+// ---- Ranges ---------------------------------------------------------------------------------------------
+
+TEST_F(CacheClientTest, RangesOfAPayloadAreLoadedAlone) {
+  Start();
+  HoldBlocks(1);
+  auto stem = client_->Acquire(keys_, {}, Soon());
+  ASSERT_TRUE(stem.ok()) << stem.status();
+  const std::vector<std::byte> payload = Payload(0);
+  // Inside a chunk, over the edge of two, the last byte, nothing.
+  std::vector<std::byte> inside(10), across(50), last(1);
+  const std::vector<PayloadRange> ranges = {
+      {.offset = 100, .destination = inside}, {.offset = 4096 - 25, .destination = across}, {.offset = kTestBlockBytes - 1, .destination = last},
+      {.offset = kTestBlockBytes, .destination = {}}};
+  ASSERT_TRUE(client_->LoadRanges(*stem, 0, ranges, Soon()).ok());
+  EXPECT_TRUE(std::ranges::equal(inside, std::span(payload).subspan(100, 10)));
+  EXPECT_TRUE(std::ranges::equal(across, std::span(payload).subspan(4096 - 25, 50)));
+  EXPECT_EQ(last.front(), payload.back());
+  EXPECT_EQ(client_->stats().bytes_loaded[v1::SOURCE_LOCAL_DRAM], 61u);
+}
+
+TEST_F(CacheClientTest, AWrongByteFailsTheRangesOfItsChunkAlone) {
+  Start();
+  HoldBlocks(1);
+  node_->slot(0).payload(kTestBlockBytes)[4500] ^= std::byte{1};
+  auto stem = client_->Acquire(keys_, {}, Soon());
+  std::vector<std::byte> memory(10);
+  const std::vector<PayloadRange> first_chunk = {{.offset = 0, .destination = memory}};
+  EXPECT_TRUE(client_->LoadRanges(*stem, 0, first_chunk, Soon()).ok());
+  const std::vector<PayloadRange> second_chunk = {{.offset = 4096, .destination = memory}};
+  EXPECT_EQ(client_->LoadRanges(*stem, 0, second_chunk, Soon()).code(), absl::StatusCode::kDataLoss);
+  node_->slot(0).chunk_hashes(2)[1] ^= 1;  // a hash that fits nothing is found by the digest
+  EXPECT_EQ(client_->LoadRanges(*stem, 0, first_chunk, Soon()).code(), absl::StatusCode::kDataLoss);
+  client_->Release(*std::move(stem));
+  EXPECT_EQ(node_->Take(Message::kRelease).release().corrupt_size(), 1);
+}
+
+TEST_F(CacheClientTest, ARangeBeyondThePayloadIsRefused) {
+  Start();
+  HoldBlocks(1);
+  auto stem = client_->Acquire(keys_, {}, Soon());
+  std::vector<std::byte> memory(2);
+  for (const uint64_t offset : {uint64_t{kTestBlockBytes - 1}, uint64_t{kTestBlockBytes + 1}, ~uint64_t{0}}) {
+    const std::vector<PayloadRange> ranges = {{.offset = offset, .destination = memory}};
+    const absl::Status status = client_->LoadRanges(*stem, 0, ranges, Soon());
+    EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange);
+    EXPECT_THAT(status.message(), HasSubstr("5000"));
+  }
 }
 
 // ---- Proof ----------------------------------------------------------------------------------------------

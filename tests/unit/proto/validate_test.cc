@@ -343,7 +343,6 @@ v1::LeaseReply GoodLeaseReply() {
   reply.add_lengths(4097);
   reply.add_digests(1);
   reply.add_from_ssd(false);
-  reply.set_chunk_hashes(std::string(16, 'h'));
   v1::MemoryMap::Region* region = reply.mutable_memory()->add_regions();
   region->set_bytes(65536);
   return reply;
@@ -370,7 +369,6 @@ TEST(ValidateTest, LeaseRefusals) {
           {[](auto& m) { m.set_lease_id(0); }, {"lease_id"}},
           {[](auto& m) { m.set_lengths(0, 0); }, {"length is 0", "8192"}},
           {[](auto& m) { m.set_lengths(0, 8193); }, {"length is 8193"}},
-          {[](auto& m) { m.set_chunk_hashes("x"); }, {"chunk_hashes is 1", "16"}},
           {[](auto& m) { m.set_payload_offset(16384); }, {"slot_bytes is 16384"}},
           {[](auto& m) { m.set_arena(9); }, {"arena is 9"}},
           {[](auto& m) { m.set_slots(0, 4); }, {"slot is 4", "4 slots"}},

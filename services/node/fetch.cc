@@ -1,0 +1,201 @@
+#include "services/node/fetch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace stem {
+namespace {
+
+constexpr int kRoundsMax = 8;  // of waiting for others that compute, and then do not have it
+constexpr absl::Duration kFairChance = absl::Milliseconds(50);
+// How long planning may wait for slots in all: acquires that hold some and want more must not wait for each other.
+constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(250);
+
+}  // namespace
+
+std::string PlaceOf(const std::string& peer, bool from_ssd) { return absl::StrCat("node ", peer, from_ssd ? " ssd" : " dram"); }
+
+v1::MissCause CauseOf(const absl::Status& status, absl::Time deadline) {
+  switch (status.code()) {
+    case absl::StatusCode::kDataLoss: return v1::MISS_CAUSE_INTEGRITY;
+    case absl::StatusCode::kResourceExhausted: return v1::MISS_CAUSE_REFUSED;
+    case absl::StatusCode::kDeadlineExceeded:
+      return absl::Now() >= deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_NODE_LOST;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted: return v1::MISS_CAUSE_NODE_LOST;
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kAlreadyExists: return v1::MISS_CAUSE_NOT_YET;
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition: return v1::MISS_CAUSE_EVICTED;  // it left between name and bytes
+    default: return v1::MISS_CAUSE_UNKNOWN;
+  }
+}
+
+bool IsLate(const absl::Status& status, absl::Time asked) {
+  return absl::IsUnavailable(status) || (absl::IsDeadlineExceeded(status) && absl::Now() - asked >= kFairChance);
+}
+
+Fetch::Fetch(const Fetcher::Parts& parts, WorkQueue& queue, std::shared_ptr<Session> session, AcquireCall call,
+             std::shared_ptr<AcquirePins> pins)
+    : parts_(parts),
+      queue_(queue),
+      session_(std::move(session)),
+      call_(std::move(call)),
+      pins_(std::move(pins)),
+      pool_(session_->space().pool()),
+      parts_asked_(call_.chain.parts.size()),
+      started_(absl::Now()),
+      slots_until_(std::min(call_.deadline, started_ + kSlotWaitMax)),
+      settled_(call_.compute == absl::ZeroDuration()),
+      worth_blocks_(call_.chain.keys.size()) {
+  names_.reserve(call_.chain.keys.size() * parts_asked_);
+  for (const BlockKey& key : call_.chain.keys) {
+    for (uint32_t part : call_.chain.parts) names_.push_back({session_->space().fingerprint, PartKey(key, part)});
+  }
+}
+
+bool Fetch::PinReady() {
+  std::vector<BlockPin> pins;
+  pins.reserve(names_.size());
+  pool_.PinRun(names_, pins);
+  uint64_t bytes = 0;
+  for (; pinned_ < pins.size(); ++pinned_) {
+    bytes += pins[pinned_].meta().length;
+    AppendSlot(*acquired_.mutable_ready(), static_cast<uint32_t>(pinned_), Readable(pins[pinned_], v1::SOURCE_LOCAL_DRAM));
+  }
+  parts_.metrics.AddBytes(BytePath::kLocal, bytes);
+  pins_->PutLeading(std::move(pins));
+  return pinned_ == names_.size();
+}
+
+void Fetch::AnswerPinned(v1::MissCause cause) {
+  matched_ = static_cast<uint32_t>(pinned_ / parts_asked_);
+  AppendMiss(*acquired_.mutable_misses(), matched_, static_cast<uint32_t>(blocks()) - matched_, cause);
+  acquired_.mutable_truth()->set_exact(true);
+  Answer();
+  Finish();
+}
+
+void Fetch::Run() {
+  if (absl::Now() >= call_.deadline) return AnswerPinned(v1::MISS_CAUSE_DEADLINE);
+  if (!settled_ && AskWhoComputes()) return;
+  slots_until_ = std::min(call_.deadline, absl::Now() + kSlotWaitMax);
+  acquired_.mutable_truth()->set_exact(true);
+  Appraise();
+  PlanLocal();
+  if (pinned_ + steps_.size() < names_.size()) {
+    PlanRemote();
+  }
+  matched_ = static_cast<uint32_t>((pinned_ + steps_.size()) / parts_asked_);
+  // Parts of a block that is not whole are of no use to anyone.
+  if (const size_t whole = size_t{matched_} * parts_asked_; whole >= pinned_) steps_.resize(whole - pinned_);
+  for (const LentStretch& lent : lent_) AnswerLent(lent);
+  for (const std::shared_ptr<RemoteRun>& run : runs_) {
+    RemoteRun::Start(run, parts_.transport, *parts_.registrations[session_->space().memory->arena_id], call_.deadline);
+  }
+  Answer();
+  Bring();
+  Finish();
+}
+
+// ---- Single flight ------------------------------------------------------------------------------------------------------
+
+// Holds nothing but the pins of what is Ready: the wait may be long.
+bool Fetch::AskWhoComputes() {
+  size_t position = pinned_;
+  while (position < names_.size() && pool_.Find(names_[position]) != BlockPool::Presence::kAbsent) ++position;
+  size_t block = position / parts_asked_;
+  causes_.assign(blocks(), v1::MISS_CAUSE_UNSPECIFIED);
+  if (block < blocks()) {
+    const absl::StatusOr<v1::MatchReply> reply = MatchFrom(block);
+    settled_ = !reply.ok();
+    if (settled_) return false;
+    for (const v1::Miss& miss : reply->misses()) {
+      std::fill_n(causes_.begin() + static_cast<ptrdiff_t>(block + miss.first()), miss.count(), miss.cause());
+    }
+    block += reply->matched_blocks();
+  }
+  settled_ = block == blocks();
+  if (settled_) return false;
+  // The part that is published last of those that every block has.
+  const NamespaceSpec& spec = session_->space().spec;
+  uint32_t part = call_.chain.parts.front();
+  for (const uint32_t each : call_.chain.parts) part = spec.part(each)->group == GroupKind::kFull ? each : part;
+  const NamespaceFingerprint& space = session_->space().fingerprint;
+  SingleFlight::Want want{.session = session_->id(),
+                          .space = space,
+                          .keys = {},
+                          .route = call_.chain.keys.front().low ^ space.low,
+                          .compute = call_.compute,
+                          .deadline = call_.deadline};
+  for (; block < blocks(); ++block) want.keys.push_back(PartKey(call_.chain.keys[block], part));
+  parts_.single_flight.Ask(std::move(want), [self = shared_from_this()](SingleFlight::Verdict verdict,
+                                                                        const std::string& directory) {
+    self->OnVerdict(verdict, directory);
+  });
+  return true;
+}
+
+void Fetch::OnVerdict(SingleFlight::Verdict verdict, const std::string& directory) {
+  directory_ = directory;
+  ours_ = verdict == SingleFlight::Verdict::kOurs;
+  settled_ = verdict != SingleFlight::Verdict::kAgain || ++rounds_ == kRoundsMax;
+  if (!queue_.TryPost([self = shared_from_this()] { self->Run(); })) AnswerPinned(v1::MISS_CAUSE_REFUSED);
+}
+
+absl::StatusOr<v1::MatchReply> Fetch::MatchFrom(size_t block) {
+  const StageTimer timer(parts_.metrics, Stage::kMatch);
+  std::vector<WantedPart> wanted;
+  for (const uint32_t part : call_.chain.parts) wanted.push_back({.id = part});
+  return parts_.directories.Match({.space = session_->space().fingerprint,
+                                   .keys = std::span(call_.chain.keys).subspan(block),
+                                   .parts = wanted,
+                                   .first = directory_},
+                                  call_.deadline);
+}
+
+// ---- Answering ----------------------------------------------------------------------------------------------------------
+
+ReadableSlot Fetch::Readable(const BlockPin& pin, v1::Source source) const {
+  return {.arena = session_->space().memory->arena_id, .slot = pin.slot(), .generation = pin.meta().generation, .source = source};
+}
+
+// What the client reads in a host peer's memory is there already.
+void Fetch::AnswerLent(const LentStretch& lent) {
+  const PeerLease& lease = lent.run->lease();
+  const uint32_t arena = lease.mapped->arenas().at(lease.reply.arena()).offer;
+  for (size_t i = 0; i < lent.run->blocks().size(); ++i) {
+    const size_t position = lent.first + i;
+    if (position >= size_t{matched_} * parts_asked_) break;
+    const auto index = static_cast<int>(i);
+    const v1::Source source = lease.reply.from_ssd(index) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
+    AppendSlot(*acquired_.mutable_ready(), static_cast<uint32_t>(position),
+               {.arena = arena, .slot = lease.reply.slots(index), .generation = lease.reply.generations(index), .source = source});
+    parts_.metrics.AddBytes(BytePath::kSameHost, lease.reply.lengths(index));
+    if ((position + 1) % parts_asked_ == 0) parts_.metrics.CountHits(source, 1);
+  }
+  if (pins_->Hold(static_cast<uint32_t>(lent.first), lent.run)) parts_.copier.Add(lent.run);
+}
+
+void Fetch::Answer() {
+  acquired_.set_matched_blocks(matched_);
+  parts_.metrics.CountAsked(blocks());
+  parts_.metrics.CountHits(v1::SOURCE_LOCAL_DRAM, std::min<uint64_t>(matched_, pinned_ / parts_asked_));
+  for (const v1::Miss& miss : acquired_.misses()) parts_.metrics.CountMisses(miss.cause(), miss.count());
+  parts_.metrics.Observe(Stage::kAcquire, absl::Now() - started_);
+  parts_.log.Debug("acquired", {{"session", session_->id()},
+                                {"request", call_.request},
+                                {"blocks", blocks()},
+                                {"matched", matched_},
+                                {"pinned", pinned_ / parts_asked_},
+                                {"runs", runs_.size()}});
+  v1::NodeMessage message;
+  message.set_request_id(call_.id);
+  *message.mutable_acquired() = std::move(acquired_);
+  session_->Send(std::move(message));
+}
+
+}  // namespace stem

@@ -1,0 +1,131 @@
+// One Acquire on its way through the node: what is here is pinned, the rest planned (fetch_plan.cc), the client answered (fetch.cc), and
+// the planned brought and told of as it lands (fetch_bring.cc).
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "services/node/fetcher.h"
+#include "services/node/lent_run.h"
+#include "services/node/remote_run.h"
+#include "services/node/slot_runs.h"
+
+namespace stem {
+
+// What BringRates calls the places that blocks come from.
+inline constexpr char kOwnSsd[] = "ssd";
+std::string PlaceOf(const std::string& peer, bool from_ssd);
+
+// Why blocks are missed whose bringing failed with `status`.
+v1::MissCause CauseOf(const absl::Status& status, absl::Time deadline);
+// Whether a peer is to blame that was asked at `asked`: it cannot be reached, or was silent for long enough that an impatient
+// caller is not the reason.
+bool IsLate(const absl::Status& status, absl::Time asked);
+
+// One Acquire. Runs on one thread at a time. A position is a block's part: block * parts + index of the part.
+class Fetch : public std::enable_shared_from_this<Fetch> {
+ public:
+  Fetch(const Fetcher::Parts& parts, WorkQueue& queue, std::shared_ptr<Session> session, AcquireCall call,
+        std::shared_ptr<AcquirePins> pins);
+
+  // Pins the leading positions that are Ready here. True when that is all of them.
+  bool PinReady();
+  // Plans, answers, brings; or asks who computes what is missing, and is called again when that is settled.
+  void Run();
+  // Answers with what PinReady found.
+  void AnswerPinned(v1::MissCause cause_of_the_rest);
+
+ private:
+  struct Step {  // how a planned position comes: one of these
+    BlockPin pinned;
+    Filling from_ssd;
+    std::shared_ptr<RemoteRun> run;
+    size_t op = 0;
+    bool wait = false;  // another fetch or a publish brings it
+    bool lent = false;  // the client reads it in a host peer's memory
+  };
+
+  struct LentStretch {  // the positions from `first` on
+    size_t first = 0;
+    std::shared_ptr<LentRun> run;
+  };
+
+  struct RunTally {  // of runs_: as its peer is told of, and what it teaches
+    bool tried = false;
+    PeerReports::Result result = PeerReports::Result::kGood;
+    absl::Time leased;
+    uint64_t bytes = 0;  // that came
+    absl::Time last;     // when the last of them did
+  };
+
+  // True: somebody was asked, and Run will be called again, maybe already.
+  bool AskWhoComputes();
+  void OnVerdict(SingleFlight::Verdict verdict, const std::string& directory);
+  absl::StatusOr<v1::MatchReply> MatchFrom(size_t block);
+  void TallyFailure(size_t run, const absl::Status& why);
+  // Fetch or recompute: finds worth_blocks_ when the engine told its speed.
+  void Appraise();
+  size_t worth_positions() const { return worth_blocks_ * parts_asked_; }
+  void PlanLocal();
+  void PlanRemote();
+  // True when the client can read all of `reply` in place. A part would not do: what this node is to hold needs parents here (law 7).
+  bool MayLend(const v1::MatchReply& reply) const;
+  bool PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block);
+  void PlanLent(const v1::NodeAddress& holder, PeerLease lease);
+  // Plans the next position as brought by `run`, which leased it as its slot `leased`. False: it cannot be.
+  bool PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause);
+  void PlanMisses(const v1::MatchReply* reply, size_t first_block);
+  ReadableSlot Readable(const BlockPin& pin, v1::Source source) const;
+  void AnswerLent(const LentStretch& lent);
+  void Answer();
+  void Bring();
+  absl::StatusOr<BlockPin> BringOne(size_t i, v1::Source* source);
+  absl::StatusOr<BlockPin> BringAwaited(size_t position);
+  std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t position);
+  bool Land(size_t position, BlockPin pin, v1::Source source);
+  void FlushLanded();
+  void Lose(size_t position, const absl::Status& why);
+  void Finish();
+
+  std::optional<BlockKey> ParentOf(size_t position) const {
+    if (position < parts_asked_) return std::nullopt;
+    return names_[position - parts_asked_].key;
+  }
+  size_t blocks() const { return call_.chain.keys.size(); }
+
+  const Fetcher::Parts& parts_;
+  WorkQueue& queue_;
+  const std::shared_ptr<Session> session_;
+  const AcquireCall call_;
+  const std::shared_ptr<AcquirePins> pins_;
+  BlockPool& pool_;
+  const size_t parts_asked_;
+  const absl::Time started_;
+  absl::Time slots_until_;
+  bool settled_;             // who computes what is missing, or nobody asked
+  int rounds_ = 0;           // of asking
+  bool ours_ = false;        // this session computes it
+  std::string directory_;    // that knows of intents; empty = any
+  std::vector<v1::MissCause> causes_;  // by block, of what was missing before this session said that it computes it
+  std::vector<BlockName> names_;  // by position
+  size_t pinned_ = 0;             // leading positions pinned by PinReady
+  std::vector<Step> steps_;       // planned positions, from pinned_ on
+  bool lend_ = false;             // what the directory names
+  std::vector<LentStretch> lent_;
+  std::vector<std::shared_ptr<RemoteRun>> runs_;
+  std::vector<std::vector<BlockKey>> corrupt_;  // by run
+  std::vector<RunTally> tallies_;               // by run
+  v1::Acquired acquired_;
+  v1::Landed landed_;
+  uint64_t landed_bytes_ = 0;  // of it
+  size_t worth_blocks_;          // those beyond are sooner computed than brought
+  std::optional<v1::MatchReply> appraised_;  // the directory's word on the blocks from appraised_first_ on
+  size_t appraised_first_ = 0;
+  uint32_t matched_ = 0;
+  std::optional<v1::MissCause> stopped_;  // why planning stopped before the directory's misses begin
+};
+
+}  // namespace stem

@@ -1,0 +1,160 @@
+// Bringing: each planned position in turn, proved, and the client told.
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "services/node/fetch.h"
+
+namespace stem {
+namespace {
+
+// What the client is told of at once, so that it copies one part while the next is brought: slots, or bytes of large ones.
+constexpr int kLandedSlotsPerMessage = 16;
+constexpr uint64_t kLandedBytesPerMessage = 4 << 20;
+
+}  // namespace
+
+void Fetch::Bring() {
+  std::vector<absl::StatusOr<BlockPin>> promoted;  // of the positions from promoted_first on
+  size_t promoted_first = 0;
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const size_t position = pinned_ + i;
+    if (steps_[i].lent) continue;
+    if (pins_->released()) return;  // the client has left: what is on its way ends without it
+    v1::Source source = v1::SOURCE_LOCAL_DRAM;
+    absl::StatusOr<BlockPin> pin;
+    if (steps_[i].from_ssd.valid()) {
+      promoted = PromoteFrom(i);
+      promoted_first = i;
+    }
+    if (i - promoted_first < promoted.size() && i >= promoted_first) {
+      pin = std::move(promoted[i - promoted_first]);
+      source = v1::SOURCE_LOCAL_SSD;
+    } else {
+      pin = BringOne(i, &source);
+    }
+    if (!pin.ok()) return Lose(position, pin.status());
+    if (!Land(position, *std::move(pin), source)) return;
+  }
+  FlushLanded();
+}
+
+// Promotes the run of spilled blocks that starts at step `first`.
+std::vector<absl::StatusOr<BlockPin>> Fetch::PromoteFrom(size_t first) {
+  const StageTimer timer(parts_.metrics, Stage::kPromote);
+  FlushLanded();
+  std::vector<Filling> fillings;
+  constexpr size_t kSweep = 16;  // what the client waits for at a time
+  for (size_t i = first; i < steps_.size() && steps_[i].from_ssd.valid() && fillings.size() < kSweep; ++i) {
+    fillings.push_back(std::move(steps_[i].from_ssd));
+  }
+  const absl::Time begin = absl::Now();
+  std::vector<absl::StatusOr<BlockPin>> promoted = parts_.promoter.Promote(pool_, std::move(fillings));
+  uint64_t bytes = 0;
+  for (const absl::StatusOr<BlockPin>& pin : promoted) bytes += pin.ok() ? pin->meta().length : 0;
+  parts_.rates.Learn(kOwnSsd, bytes, absl::Now() - begin);
+  return promoted;
+}
+
+absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
+  Step& step = steps_[i];
+  const BlockName& name = names_[pinned_ + i];
+  if (step.pinned.valid()) return std::move(step.pinned);
+  if (step.wait) return BringAwaited(pinned_ + i);
+  RemoteRun& run = *step.run;
+  const auto index = static_cast<size_t>(std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin());
+  tallies_[index].tried = true;
+  if (!run.Finished(step.op)) FlushLanded();
+  {
+    const StageTimer timer(parts_.metrics, Stage::kRead);
+    if (absl::Status read = run.WaitFor(step.op, call_.deadline); !read.ok()) {
+      TallyFailure(index, read);
+      return read;
+    }
+  }
+  *source = run.from_ssd(step.op) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
+  absl::StatusOr<BlockPin> pin;
+  {
+    const StageTimer timer(parts_.metrics, Stage::kProve);
+    pin = run.Prove(step.op, name);
+  }
+  if (pin.ok()) {
+    parts_.metrics.AddBytes(run.mapped() ? BytePath::kSameHost : BytePath::kRemoteRead, pin->meta().length);
+    tallies_[index].bytes += pin->meta().length;
+    tallies_[index].last = absl::Now();
+  }
+  if (absl::IsDataLoss(pin.status())) {
+    corrupt_[index].push_back(name.key);
+    TallyFailure(index, pin.status());
+    parts_.metrics.CountIntegrityFailure("remote");
+    parts_.log.Error("proof_failed", {{"peer", run.lease().node}, {"key", name.key.ToHex()}, {"why", pin.status().message()}});
+  }
+  return pin;
+}
+
+// A block that someone else brings; it may have gone on to the SSD before it could be pinned.
+absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t position) {
+  FlushLanded();
+  BlockPin pin = pool_.PinWhenFilled(names_[position], call_.deadline);
+  if (pin.valid()) return pin;
+  if (absl::Now() >= call_.deadline) return absl::DeadlineExceededError("the block did not become ready in time");
+  if (pool_.Find(names_[position]) != BlockPool::Presence::kSsd) {
+    return absl::CancelledError("whoever brought the block gave it up");
+  }
+  STEM_ASSIGN(Filling filling, pool_.BeginFill(names_[position], ParentOf(position), slots_until_));
+  std::vector<Filling> fillings;
+  fillings.push_back(std::move(filling));
+  return std::move(parts_.promoter.Promote(pool_, std::move(fillings)).front());
+}
+
+bool Fetch::Land(size_t position, BlockPin pin, v1::Source source) {
+  AppendSlot(*landed_.mutable_ready(), static_cast<uint32_t>(position), Readable(pin, source));
+  landed_bytes_ += pin.meta().length;
+  if (!pins_->Put(static_cast<uint32_t>(position), std::move(pin))) return false;
+  if ((position + 1) % parts_asked_ == 0) parts_.metrics.CountHits(source, 1);
+  const auto& runs = landed_.ready();
+  if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage || landed_bytes_ >= kLandedBytesPerMessage) FlushLanded();
+  return true;
+}
+
+void Fetch::FlushLanded() {
+  if (landed_.ready().empty()) return;
+  v1::NodeMessage message;
+  message.set_request_id(call_.id);
+  *message.mutable_landed() = std::move(landed_);
+  landed_.Clear();
+  landed_bytes_ = 0;
+  session_->Send(std::move(message));
+}
+
+void Fetch::Lose(size_t position, const absl::Status& why) {
+  FlushLanded();
+  const auto left = static_cast<uint32_t>(position / parts_asked_);
+  const v1::MissCause cause = CauseOf(why, call_.deadline);
+  parts_.log.Warn("stem_broken", {{"request", call_.request}, {"block", left}, {"of", matched_}, {"why", why.message()}});
+  v1::NodeMessage message;
+  message.set_request_id(call_.id);
+  message.mutable_lost()->set_matched_blocks(left);
+  AppendMiss(*message.mutable_lost()->mutable_misses(), left, matched_ - left, cause);
+  parts_.metrics.CountMisses(cause, matched_ - left);
+  session_->Send(std::move(message));
+}
+
+void Fetch::TallyFailure(size_t run, const absl::Status& why) {
+  RunTally& tally = tallies_[run];
+  if (absl::IsDataLoss(why)) tally.result = PeerReports::Result::kCorrupt;
+  else if (IsLate(why, tally.leased)) tally.result = PeerReports::Result::kLate;
+  else tally.tried = false;  // says nothing of the peer
+}
+
+void Fetch::Finish() {
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
+    const PeerLease& lease = runs_[i]->lease();
+    parts_.rates.Learn(PlaceOf(lease.node, runs_[i]->from_ssd()), tallies_[i].bytes, tallies_[i].last - tallies_[i].leased);
+    if (tallies_[i].tried) parts_.peer_reports.Count(runs_[i]->lease().node, tallies_[i].result);
+  }
+  pool_.Touch(std::span(names_).first(size_t{matched_} * parts_asked_));
+}
+
+}  // namespace stem

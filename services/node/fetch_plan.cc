@@ -1,0 +1,223 @@
+// Planning: how each missing position is to come.
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "services/node/fetch.h"
+
+namespace stem {
+
+// Walks the chain as far as anybody holds it. Each block adds what computing it takes and costs what bringing it is expected to take; the
+// walk's highest point is where to stop.
+void Fetch::Appraise() {
+  if (call_.block_compute == absl::ZeroDuration()) return;
+  uint64_t block_bytes = 0;
+  for (const uint32_t part : call_.chain.parts) block_bytes += session_->space().spec.part(part)->block_bytes;
+  size_t block = pinned_ / parts_asked_;
+  worth_blocks_ = block;
+  absl::Duration gain, best_gain;
+  const auto add = [&](absl::Duration bring) {
+    gain += call_.block_compute - bring;
+    ++block;
+    if (gain < best_gain) return;
+    best_gain = gain;
+    worth_blocks_ = block;
+  };
+  while (block < blocks()) {
+    bool held = true;
+    absl::Duration bring;
+    for (size_t position = block * parts_asked_; position < (block + 1) * parts_asked_; ++position) {
+      const BlockPool::Presence presence = pool_.Find(names_[position]);
+      held = held && presence != BlockPool::Presence::kAbsent;
+      if (presence == BlockPool::Presence::kSsd) bring = parts_.rates.Expect(kOwnSsd, block_bytes);
+    }
+    if (!held) break;
+    add(bring);
+  }
+  appraised_first_ = block;
+  if (block < blocks()) {
+    if (absl::StatusOr<v1::MatchReply> reply = MatchFrom(block); reply.ok()) appraised_ = *std::move(reply);
+  }
+  if (appraised_.has_value()) {
+    for (const v1::HolderRun& run : appraised_->runs()) {
+      const absl::Duration bring =
+          parts_.rates.Expect(PlaceOf(appraised_->holders(static_cast<int>(run.holder())).node(), run.tier() == v1::TIER_SSD), block_bytes);
+      for (uint32_t i = 0; i < run.count(); ++i) add(bring);
+    }
+  }
+  if (worth_blocks_ == block) worth_blocks_ = blocks();  // all that is held
+}
+
+void Fetch::PlanLocal() {
+  for (size_t position = pinned_; position < worth_positions(); ++position) {
+    Step step;
+    switch (pool_.Find(names_[position])) {
+      case BlockPool::Presence::kAbsent: return;
+      case BlockPool::Presence::kDram:
+        step.pinned = pool_.Pin(names_[position]);
+        step.wait = !step.pinned.valid();  // it left for the SSD this moment
+        break;
+      case BlockPool::Presence::kFilling: step.wait = true; break;
+      case BlockPool::Presence::kSsd: {
+        absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), slots_until_);
+        if (filling.ok()) {
+          step.from_ssd = *std::move(filling);
+        } else if (absl::IsAlreadyExists(filling.status())) {
+          step.wait = true;
+        } else {
+          stopped_ = CauseOf(filling.status(), call_.deadline);
+          return;
+        }
+      }
+    }
+    steps_.push_back(std::move(step));
+  }
+}
+
+void Fetch::PlanRemote() {
+  const size_t first_block = (pinned_ + steps_.size()) / parts_asked_;
+  if (stopped_.has_value()) return PlanMisses(nullptr, first_block);
+  if (first_block >= worth_blocks_) {
+    stopped_ = v1::MISS_CAUSE_RECOMPUTE_CHEAPER;
+    return PlanMisses(appraised_.has_value() ? &*appraised_ : nullptr, appraised_.has_value() ? appraised_first_ : first_block);
+  }
+  const bool appraised = appraised_.has_value() && appraised_first_ == first_block;
+  const absl::StatusOr<v1::MatchReply> reply = appraised ? *std::move(appraised_) : MatchFrom(first_block);
+  if (!reply.ok()) {
+    acquired_.mutable_truth()->set_exact(false);
+    stopped_ = absl::Now() >= call_.deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_UNKNOWN;
+    return PlanMisses(nullptr, first_block);
+  }
+  *acquired_.mutable_truth() = reply->truth();
+  lend_ = MayLend(*reply);
+  for (const v1::HolderRun& run : reply->runs()) {
+    if (!PlanRun(*reply, run, first_block)) break;
+  }
+  PlanMisses(&*reply, first_block);
+}
+
+bool Fetch::MayLend(const v1::MatchReply& reply) const {
+  return std::all_of(reply.runs().begin(), reply.runs().end(), [&](const v1::HolderRun& run) {
+    const auto memory = parts_.host_peers.MemoryOf(reply.holders(static_cast<int>(run.holder())), call_.deadline);
+    return memory != nullptr && session_->Reads(*memory);
+  });
+}
+
+bool Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block) {
+  const v1::NodeAddress& holder = reply.holders(static_cast<int>(run.holder()));
+  const size_t first = pinned_ + steps_.size();
+  const size_t end = std::min((first_block + run.first() + run.count()) * parts_asked_, worth_positions());
+  if (end <= first) return true;
+  if (first >= worth_positions()) {
+    stopped_ = v1::MISS_CAUSE_RECOMPUTE_CHEAPER;
+    return false;
+  }
+  absl::StatusOr<PeerLease> lease;
+  const absl::Time asked = absl::Now();
+  {
+    const StageTimer timer(parts_.metrics, Stage::kLease);
+    lease = parts_.peers.Lease(holder, std::span(names_).subspan(first, end - first), pool_.geometry(), call_.deadline);
+  }
+  if (!lease.ok()) {
+    parts_.log.Warn("lease_failed", {{"peer", holder.node()}, {"request", call_.request}, {"why", lease.status().message()}});
+    stopped_ = CauseOf(lease.status(), call_.deadline);
+    if (IsLate(lease.status(), asked)) parts_.peer_reports.Count(holder.node(), PeerReports::Result::kLate);
+    return false;
+  }
+  const auto leased = static_cast<size_t>(lease->reply.slots_size());
+  const v1::MissCause short_of = lease->reply.has_miss() ? lease->reply.miss().cause() : v1::MISS_CAUSE_EVICTED;
+  if (lease->mapped != nullptr) session_->Offer(*lease);
+  if (leased > 0 && lend_ && lease->mapped != nullptr) {
+    PlanLent(holder, *std::move(lease));
+  } else if (leased > 0) {
+    auto remote = std::make_shared<RemoteRun>(*std::move(lease), pool_.geometry());
+    runs_.push_back(remote);
+    corrupt_.emplace_back();
+    tallies_.push_back({.leased = asked});
+    for (size_t i = 0; i < leased; ++i) {
+      v1::MissCause cause = v1::MISS_CAUSE_UNSPECIFIED;
+      if (!PlanRead(remote, i, &cause)) {
+        stopped_ = cause;
+        return false;
+      }
+    }
+  }
+  if (first + leased == end) return true;
+  stopped_ = short_of == v1::MISS_CAUSE_UNSPECIFIED ? v1::MISS_CAUSE_EVICTED : short_of;
+  return false;
+}
+
+void Fetch::PlanLent(const v1::NodeAddress& holder, PeerLease lease) {
+  const size_t first = pinned_ + steps_.size();
+  const auto leased = static_cast<size_t>(lease.reply.slots_size());
+  LentRun::Loan loan{.holder = holder, .pool = &pool_};
+  loan.blocks.reserve(leased);
+  for (size_t position = first; position < first + leased; ++position) {
+    loan.blocks.push_back({.name = names_[position], .parent = ParentOf(position)});
+    steps_.emplace_back().lent = true;
+  }
+  lent_.push_back({.first = first, .run = parts_.lent_runs.Lend(std::move(loan), std::move(lease))});
+}
+
+bool Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause) {
+  const size_t position = pinned_ + steps_.size();
+  Step step;
+  absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), slots_until_);
+  if (filling.ok()) {
+    step.run = run;
+    step.op = run->Add(leased, *std::move(filling));
+  } else if (absl::IsAlreadyExists(filling.status())) {
+    step.pinned = pool_.Pin(names_[position]);
+    step.wait = !step.pinned.valid();
+  } else {
+    *cause = CauseOf(filling.status(), call_.deadline);
+    return false;
+  }
+  steps_.push_back(std::move(step));
+  return true;
+}
+
+void Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block) {
+  auto& misses = *acquired_.mutable_misses();
+  const auto end = static_cast<uint32_t>(blocks());
+  auto next = static_cast<uint32_t>((pinned_ + steps_.size()) / parts_asked_);
+  if (stopped_.has_value() && next < end) {
+    uint32_t stopped_end = next + 1;
+    if (reply == nullptr) stopped_end = end;
+    if (reply != nullptr && *stopped_ == v1::MISS_CAUSE_RECOMPUTE_CHEAPER) {
+      stopped_end = static_cast<uint32_t>(first_block + reply->matched_blocks());
+    }
+    if (reply != nullptr && *stopped_ == v1::MISS_CAUSE_NODE_LOST) {  // the whole run hung on that peer
+      for (const v1::HolderRun& run : reply->runs()) {
+        const auto run_end = static_cast<uint32_t>(first_block + run.first() + run.count());
+        if (next < run_end) {
+          stopped_end = run_end;
+          break;
+        }
+      }
+    }
+    AppendMiss(misses, next, stopped_end - next, *stopped_);
+    next = stopped_end;
+    if (reply != nullptr) {  // the directory names holders for these, but the stem ends before them
+      const auto named_end = static_cast<uint32_t>(first_block + reply->matched_blocks());
+      if (next < named_end) AppendMiss(misses, next, named_end - next, v1::MISS_CAUSE_UNREACHABLE);
+      next = std::max(next, named_end);
+    }
+  }
+  if (reply == nullptr) return;
+  const absl::Time now = absl::Now();
+  for (const v1::Miss& miss : reply->misses()) {
+    for (uint32_t block = static_cast<uint32_t>(first_block) + miss.first();
+         block < first_block + miss.first() + miss.count(); ++block) {
+      if (block < next) continue;
+      const bool unheard = miss.cause() == v1::MISS_CAUSE_COLD || miss.cause() == v1::MISS_CAUSE_UNKNOWN;
+      const bool soon = unheard && parts_.reservations.Reserved(names_[block * parts_asked_], now);
+      // What this session computes itself is not `not_yet` to it.
+      const bool own = ours_ && miss.cause() == v1::MISS_CAUSE_NOT_YET && causes_[block] != v1::MISS_CAUSE_UNSPECIFIED;
+      const v1::MissCause cause = own ? causes_[block] : miss.cause();
+      AppendMiss(misses, block, 1, soon ? v1::MISS_CAUSE_NOT_YET : cause, own ? 0 : miss.estimate_ms());
+    }
+  }
+}
+
+}  // namespace stem
