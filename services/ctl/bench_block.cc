@@ -3,8 +3,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -119,7 +122,7 @@ class Case {
                                  .client_name = "stemctl bench",
                                  .shared_group = "",
                                  .local_proof = options_.proof,
-                                 .load_threads = threads_},
+                                 .load_threads = options_.load_threads},
                                 absl::Now() + kPatience);
   }
 
@@ -180,7 +183,7 @@ class Case {
     LatencyHistogram acquires, stems;
     const double cpu_before = cluster_->CpuSeconds();
     const Clock::time_point begin = Clock::now();
-    for (uint32_t stem = 0; stem < stems_; ++stem) STEM_TRY(Fetch(stem, acquires, stems));
+    STEM_TRY(FetchAll(acquires, stems));
     const double seconds = SecondsSince(begin);
     const double cpu = cluster_->CpuSeconds() - cpu_before;
     STEM_TRY(CheckBytes());
@@ -197,6 +200,29 @@ class Case {
                        .tcp_rate = tcp_rate,
                        .disk_rate = disk_rate,
                        .ratio = rate / std::max({tcp_rate, disk_rate, tcp_rate + disk_rate > 0 ? 0 : memcpy_rate})});
+    return absl::OkStatus();
+  }
+
+  // Every stem of the round, by all threads.
+  absl::Status FetchAll(LatencyHistogram& acquires, LatencyHistogram& stems) {
+    struct Share {
+      LatencyHistogram acquires, stems;
+      absl::Status status;
+    };
+    std::vector<Share> shares(threads_);
+    std::atomic<uint32_t> next{0};
+    const auto fetch = [&](Share& share) {
+      for (uint32_t stem = next++; stem < stems_ && share.status.ok(); stem = next++) share.status = Fetch(stem, share.acquires, share.stems);
+    };
+    std::vector<std::thread> others;
+    for (uint32_t i = 1; i < threads_; ++i) others.emplace_back(fetch, std::ref(shares[i]));
+    fetch(shares.front());
+    for (std::thread& each : others) each.join();
+    for (const Share& share : shares) {
+      STEM_TRY(share.status);
+      acquires.Add(share.acquires);
+      stems.Add(share.stems);
+    }
     return absl::OkStatus();
   }
 

@@ -27,7 +27,8 @@ struct BenchBlockOptions {
   std::vector<BenchPath> paths = {std::begin(kBenchPaths), std::end(kBenchPaths)};
   std::vector<uint64_t> block_bytes = {64 << 10, 2 << 20};
   std::vector<uint32_t> stem_blocks = {1, 64};
-  std::vector<uint32_t> threads = {1};     // of the client, that copy for one stem
+  std::vector<uint32_t> threads = {1};     // that fetch at a time, each its own stems
+  uint32_t load_threads = 1;               // that copy for one stem
   uint64_t working_set_bytes = 256 << 20;  // of one round: many times the cache
   uint32_t rounds = 5;                     // figures are their medians
   LocalProof proof = LocalProof::kFull;    // of the client's copy out of its node; a node proves what comes from elsewhere in full

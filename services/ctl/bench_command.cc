@@ -59,7 +59,8 @@ void AddBenchCommand(CLI::App& app, const std::string& binaries, Command* run) {
       ->capture_default_str();
   block.add_option("--sizes", arguments->sizes, "of a block, e.g. 64KiB,2MiB")->delimiter(',')->capture_default_str();
   block.add_option("--stem-blocks", options.stem_blocks, "blocks acquired at a time")->delimiter(',')->capture_default_str();
-  block.add_option("--threads", options.threads, "of the client, that copy for one stem")
+  block.add_option("--load-threads", options.load_threads, "that copy for one stem")->check(CLI::Range(1, 16))->capture_default_str();
+  block.add_option("--threads", options.threads, "that fetch at a time, each its own stems")
       ->delimiter(',')
       ->check(CLI::Range(1, 16))
       ->capture_default_str();
