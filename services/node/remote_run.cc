@@ -1,6 +1,7 @@
 #include "services/node/remote_run.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -16,6 +17,7 @@ bool RemoteRun::from_ssd() const {
 size_t RemoteRun::Add(size_t leased, Filling filling) {
   fillings_.push_back(std::move(filling));
   leased_.push_back(leased);
+  landed_bytes_.push_back(0);
   MutexLock lock(mutex_);
   results_.push_back(mapped() ? std::optional(absl::OkStatus()) : std::nullopt);  // there is nothing to wait for
   return results_.size() - 1;
@@ -38,7 +40,10 @@ void RemoteRun::Start(const std::shared_ptr<RemoteRun>& run, Transport& transpor
   const absl::Status started =
       transport.Read(run->lease_.memory, std::move(ops), std::min(deadline, run->lease_.expiry),
                      {.on_op = [run](size_t op, absl::Status status) { run->Finish(op, std::move(status)); },
-                      .on_safe = [run](const absl::Status&) {}});
+                      .on_safe = [run](const absl::Status&) {},
+                      .land = [run](size_t op, std::span<std::byte> to, std::span<const std::byte> from) {
+                        run->Land(op, to, from);
+                      }});
   if (started.ok()) return;
   for (size_t op = 0; op < run->fillings_.size(); ++op) run->Finish(op, started);
 }
@@ -47,6 +52,36 @@ void RemoteRun::Finish(size_t op, absl::Status status) {
   MutexLock lock(mutex_);
   results_[op] = std::move(status);
   landed_.NotifyAll();
+}
+
+void RemoteRun::Land(size_t op, std::span<std::byte> to, std::span<const std::byte> from) {
+  const uint64_t length = lease_.reply.lengths(static_cast<int>(leased_[op]));
+  const SlotView<std::byte> slot = fillings_[op].view();
+  const std::span<const std::byte> payload = slot.payload(length);
+  const std::span<uint64_t> hashes = slot.chunk_hashes(ChunkCount(length));
+  uint64_t& landed = landed_bytes_[op];
+  for (size_t step = 0; !from.empty(); landed += step, to = to.subspan(step), from = from.subspan(step)) {
+    if (landed < sizeof(SlotHeader)) {
+      step = std::min<size_t>(sizeof(SlotHeader) - landed, from.size());
+      std::memcpy(to.data(), from.data(), step);
+      continue;
+    }
+    const uint64_t at = landed - sizeof(SlotHeader);
+    const size_t chunk = at / kChunkBytes;
+    if (at % kChunkBytes == 0 && from.size() >= kChunkBytes) {
+      step = from.size() / kChunkBytes * kChunkBytes;
+      // Only the chunk hashes are of use: the digest is taken of all of them.
+      CopyAndDigest(to.first(step), from.first(step), {}, hashes.subspan(chunk, step / kChunkBytes));
+      continue;
+    }
+    // A chunk that came in two pieces is hashed where it lies.
+    const uint64_t chunk_end = std::min<uint64_t>((chunk + 1) * kChunkBytes, length);
+    step = std::min<size_t>(chunk_end - at, from.size());
+    std::memcpy(to.data(), from.data(), step);
+    if (at + step == chunk_end) {
+      hashes[chunk] = ChunkHash(payload.subspan(chunk * kChunkBytes, chunk_end - chunk * kChunkBytes));
+    }
+  }
 }
 
 bool RemoteRun::Finished(size_t op) {
@@ -67,10 +102,13 @@ absl::Status RemoteRun::WaitFor(size_t op, absl::Time deadline) {
 
 absl::StatusOr<BlockPin> RemoteRun::Prove(size_t op, const BlockName& name) {
   if (mapped() && absl::Now() >= lease_.expiry) return absl::AbortedError("the lease ended before the block was copied");
-  return ProveLanded(lease_, leased_[op], std::move(fillings_[op]), name);
+  // Not where a device brought it.
+  const bool hashed = landed_bytes_[op] == sizeof(SlotHeader) + lease_.reply.lengths(static_cast<int>(leased_[op]));
+  return ProveLanded(lease_, leased_[op], std::move(fillings_[op]), name, hashed);
 }
 
-absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Filling filling, const BlockName& name) {
+absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Filling filling, const BlockName& name,
+                                     bool hashed) {
   const stemcache::v1::LeaseReply& reply = lease.reply;
   const auto index = static_cast<int>(leased);
   const SlotView<std::byte> slot = filling.view();
@@ -84,8 +122,12 @@ absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Fill
   if (header.name.key != name.key) return absl::DataLossError("the slot is of another key");
   if (header.generation != reply.generations(index)) return absl::DataLossError("the slot is of another generation");
   if (header.length != length) return absl::DataLossError("the slot is of another length");
-  const uint64_t digest = there ? CopyAndDigest(slot.payload(length), there->payload(length), name, chunk_hashes)
-                                : Digest(name, slot.payload(length), chunk_hashes);
+  uint64_t digest = 0;
+  if (there) {
+    digest = CopyAndDigest(slot.payload(length), there->payload(length), name, chunk_hashes);
+  } else {
+    digest = hashed ? DigestOfChunks(name, length, chunk_hashes) : Digest(name, slot.payload(length), chunk_hashes);
+  }
   if (digest != reply.digests(index) || digest != header.digest) {
     return absl::DataLossError("the payload does not have its digest");
   }

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -16,7 +17,9 @@ namespace stem {
 
 // Slot number `leased` of `lease`: header and payload against `name` and what the lease promised, copied into `filling` first when the
 // lease is mapped; then the block is this node's. Errors: DataLoss (which field), FailedPrecondition (its parent left).
-absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Filling filling, const BlockName& name);
+// `hashed`: the slot's chunk hashes were taken of the payload as it landed.
+absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Filling filling, const BlockName& name,
+                                     bool hashed = false);
 
 // Shared by the fetch and the transport's callbacks: the fillings of reads that failed stay out of use until the transport
 // says that nothing writes them any more (law 6). Add, Start and Prove are the fetch's; an op is the index of an Add.
@@ -51,11 +54,14 @@ class RemoteRun {
 
  private:
   void Finish(size_t op, absl::Status status);
+  // The next bytes of an op, on the transport's thread: copies them into its slot and hashes the chunks in the same pass.
+  void Land(size_t op, std::span<std::byte> to, std::span<const std::byte> from);
 
   const PeerLease lease_;
   const SlotGeometry geometry_;
   std::vector<Filling> fillings_;  // by op; moved out once landed
   std::vector<size_t> leased_;     // by op: index into the lease's slots
+  std::vector<uint64_t> landed_bytes_;  // by op, of header and payload; the transport's until the op is finished
   Mutex mutex_;
   CondVar landed_;
   std::vector<std::optional<absl::Status>> results_ ABSL_GUARDED_BY(mutex_);  // by op

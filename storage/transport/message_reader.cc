@@ -1,7 +1,6 @@
 #include "storage/transport/message_reader.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -24,8 +23,8 @@ uint32_t MillisecondsLeft(SteadyTime deadline) {
 
 }  // namespace
 
-MessageReader::MessageReader(ucp_worker_h worker, UcxLinks& links, OpEnded ended)
-    : links_(links), ended_(std::move(ended)) {
+MessageReader::MessageReader(ucp_worker_h worker, UcxLinks& links, Land land, OpEnded ended)
+    : links_(links), land_(std::move(land)), ended_(std::move(ended)) {
   ucp_am_handler_param_t params{};
   params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
   params.id = kReadReplyMessage;
@@ -108,7 +107,8 @@ void MessageReader::OnReply(absl::string_view header, absl::string_view payload)
                                                     "; want at most ", transfer.bytes - transfer.received, " at ",
                                                     transfer.received)));
   } else {
-    std::memcpy(transfer.destination + transfer.received, payload.data(), payload.size());
+    land_(reply->op, {transfer.destination + transfer.received, payload.size()},
+          std::as_bytes(std::span(payload.data(), payload.size())));
     transfer.received += payload.size();
     if (transfer.received == transfer.bytes) End(reply->op, absl::OkStatus());
   }

@@ -1,10 +1,11 @@
-// Reads by messages, the requester's side: asks the owner, and copies what comes into the destination. As nothing but
-// this class writes a destination, an op that is given up is safe at once.
+// Reads by messages, the requester's side: asks the owner, and has what comes put into the destination. As nothing else
+// writes a destination, an op that is given up is safe at once.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
@@ -17,8 +18,11 @@ namespace stem {
 
 class MessageReader : public ReadWire {
  public:
+  // Puts the next bytes of an op into its destination.
+  using Land = std::function<void(OpId op, std::span<std::byte> to, std::span<const std::byte> from)>;
+
   // `links` and this must outlive `worker`.
-  MessageReader(ucp_worker_h worker, UcxLinks& links, OpEnded ended);
+  MessageReader(ucp_worker_h worker, UcxLinks& links, Land land, OpEnded ended);
   MessageReader(const MessageReader&) = delete;
   MessageReader& operator=(const MessageReader&) = delete;
 
@@ -41,6 +45,7 @@ class MessageReader : public ReadWire {
   void End(OpId op, const absl::Status& status);
 
   UcxLinks& links_;
+  const Land land_;
   const OpEnded ended_;
   absl::flat_hash_map<OpId, Transfer> transfers_;
   size_t sends_in_flight_ = 0;

@@ -174,6 +174,7 @@ bool MessageServer::SendNext(Requester& requester, SteadyTime now) {
   if (!has_payload || job.sent == job.request.bytes) requester.jobs.pop_front();
   if (sending != nullptr) {
     ++requester.replies_in_flight;
+    ++replies_in_flight_;
     if (has_payload) {
       requester.tokens_in_flight.push_back(reply->token);
       ++regions_.at(reply->token).replies_in_flight;
@@ -185,6 +186,7 @@ bool MessageServer::SendNext(Requester& requester, SteadyTime now) {
 
 void MessageServer::Ended(const Reply& reply) {
   --reply.requester->replies_in_flight;
+  --replies_in_flight_;
   if (!reply.has_payload) return;
   auto& tokens = reply.requester->tokens_in_flight;
   tokens.erase(std::find(tokens.begin(), tokens.end(), reply.token));

@@ -52,6 +52,8 @@ class MessageServer {
 
   // Accepts who waits, sends what may be sent, cuts off whose endpoint has failed. True when it did something.
   bool Pump();
+  // True while replies wait for their requesters to take them.
+  bool replying() const { return replies_in_flight_ > 0; }
   // Cuts all off, and from here on who connects.
   void DropAll();
   // As DropAll, ends listening, and leaves the rest to the worker, which must be destroyed right after.
@@ -101,6 +103,7 @@ class MessageServer {
   std::deque<std::pair<ReadRequest, ucp_ep_h>> arrivals_;
   std::map<ucp_ep_h, std::unique_ptr<Requester>> requesters_;
   std::vector<std::unique_ptr<Requester>> closing_;
+  size_t replies_in_flight_ = 0;  // of all requesters
 };
 
 }  // namespace stem

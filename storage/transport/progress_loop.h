@@ -1,5 +1,6 @@
 // The one owner thread of a UCX worker. Others hand it closures through a bounded queue; it sleeps in epoll when the
 // driver has nothing to do, so an idle node costs no core (style: busy polling on two cores is the scheduler's p99).
+// While much is on its way it glances instead: it sleeps a moment that nothing but a command ends.
 #pragma once
 
 #include <chrono>
@@ -27,6 +28,8 @@ class ProgressDriver {
   // Promises that wake_fd becomes readable when there is work; false when there is some already.
   virtual bool Arm() = 0;
   virtual int wake_fd() const = 0;
+  // True while so much is on its way that being woken for each piece would cost more than to look every now and then.
+  virtual bool Streaming() const { return false; }
   // When Step has to run even if nothing comes; max() = never.
   virtual std::chrono::steady_clock::time_point NextDeadline() const = 0;
 };
@@ -56,6 +59,7 @@ class ProgressLoop {
   void Main();
   bool RunCommands();
   void Sleep();
+  void Glance();
 
   ProgressDriver& driver_;
   const size_t commands_max_;

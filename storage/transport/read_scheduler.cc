@@ -1,5 +1,6 @@
 #include "storage/transport/read_scheduler.h"
 
+#include <cstring>
 #include <utility>
 
 #include "proto/check.h"
@@ -74,6 +75,13 @@ bool ReadScheduler::IssueNext(PeerId peer, PeerQueue& queue) {
     Ended(id, absl::OkStatus());
   }
   return true;
+}
+
+void ReadScheduler::Land(OpId id, std::span<std::byte> to, std::span<const std::byte> from) {
+  const Op& op = ops_.at(id);
+  STEM_CHECK(!op.answered && to.size() == from.size());
+  if (op.batch->callbacks.land) return op.batch->callbacks.land(id - op.batch->first_op, to, from);
+  std::memcpy(to.data(), from.data(), from.size());
 }
 
 void ReadScheduler::Ended(OpId id, const absl::Status& status) {

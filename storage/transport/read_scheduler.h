@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -52,6 +53,9 @@ class ReadScheduler {
 
   // Puts on the wire what the windows allow, one op per peer in turn. Returns how many.
   size_t Issue();
+
+  // The next bytes of an op on the wire, in memory of the transport: puts them into `to`, which is of its destination.
+  void Land(OpId op, std::span<std::byte> to, std::span<const std::byte> from);
 
   // An op's bytes have all landed, or its failure is known and its destination is safe.
   void Ended(OpId op, const absl::Status& status);

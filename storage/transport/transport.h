@@ -72,8 +72,8 @@ struct ReadOp {
   const Registration* registration = nullptr;  // of the transport that reads
 };
 
-// Both run on the transport's progress thread: short, no waiting, no destroying of the transport or a Registration.
-// They may call Read.
+// All run on the transport's progress thread: short, no waiting, no destroying of the transport or a Registration.
+// The first two may call Read.
 struct ReadCallbacks {
   // Once per op, in any order, and before on_safe. OK: all bytes are there, and this op's destination is the
   // caller's again. Else the answer for that op (DeadlineExceeded when the deadline passed, Unavailable when the
@@ -81,6 +81,10 @@ struct ReadCallbacks {
   std::function<void(size_t op, absl::Status status)> on_op;
   // Once, last: no destination of this read will be written again (law 6). OK, or the first failure of an op.
   std::function<void(absl::Status status)> on_safe;
+  // How bytes that come through memory of the transport (messages) get into an op's destination; unset: they are
+  // copied. `to` is the next of it, from its start on; never called after the op's answer. So who proves them copies
+  // and hashes in one pass. Not called where a device writes the destination: what it was not called for is there too.
+  std::function<void(size_t op, std::span<std::byte> to, std::span<const std::byte> from)> land;
 };
 
 struct TransportStats {

@@ -29,7 +29,7 @@ struct UcxOptions {
   std::string listen_host = "127.0.0.1";
   ReadPath read_path = ReadPath::kAuto;
   // UCX's 8 KiB segments and the kernel's buffers cap TCP at a fifth of the socket (tests/bench/transport_bench.cc).
-  uint64_t segment_bytes = 256 * 1024;
+  uint64_t segment_bytes = 512 * 1024;
   uint64_t socket_buffer_bytes = 4 * 1024 * 1024;
 };
 

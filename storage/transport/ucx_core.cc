@@ -18,6 +18,7 @@ namespace {
 constexpr size_t kRequestersMax = 256;
 constexpr size_t kArrivalsMax = 65536;
 constexpr size_t kRepliesInFlightMax = 16;
+constexpr uint64_t kStreamingBytesMin = 1 << 20;  // on the wire: a few glances' worth, so that small reads do not wait for one
 constexpr auto kDrainStep = std::chrono::milliseconds(1);
 constexpr auto kShutDownMax = std::chrono::seconds(2);
 constexpr unsigned kProgressPerStepMax = 64;  // then commands and deadlines have their turn
@@ -74,7 +75,10 @@ absl::Status UcxCore::Open() {
   sealed_address_ = Seal(address_kind(), server_->address());
   const auto ended = [this](OpId op, const absl::Status& status) { scheduler_->Ended(op, status); };
   if (ucx_.reads_by_messages) {
-    auto reader = std::make_unique<MessageReader>(worker_.get(), links_, ended);
+    const auto land = [this](OpId op, std::span<std::byte> to, std::span<const std::byte> from) {
+      scheduler_->Land(op, to, from);
+    };
+    auto reader = std::make_unique<MessageReader>(worker_.get(), links_, land, ended);
     message_reader_ = reader.get();
     wire_ = std::move(reader);
   } else {
@@ -271,6 +275,11 @@ bool UcxCore::Step() {
 bool UcxCore::Arm() {
   // Any other answer than OK means that events came since the last progress, or that nothing would wake us.
   return worker_ == nullptr || ucp_worker_arm(worker_.get()) == UCS_OK;
+}
+
+bool UcxCore::Streaming() const {
+  if (worker_ == nullptr || message_reader_ == nullptr) return false;
+  return counters_.bytes_in_flight >= kStreamingBytesMin || server_->replying();
 }
 
 SteadyTime UcxCore::NextDeadline() const {

@@ -59,6 +59,7 @@ class UcxCore : public ProgressDriver {
   bool Step() override;
   bool Arm() override;
   int wake_fd() const override { return wake_fd_; }
+  bool Streaming() const override;
   SteadyTime NextDeadline() const override;
 
  private:

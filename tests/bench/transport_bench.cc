@@ -1,6 +1,8 @@
 // Reads of another process's arena over TCP on loopback, 16 blocks per read, next to memcpy of as many cold bytes.
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstring>
@@ -26,6 +28,14 @@ std::span<std::byte> MapArena() {
   return {static_cast<std::byte*>(at), kArenaBytes};
 }
 
+// Of a whole process, not only this one.
+double CpuSeconds(pid_t pid) {
+  clockid_t clock;
+  timespec used{};
+  STEM_CHECK(clock_getcpuclockid(pid, &clock) == 0 && clock_gettime(clock, &used) == 0);
+  return static_cast<double>(used.tv_sec) + static_cast<double>(used.tv_nsec) / 1e9;
+}
+
 void Read(benchmark::State& state, ReadPath path) {
   const size_t block_bytes = static_cast<size_t>(state.range(0));
   const auto owner = TransportProcess::StartOwner(path, kArenaBytes, 1);
@@ -37,6 +47,8 @@ void Read(benchmark::State& state, ReadPath path) {
   {
     const auto registration = *transport->Register(arena);
     const auto peer = *transport->Connect((*owner)->memory(), absl::InfiniteFuture());
+    const pid_t owner_pid = static_cast<pid_t>((*owner)->memory().incarnation);
+    const double cpu_before = CpuSeconds(getpid()) + CpuSeconds(owner_pid);
     size_t at = 0;
     for (auto _ : state) {
       std::vector<ReadOp> ops;
@@ -48,6 +60,9 @@ void Read(benchmark::State& state, ReadPath path) {
       STEM_CHECK(transport->Read(peer, std::move(ops), absl::Now() + absl::Minutes(1), outcome.callbacks()).ok());
       STEM_CHECK(outcome.WaitSafe().ok());
     }
+    const double cpu = CpuSeconds(getpid()) + CpuSeconds(owner_pid) - cpu_before;
+    state.counters["cpu_s_per_GB"] =
+        cpu / (static_cast<double>(state.iterations()) * static_cast<double>(kWindow * block_bytes) / 1e9);
     STEM_CHECK(IsPattern(arena.first(block_bytes), 1, 0));
   }
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(kWindow * block_bytes));

@@ -117,6 +117,34 @@ TEST_P(TransportContract, ManyPipelinedOpsEachLandInTheirPlace) {
   }
 }
 
+TEST_P(TransportContract, WhoLandsTheBytesGetsEachOpInOrderUpToItsAnswerOrNotAtAll) {
+  auto peer = reader_->Connect(Memory(), Soon());
+  ASSERT_TRUE(peer.ok());
+  std::vector<ReadOp> ops;
+  for (size_t i = 0; i < 3; ++i) ops.push_back(Op(i * 4096, i * (2 << 20), (1 << 20) + 1000 * i));
+  std::vector<size_t> landed(ops.size(), 0);
+  std::vector<bool> answered(ops.size(), false);
+  std::atomic<int> wrong{0};
+  ReadOutcome outcome(ops.size());
+  ReadCallbacks callbacks = outcome.callbacks();
+  callbacks.on_op = [&, tell = callbacks.on_op](size_t op, absl::Status status) {
+    answered[op] = true;
+    tell(op, std::move(status));
+  };
+  callbacks.land = [&](size_t op, std::span<std::byte> to, std::span<const std::byte> from) {
+    wrong += answered[op] || to.size() != from.size() || to.data() != ops[op].destination.data() + landed[op];
+    std::copy(from.begin(), from.end(), to.begin());
+    landed[op] += from.size();
+  };
+  ASSERT_TRUE(reader_->Read(*peer, ops, Soon(), std::move(callbacks)).ok());
+  ASSERT_TRUE(outcome.WaitSafe().ok());
+  EXPECT_EQ(wrong, 0);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    EXPECT_EQ(landed[i], GetParam() == Kind::kUcxGets ? 0 : ops[i].destination.size());
+    EXPECT_TRUE(IsPattern(ops[i].destination, kSeed, i * 4096)) << i;
+  }
+}
+
 TEST_P(TransportContract, ManyReadsAtOnceFromSeveralThreads) {
   auto peer = reader_->Connect(Memory(), Soon());
   ASSERT_TRUE(peer.ok());

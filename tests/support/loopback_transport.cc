@@ -10,6 +10,11 @@
 #include "storage/transport/envelope.h"
 
 namespace stem {
+namespace {
+
+constexpr size_t kPieceBytes = 100'000;  // that land at a time; no multiple of anything
+
+}  // namespace
 
 // ---- LoopbackFabric
 
@@ -87,7 +92,8 @@ bool LoopbackFabric::Travel(const std::string& owner, absl::Time deadline, const
   }
 }
 
-absl::Status LoopbackFabric::Copy(const std::string& owner, const RemoteRegion& region, const ReadOp& op) {
+absl::StatusOr<std::vector<std::byte>> LoopbackFabric::Copy(const std::string& owner, const RemoteRegion& region,
+                                                            const ReadOp& op) {
   const auto token = Unseal(EnvelopeKind::kMessageRegion, region.rkey);
   STEM_TRY(token.status());
   MutexLock lock(mutex_);
@@ -106,9 +112,10 @@ absl::Status LoopbackFabric::Copy(const std::string& owner, const RemoteRegion& 
   if (op.offset > memory.size() || op.destination.size() > memory.size() - op.offset) {
     return absl::OutOfRangeError("the owner refused the read");
   }
-  std::memcpy(op.destination.data(), memory.data() + op.offset, op.destination.size());
-  if (fault.corrupt) op.destination[0] ^= std::byte{1};
-  return absl::OkStatus();
+  const auto bytes = memory.subspan(op.offset, op.destination.size());
+  std::vector<std::byte> copy(bytes.begin(), bytes.end());
+  if (fault.corrupt) copy[0] ^= std::byte{1};
+  return copy;
 }
 
 // ---- LoopbackTransport
@@ -216,7 +223,7 @@ void LoopbackTransport::Main() {
 void LoopbackTransport::Serve(Pending& read) {
   absl::Status outcome;
   for (size_t i = 0; i < read.ops.size(); ++i) {
-    const absl::Status status = ServeOp(*read.peer, read.ops[i], read.deadline);
+    const absl::Status status = ServeOp(read, i);
     if (status.ok()) {
       ++counters_.ops_landed;
       counters_.bytes_read += read.ops[i].destination.size();
@@ -231,12 +238,25 @@ void LoopbackTransport::Serve(Pending& read) {
   read.callbacks.on_safe(outcome);
 }
 
-absl::Status LoopbackTransport::ServeOp(LoopbackPeer& peer, const ReadOp& op, absl::Time deadline) {
-  if (!fabric_.Travel(peer.owner(), deadline, stopping_)) {
+absl::Status LoopbackTransport::ServeOp(const Pending& read, size_t op) {
+  if (!fabric_.Travel(read.peer->owner(), read.deadline, stopping_)) {
     return absl::DeadlineExceededError("the read's deadline passed before its bytes came");
   }
   if (stopping_) return absl::CancelledError("the transport is being closed");
-  return fabric_.Copy(peer.owner(), *peer.Find(op.arena), op);
+  std::span<std::byte> to = read.ops[op].destination;
+  STEM_ASSIGN(const std::vector<std::byte> bytes,
+              fabric_.Copy(read.peer->owner(), *read.peer->Find(read.ops[op].arena), read.ops[op]));
+  for (std::span<const std::byte> from = bytes; !from.empty();) {
+    const size_t piece = std::min(kPieceBytes, from.size());
+    if (read.callbacks.land) {
+      read.callbacks.land(op, to.first(piece), from.first(piece));
+    } else {
+      std::memcpy(to.data(), from.data(), piece);
+    }
+    to = to.subspan(piece);
+    from = from.subspan(piece);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace stem

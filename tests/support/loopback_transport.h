@@ -56,7 +56,7 @@ class LoopbackFabric {
   // Interrupt, if `stopping` is then set.
   bool Travel(const std::string& owner, absl::Time deadline, const std::atomic<bool>& stopping);
   void Interrupt();
-  absl::Status Copy(const std::string& owner, const RemoteRegion& region, const ReadOp& op);
+  absl::StatusOr<std::vector<std::byte>> Copy(const std::string& owner, const RemoteRegion& region, const ReadOp& op);
 
   Mutex mutex_;
   CondVar changed_;
@@ -97,7 +97,7 @@ class LoopbackTransport : public Transport {
   };
   void Main();
   void Serve(Pending& read);
-  absl::Status ServeOp(LoopbackPeer& peer, const ReadOp& op, absl::Time deadline);
+  absl::Status ServeOp(const Pending& read, size_t op);
 
   LoopbackFabric& fabric_;
   const size_t ops_queued_max_;
