@@ -64,6 +64,8 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
                  "Read the memory of other nodes on this host in place, and not through the transport")
       ->capture_default_str();
   app.add_option("--ucx-tls", config.ucx_tls, "UCX transports; empty: RDMA where there is any, else tcp");
+  AddBytesOption(app, "--lane-min-bytes-per-second", config.lane_min_bytes_per_second, {0, kTierBytesMax},
+                 "Least that each UCX lane must do when it is measured at start, e.g. 2GiB; 0 = any");
   app.add_option("--ready-file", config.ready_file, "Written, as JSON, once clients and peers may connect");
   AddCheckedOption(app, "--log-format", config.log_format,
                    [](absl::string_view text) { return ParseLogFormat(text).status(); }, "text or json");

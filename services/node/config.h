@@ -36,6 +36,7 @@ struct NodeConfig {
   uint32_t copy_threads = 2;
   bool map_host_peers = true;              // read peers of this host in place
   std::string ucx_tls;                     // UCX_TLS expression; empty: RDMA where there is any, else TCP
+  uint64_t lane_min_bytes_per_second = 0;  // of every UCX lane, measured at start; 0 = none
   std::string ready_file;
   std::string log_format = "text";
   std::string log_level = "info";

@@ -16,6 +16,7 @@
 #include "services/runtime/config.h"
 #include "services/runtime/version.h"
 #include "storage/spill/rocks_spill_store.h"
+#include "storage/transport/lane_probe.h"
 #include "storage/transport/ucx_transport.h"
 
 namespace stem {
@@ -156,9 +157,24 @@ absl::Status Node::RestoreSpilled() {
 absl::Status Node::OpenTransport() {
   STEM_ASSIGN(const HostPort listen, ParseHostPort(config_.listen));
   const bool loopback = IsLoopback(listen);
-  STEM_ASSIGN(transport_, UcxTransport::Create({.ucx = {.tls = config_.ucx_tls,
-                                                        .loopback_only = loopback,
-                                                        .listen_host = loopback ? "127.0.0.1" : listen.host}}));
+  const UcxOptions ucx{.tls = config_.ucx_tls,
+                       .loopback_only = loopback,
+                       .listen_host = loopback ? "127.0.0.1" : listen.host};
+  STEM_ASSIGN(const std::vector<LaneProbe> lanes, ProbeLanes(ucx));
+  for (const LaneProbe& lane : lanes) {
+    if (!lane.status.ok()) {
+      log_.Warn("lane_failed", {{"lane", lane.lane}, {"why", lane.status.message()}});
+      continue;
+    }
+    log_.Info("lane_probed", {{"lane", lane.lane},
+                              {"latency_us", absl::ToInt64Microseconds(lane.latency)},
+                              {"bytes_per_second", static_cast<uint64_t>(lane.bytes_per_second)},
+                              {"memory_types", absl::StrJoin(lane.memory_types, ",")}});
+  }
+  if (const absl::Status fast = CheckLanes(lanes, config_.lane_min_bytes_per_second); !fast.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat("--lane-min-bytes-per-second: ", fast.message()));
+  }
+  STEM_ASSIGN(transport_, UcxTransport::Create({.ucx = ucx}));
   log_.Info("transport_open", {{"lanes", transport_->description()}});
   for (const auto& memory : spaces_->memories()) {
     STEM_ASSIGN(std::unique_ptr<Registration> registration, transport_->Register(memory->arena.bytes()));

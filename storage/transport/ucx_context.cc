@@ -12,6 +12,10 @@
 #include "absl/strings/strip.h"
 #include "proto/status.h"
 
+extern "C" {
+#include <ucs/memory/memory_type.h>
+}
+
 namespace stem {
 namespace {
 
@@ -19,6 +23,7 @@ constexpr uint64_t kSegmentBytesMin = 8 * 1024;
 constexpr uint64_t kSegmentBytesMax = 16 * 1024 * 1024;
 constexpr uint64_t kSocketBufferBytesMax = 1024 * 1024 * 1024;
 constexpr uint64_t kSegmentHeaderBytes = 1024;  // room for UCX's and our headers beside a full segment of payload
+constexpr const char* kLoopbackDevice = "lo";
 constexpr const char* kRdmaLanes = "ib";        // UCX's name for all of rc, dc and ud
 
 absl::Status Set(const UcxConfig& config, const char* name, const std::string& value) {
@@ -31,7 +36,8 @@ absl::StatusOr<UcxContext> OpenContext(const UcxOptions& options, const std::str
   STEM_TRY(UcxStatus(ucp_config_read(nullptr, nullptr, &read), "ucp_config_read"));
   const UcxConfig config(read);
   STEM_TRY(Set(config, "TLS", tls));
-  if (options.loopback_only) STEM_TRY(Set(config, "NET_DEVICES", "lo"));
+  const std::string devices = options.loopback_only ? kLoopbackDevice : options.devices;
+  if (!devices.empty()) STEM_TRY(Set(config, "NET_DEVICES", devices));
   // Names of a transport's own settings have no prefix here, unlike in the environment.
   STEM_TRY(Set(config, "TX_SEG_SIZE", absl::StrCat(options.segment_bytes + kSegmentHeaderBytes)));
   STEM_TRY(Set(config, "RX_SEG_SIZE", absl::StrCat(options.segment_bytes + kSegmentHeaderBytes)));
@@ -61,6 +67,17 @@ std::vector<std::string> Lanes(ucp_context_h context) {
   }
   std::free(text);
   return lanes;
+}
+
+std::vector<std::string> MemoryTypes(ucp_context_h context) {
+  ucp_context_attr_t attributes{};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  if (ucp_context_query(context, &attributes) != UCS_OK) return {};
+  std::vector<std::string> names;
+  for (int type = UCS_MEMORY_TYPE_HOST; type < UCS_MEMORY_TYPE_LAST; ++type) {
+    if ((attributes.memory_types >> type & 1) != 0) names.emplace_back(ucs_memory_type_names[type]);
+  }
+  return names;
 }
 
 bool HasRdma(const std::vector<std::string>& lanes) {
@@ -98,19 +115,24 @@ absl::StatusOr<ConfiguredUcx> ConfigureUcx(const UcxOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("listen_host is ", options.listen_host, ", but only loopback is "
                                                    "allowed: want 127.0.0.1, or loopback_only off"));
   }
+  if (options.loopback_only && !options.devices.empty() && options.devices != kLoopbackDevice) {
+    return absl::InvalidArgumentError(absl::StrCat("devices is ", options.devices, ", but only loopback is allowed: want "
+                                                   "none or lo, or loopback_only off"));
+  }
   const std::string tls = ChooseLanes(options);
   ConfiguredUcx ucx;
   STEM_ASSIGN(ucx.context, OpenContext(options, tls, UCP_FEATURE_AM | UCP_FEATURE_WAKEUP));
-  std::vector<std::string> lanes = Lanes(ucx.context.get());
+  ucx.lanes = Lanes(ucx.context.get());
   ucx.reads_by_messages = options.read_path == ReadPath::kMessages ||
-                          (options.read_path == ReadPath::kAuto && (!HasRdma(lanes) || HasTcp(lanes)));
+                          (options.read_path == ReadPath::kAuto && (!HasRdma(ucx.lanes) || HasTcp(ucx.lanes)));
   if (!ucx.reads_by_messages) {
     // RMA is asked for only here: a worker that has it serves emulated gets at any address to whoever connects.
     STEM_ASSIGN(ucx.context, OpenContext(options, tls, UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP));
-    lanes = Lanes(ucx.context.get());
+    ucx.lanes = Lanes(ucx.context.get());
   }
+  ucx.memory_types = MemoryTypes(ucx.context.get());
   ucx.description = absl::StrCat(
-      "UCX ", ucp_get_version_string(), ", lanes ", absl::StrJoin(lanes, " "), " (UCX_TLS=", tls, "), reads by ",
+      "UCX ", ucp_get_version_string(), ", lanes ", absl::StrJoin(ucx.lanes, " "), " (UCX_TLS=", tls, "), reads by ",
       ucx.reads_by_messages ? "messages" : "one-sided gets", ", segments of ", options.segment_bytes >> 10,
       " KiB, socket buffers of ", options.socket_buffer_bytes >> 10, " KiB",
       options.loopback_only ? ", loopback only" : ", all network devices");

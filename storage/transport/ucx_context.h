@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "storage/transport/ucx_handles.h"
@@ -23,7 +24,9 @@ struct UcxOptions {
   // UCX_TLS expression. Empty: RDMA lanes where there are any and loopback_only is off, else "tcp". Never shared
   // memory: peers on one host map each other's arenas instead.
   std::string tls;
-  // Every TCP listener of UCX binds loopback (law 9). Off: every device, or those in UCX_NET_DEVICES.
+  // UCX_NET_DEVICES expression. Empty: loopback with loopback_only, else all.
+  std::string devices;
+  // Every TCP listener of UCX binds loopback (law 9). Off: every device, or `devices`.
   bool loopback_only = true;
   // Where peers connect, an IP address in numbers; the port is the system's choice. With loopback_only 127.0.0.1.
   std::string listen_host = "127.0.0.1";
@@ -36,6 +39,8 @@ struct UcxOptions {
 struct ConfiguredUcx {
   UcxContext context;
   bool reads_by_messages = true;
+  std::vector<std::string> lanes;         // "tcp/lo"
+  std::vector<std::string> memory_types;  // that they move: "host", "cuda"
   std::string description;  // one line: lanes, devices, path, sizes
 };
 

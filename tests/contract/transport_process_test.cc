@@ -181,6 +181,50 @@ TEST_P(UcxProcess, ManyOwnersDyingInTheMiddleLeaveNothingBehind) {
   EXPECT_EQ(transport_->Stats().ops_queued, 0u);
 }
 
+TEST(UcxWindows, BytesInFlightStayWithinThePeersWindowAndTheWhole) {
+  constexpr uint64_t kPeerMax = 3 * kOpBytes;
+  constexpr uint64_t kAllMax = 5 * kOpBytes;
+  UcxTransport::Options options;
+  options.peer_bytes_in_flight_max = kPeerMax;
+  options.bytes_in_flight_max = kAllMax;
+  const auto transport = *UcxTransport::Create(options);
+  std::vector<std::byte> destination(kArenaBytes);
+  auto local = *transport->Register(destination);
+  const auto first = *TransportProcess::StartOwner(ReadPath::kMessages, kArenaBytes, 1);
+  const auto second = *TransportProcess::StartOwner(ReadPath::kMessages, kArenaBytes, 2);
+  uint64_t most = 0;  // the progress thread's until all are safe
+  const auto read = [&](const TransportProcess& owner, ReadOutcome& outcome, size_t at) {
+    std::vector<ReadOp> ops;
+    for (size_t i = 0; i < 16; ++i, at += kOpBytes) {
+      ops.push_back({.arena = 0, .offset = at, .destination = std::span(destination).subspan(at, kOpBytes),
+                     .registration = local.get()});
+    }
+    ReadCallbacks callbacks = outcome.callbacks();
+    callbacks.on_op = [&, tell = callbacks.on_op](size_t op, absl::Status status) {
+      most = std::max(most, transport->Stats().bytes_in_flight);
+      tell(op, std::move(status));
+    };
+    ASSERT_TRUE(transport->Read(*transport->Connect(owner.memory(), Soon()), std::move(ops), Soon(),
+                                std::move(callbacks)).ok());
+  };
+  ReadOutcome alone(16);
+  read(*first, alone, 0);
+  EXPECT_TRUE(alone.WaitSafe().ok());
+  EXPECT_EQ(most, kPeerMax);
+  ReadOutcome left(16);
+  ReadOutcome right(16);
+  read(*first, left, 0);
+  read(*second, right, 16 * kOpBytes);
+  EXPECT_TRUE(left.WaitSafe().ok());
+  EXPECT_TRUE(right.WaitSafe().ok());
+  EXPECT_LE(most, kAllMax);
+  EXPECT_TRUE(IsPattern(std::span(destination).first(16 * kOpBytes), 1, 0));
+  EXPECT_TRUE(IsPattern(std::span(destination).last(16 * kOpBytes), 2, 16 * kOpBytes));
+  EXPECT_EQ(transport->Stats().bytes_in_flight, 0u);
+  transport->Close();
+  local.reset();
+}
+
 class UcxOwner : public testing::Test {
  protected:
   void SetUp() override {

@@ -103,6 +103,12 @@ TEST_F(NodeCliTest, RemoteListenerIsRefusedUnlessAllowed) {
   ExpectOneLine(Run({"--listen", "0.0.0.0:0"}), 2, {"--listen", "0.0.0.0:0", "--insecure-allow-remote"});
 }
 
+TEST_F(NodeCliTest, LaneBelowTheMinimumIsNamedWithItsFigure) {
+  const Ended ended = Run({"--lane-min-bytes-per-second", "1TiB"});
+  EXPECT_THAT(ended.out, HasSubstr("lane_probed"));
+  ExpectOneLine(ended, 1, {"--lane-min-bytes-per-second", "lane tcp/lo: ", " GB/s, host; want at least 1099.51 GB/s"});
+}
+
 TEST_F(NodeCliTest, PortInUseIsNamed) {
   const int taken = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   struct sockaddr_in address = {};

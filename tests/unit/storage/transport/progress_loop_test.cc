@@ -15,7 +15,7 @@ namespace {
 // A device whose events the test makes, with arm semantics as UCX has them: events since the last Step refuse it.
 class FakeDriver : public ProgressDriver {
  public:
-  FakeDriver() : fd_(eventfd(0, EFD_NONBLOCK)) {}
+  explicit FakeDriver(bool streaming = false) : fd_(eventfd(0, EFD_NONBLOCK)), streaming_(streaming) {}
   ~FakeDriver() override { close(fd_); }
 
   void MakeEvent() {
@@ -35,6 +35,12 @@ class FakeDriver : public ProgressDriver {
     MutexLock lock(mutex_);
     while (deadline_ != std::chrono::steady_clock::time_point::max()) changed_.Wait(mutex_);
   }
+  // Steps until the loop first went to sleep, once it has.
+  int WaitStepsBeforeSleep() {
+    MutexLock lock(mutex_);
+    while (!slept_) changed_.Wait(mutex_);
+    return steps_;
+  }
   int refused_arms() {
     MutexLock lock(mutex_);
     return refused_arms_;
@@ -52,6 +58,7 @@ class FakeDriver : public ProgressDriver {
     armed_ = false;
     if (std::chrono::steady_clock::now() >= deadline_) deadline_ = std::chrono::steady_clock::time_point::max();
     changed_.NotifyAll();
+    if (!slept_) ++steps_;
     if (events_ == 0) return false;
     handled_ += events_;
     events_ = 0;
@@ -65,8 +72,11 @@ class FakeDriver : public ProgressDriver {
       return false;
     }
     armed_ = true;
+    slept_ = true;
+    changed_.NotifyAll();
     return true;
   }
+  bool Streaming() const override { return streaming_; }
   int wake_fd() const override { return fd_; }
   std::chrono::steady_clock::time_point NextDeadline() const override {
     MutexLock lock(mutex_);
@@ -75,16 +85,43 @@ class FakeDriver : public ProgressDriver {
 
  private:
   const int fd_;
+  const bool streaming_;
   mutable Mutex mutex_;
   CondVar changed_;
   int events_ ABSL_GUARDED_BY(mutex_) = 0;
   int handled_ ABSL_GUARDED_BY(mutex_) = 0;
   int refused_arms_ ABSL_GUARDED_BY(mutex_) = 0;
+  int steps_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool slept_ ABSL_GUARDED_BY(mutex_) = false;
   bool armed_ ABSL_GUARDED_BY(mutex_) = false;
   bool event_before_arm_ ABSL_GUARDED_BY(mutex_) = false;
   std::chrono::steady_clock::time_point deadline_ ABSL_GUARDED_BY(mutex_) =
       std::chrono::steady_clock::time_point::max();
 };
+
+TEST(ProgressLoop, AStreamIsGlancedAtManyTimesBeforeTheLoopSleeps) {
+  FakeDriver quiet;
+  FakeDriver stream(true);
+  const auto quiet_loop = ProgressLoop::Start(quiet, 4);
+  const auto stream_loop = ProgressLoop::Start(stream, 4);
+  ASSERT_TRUE(quiet_loop.ok() && stream_loop.ok());
+  EXPECT_LE(quiet.WaitStepsBeforeSleep(), 2);
+  EXPECT_GE(stream.WaitStepsBeforeSleep(), 50);
+  stream.MakeEvent();  // and is woken from that sleep as from any
+  stream.WaitHandled(1);
+}
+
+TEST(ProgressLoop, ACommandRunsWhileAStreamIsGlancedAt) {
+  FakeDriver driver(true);
+  const auto loop = ProgressLoop::Start(driver, 4);
+  ASSERT_TRUE(loop.ok());
+  for (int i = 0; i < 20; ++i) {
+    driver.MakeEvent();  // begins the glances anew
+    bool ran = false;
+    EXPECT_TRUE((*loop)->Run([&ran] { ran = true; }).ok());
+    EXPECT_TRUE(ran);
+  }
+}
 
 TEST(ProgressLoop, CommandsRunInOrderOnOneThread) {
   FakeDriver driver;

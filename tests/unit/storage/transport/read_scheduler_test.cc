@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <string>
@@ -126,6 +127,29 @@ TEST_F(ReadSchedulerTest, AWireThatIsDoneAtOnceLandsTheOp) {
   Submit("a", kPeer, 2);
   EXPECT_EQ(scheduler_.Issue(), 2u);
   EXPECT_EQ(log_, Log({"a0:OK", "a1:OK", "a:safe OK"}));
+}
+
+TEST_F(ReadSchedulerTest, BytesAreLandedByTheCallerOrCopied) {
+  const std::vector<std::byte> from(10, std::byte{7});
+  std::vector<size_t> landed;
+  counters_.ops_queued += 2;
+  scheduler_.Submit(kPeer, std::vector<ReadOp>(2, {.destination = memory_}), kNow,
+                    {.on_safe = [](const absl::Status&) {},
+                     .land = [&](size_t op, std::span<std::byte> to, std::span<const std::byte> bytes) {
+                       landed.push_back(op);
+                       EXPECT_EQ(to.data(), memory_.data() + 20);
+                       EXPECT_EQ(bytes.data(), from.data());
+                     }});
+  scheduler_.Issue();
+  scheduler_.Land(wire_.issued[1].second, std::span(memory_).subspan(20, 10), from);
+  EXPECT_EQ(landed, std::vector<size_t>({1}));
+  EXPECT_EQ(memory_[20], std::byte{0});
+  Submit("b", kOther, 1);
+  scheduler_.Issue();
+  scheduler_.Land(wire_.issued[2].second, std::span(memory_).subspan(20, 10), from);
+  EXPECT_EQ(memory_[19], std::byte{0});
+  EXPECT_TRUE(std::equal(from.begin(), from.end(), memory_.begin() + 20));
+  EXPECT_EQ(memory_[30], std::byte{0});
 }
 
 TEST_F(ReadSchedulerTest, ADeadlineAnswersAllBeforeAnyMemoryIsSafe) {
