@@ -109,6 +109,8 @@ class Probe {
 };
 
 absl::Status Measure(const UcxOptions& options, LaneProbe& lane) {
+  STEM_ASSIGN(const ConfiguredUcx alone, ConfigureUcx(options));
+  lane.memory_types = alone.memory_types;
   STEM_ASSIGN(const std::unique_ptr<Probe> probe, Probe::Open(options));
   std::vector<absl::Duration> small;
   for (int i = 0; i < kSmallReads; ++i) {
@@ -148,7 +150,6 @@ absl::StatusOr<std::vector<LaneProbe>> ProbeLanes(const UcxOptions& options) {
     alone.devices = parts.second;
     alone.read_path = all.reads_by_messages ? ReadPath::kMessages : ReadPath::kGets;
     LaneProbe& probe = probes.emplace_back(LaneProbe{.lane = lane});
-    probe.memory_types = all.memory_types;
     probe.status = Measure(alone, probe);
   }
   return probes;

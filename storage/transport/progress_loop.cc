@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@ namespace {
 constexpr size_t kCommandsPerTurn = 256;  // then the driver has its turn again
 // Between two glances: at 10 GB/s 1 MB, of sockets that hold four (README.md, decisions).
 constexpr timespec kGlance{.tv_sec = 0, .tv_nsec = 100'000};
+constexpr unsigned long kTimerSlackNs = 1000;  // of 50,000: else a glance comes half as late again
 constexpr int kGlancesMax = 50;  // that saw nothing: whoever is awaited has stopped, and is slept for
 
 // Of one Run, shared by the caller, who may leave at its deadline, and the thread.
@@ -135,6 +137,7 @@ absl::Duration ProgressLoop::CpuTime() const {
 
 void ProgressLoop::Main() {
   pthread_setname_np(pthread_self(), "stem-ucx");
+  prctl(PR_SET_TIMERSLACK, kTimerSlackNs);
   for (int glances = 0;;) {
     const bool ran = RunCommands();
     const bool stepped = driver_.Step();
