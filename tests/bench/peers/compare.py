@@ -179,10 +179,10 @@ def machine():
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=a_list_of(parse_size), help="of a block; default 64KiB,256KiB,1MiB,2MiB,4MiB")
-    parser.add_argument("--rounds", type=int, help="default 5; quick 3")
+    parser.add_argument("--rounds", type=int, help="default 5; quick 2")
     parser.add_argument("--only", type=a_list_of(str), default=DEFAULT,
                         help=f"of {', '.join(MEASURES)}; default: all but ucx-newer")
-    parser.add_argument("--quick", action="store_true", help="64KiB,2MiB, 3 rounds, fewer of UCX's ways: under 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="64KiB,2MiB, 2 rounds, fewer of UCX's ways: under 3 minutes")
     parser.add_argument("--working-set", type=parse_size, default=256 << 20, help="got in one round; default 256MiB")
     parser.add_argument("--json", type=pathlib.Path, help="write every round's rows, medians and ratios there")
     parser.add_argument("--add", action="store_true", help="keep the rounds that --json's file has, and add to them")
@@ -201,7 +201,7 @@ def parse_arguments():
         if size % 4096 or not 4096 <= 64 * size <= arguments.working_set:
             parser.error(f"--sizes: {size} must be a multiple of 4096, and 64 of it at most the working set's "
                          f"{arguments.working_set}")
-    arguments.rounds = arguments.rounds or (3 if arguments.quick else 5)
+    arguments.rounds = arguments.rounds or (2 if arguments.quick else 5)
     return arguments
 
 
@@ -231,8 +231,7 @@ def main():
             document.update(table.summary(document["rounds"]))
             if arguments.json:
                 arguments.json.write_text(json.dumps(document, indent=1))
-    print(f"{document['machine']}, {document['date']}, {len(document['rounds'])} rounds, this call "
-          f"{time.monotonic() - begin:.0f} s")
+    print(f"{document['machine']}, {document['date']}, this call {time.monotonic() - begin:.0f} s")
     print(table.to_text(document))
 
 

@@ -138,6 +138,8 @@ def to_text(document):
         if any(cells):
             bar = "" if row["bar"] is None else f" (>= {row['bar']})"
             lines.append(_line([f"{row['ours']}, W{row['window']} / {row['peer']}{bar}", *cells]))
-    lines += ["", "! below the bar, which is asked for at 2 MiB in stems of 64; elsewhere: faster than every peer."]
+    counts = [row["rounds"] for row in document["medians"]] or [0]
+    lines += ["", f"! below the bar, which is asked for at 2 MiB in stems of 64; elsewhere: faster than every peer. "
+              f"Medians of {min(counts)} to {max(counts)} rounds."]
     lines += [f"would not start: {name}: {error}" for name, error in document["errors"].items()]
     return "\n".join(lines)

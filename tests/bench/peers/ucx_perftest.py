@@ -21,7 +21,6 @@ TESTS = {
     "get": ("ucp_get", _tcp("257k"), []),
     "get, 4 at once": ("ucp_get", _tcp("257k"), ["-O", "4"]),
     "put": ("ucp_put_bw", _tcp("257k"), []),
-    "am": ("ucp_am_bw", _tcp("257k", UCX_RNDV_THRESH="0"), []),
     "am, rendezvous by get": ("ucp_am_bw", _tcp("257k", UCX_RNDV_THRESH="0", UCX_RNDV_SCHEME="get_zcopy"), []),
 }
 FEW = ("get, 4 at once", "put", "am, rendezvous by get")
@@ -42,7 +41,7 @@ def one(binary, environment, name, size, count, lane, **settings):
     """Bytes per second."""
     test, tuning, more = TESTS[name]
     port = servers.free_port()
-    command = [binary, "-p", str(port), "-t", test, "-s", str(size), "-n", str(count), "-w", "2", "-f", *more]
+    command = [binary, "-p", str(port), "-t", test, "-s", str(size), "-n", str(count), "-w", "1", "-f", *more]
     environments = [dict(environment, **tuning, **settings, UCX_NET_DEVICES=device) for device in lane.devices]
     server = servers.Server([*lane.prefixes[0], *command], environments[0], port=port)
     try:
@@ -62,7 +61,7 @@ def measure(binary, environment, peer, work, tests, lane=None):
     for name in tests:
         for size in [*work.sizes, work.length]:
             cold = size == work.length
-            count = 3 if cold else BYTES_PER_TEST // size
+            count = 2 if cold else BYTES_PER_TEST // size
             try:
                 rate = one(binary, environment, name, size, count, lane, **(WRITTEN if cold else {}))
             except (RuntimeError, subprocess.TimeoutExpired) as error:
