@@ -3,6 +3,7 @@ import json
 import subprocess
 
 TIMEOUT_SECONDS = 150
+RATE = "_bytes_per_second"
 # (row's name, path, proof of the client's copy, stem lengths)
 CASES = [
     ("local, header", "local", "header", (1, 64)),
@@ -35,7 +36,7 @@ def measure(binary, work):
         for row in bench(binary, path, proof, stems, work):
             rows.append(to_row(f"stemcache {name}", row))
             for limit, rate in row.get("limits", {}).items():
-                if rate and row["stem_blocks"] == 64:
-                    rows.append({"peer": f"limit {path} {limit.removesuffix('_bytes_per_second')}", "window": 64,
+                if limit.endswith(RATE) and rate and row["stem_blocks"] == 64:
+                    rows.append({"peer": f"limit {path} {limit.removesuffix(RATE)}", "window": 64,
                                  "size": row["block_bytes"], "rate": rate})
     return rows
