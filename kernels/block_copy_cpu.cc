@@ -1,17 +1,14 @@
-#include "kernels/block_copy.h"
-
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
+#include "kernels/block_copy.h"
+#include "kernels/plan_copy.h"
 #include "proto/status.h"
 
 namespace stem {
 namespace {
 
-template <typename... Parts>
-absl::Status Invalid(const Parts&... parts) {
-  return absl::InvalidArgumentError(absl::StrCat(parts...));
-}
+using block_copy_internal::Invalid;
+using block_copy_internal::PlanCopy;
 
 // `product` times `factor`, or anything above kCanonicalBytesMax when that is too much.
 uint64_t BoundedProduct(uint64_t product, uint64_t factor) {
@@ -19,70 +16,32 @@ uint64_t BoundedProduct(uint64_t product, uint64_t factor) {
   return __builtin_mul_overflow(product, factor, &result) ? UINT64_MAX : result;
 }
 
-absl::Status CheckOrder(const BlockShape& shape) {
-  if (shape.order == PageOrder::kNhd || shape.order == PageOrder::kHnd) return absl::OkStatus();
-  const char* const order = shape.order == PageOrder::kLatent ? "latent" : "opaque";
-  if (shape.heads != 1) return Invalid("heads is ", shape.heads, "; ", order, " pages have 1");
-  if (shape.order == PageOrder::kLatent && shape.value_bytes != 0) {
-    return Invalid("value_bytes is ", shape.value_bytes, "; latent pages have no V plane, so 0");
-  }
+absl::Status CheckLatent(const BlockShape& shape) {
+  if (shape.order != PageOrder::kLatent) return absl::OkStatus();
+  if (shape.heads != 1) return Invalid("heads is ", shape.heads, "; latent pages have 1");
+  if (shape.value_bytes == 0) return absl::OkStatus();
+  return Invalid("value_bytes is ", shape.value_bytes, "; latent pages have no V plane, so 0");
+}
+
+template <typename Block>
+absl::Status Copy(const BlockShape& shape, const PagedCache& cache, std::span<const Block> blocks) {
+  CopyItem items[kBatchBlocksMax];
+  STEM_ASSIGN(const CopyPlan plan, PlanCopy(shape, cache, blocks, shape.block_bytes(), items));
+  RunOnHost(plan);
   return absl::OkStatus();
 }
 
-bool Overlap(const std::byte* a, uint64_t a_bytes, const std::byte* b, uint64_t b_bytes) {
-  const auto a_at = reinterpret_cast<uintptr_t>(a);
-  const auto b_at = reinterpret_cast<uintptr_t>(b);
-  return a_at < b_at + b_bytes && b_at < a_at + a_bytes;
-}
-
-absl::Status CheckPages(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages) {
-  if (pages.size() != shape.page_count()) {
-    return Invalid("the page table has ", pages.size(), " pages; a block of ", shape.block_tokens, " tokens needs ",
-                   shape.page_count());
-  }
-  for (size_t i = 0; i < pages.size(); ++i) {
-    if (pages[i] >= cache.page_count) {
-      return Invalid("page ", pages[i], " at ", i, "; the cache has ", cache.page_count, " pages");
-    }
-    for (size_t j = 0; j < i; ++j) {
-      if (pages[j] == pages[i]) return Invalid("page ", pages[i], " is listed twice, at ", j, " and ", i);
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckCache(const BlockShape& shape, const PagedCache& cache) {
-  if (uint64_t{shape.layer_first} + shape.layer_count > cache.layers.size()) {
-    return Invalid("layers ", shape.layer_first, "..", uint64_t{shape.layer_first} + shape.layer_count - 1,
-                   "; the cache has ", cache.layers.size());
-  }
-  const uint64_t page_bytes =
-      uint64_t{shape.page_rows()} * shape.heads * std::max(shape.key_bytes, shape.value_bytes);
-  if (cache.page_stride_bytes < page_bytes) {
-    return Invalid("page_stride_bytes is ", cache.page_stride_bytes, "; a page has ", page_bytes);
-  }
-  if (BoundedProduct(cache.page_stride_bytes, cache.page_count) > (1ULL << 47)) {
-    return Invalid("page_stride_bytes ", cache.page_stride_bytes, " times page_count ", cache.page_count,
-                   " is more than an address space");
-  }
-  return absl::OkStatus();
-}
-
-// Every plane is there, and none of its listed pages shares a byte with the block.
-absl::Status CheckPlanes(const CopyPlan& plan, uint32_t layer_first) {
-  const uint64_t block_bytes = plan.layer_count * plan.layer_bytes();
-  for (uint32_t layer = 0; layer < plan.layer_count; ++layer) {
-    for (int plane = 0; plane < 2; ++plane) {
-      if (plan.row_bytes[plane] == 0) continue;
-      const char* const name = plane == 0 ? "K" : "V";
-      const std::byte* const base = plane == 0 ? plan.layers[layer].keys : plan.layers[layer].values;
-      if (base == nullptr) return Invalid("the ", name, " pages of layer ", layer_first + layer, " are null");
-      for (uint32_t i = 0; i < plan.page_count; ++i) {
-        if (Overlap(base + plan.pages[i] * plan.page_stride_bytes, plan.page_bytes(plane), plan.block, block_bytes)) {
-          return Invalid("the block overlaps ", name, " page ", plan.pages[i], " of layer ", layer_first + layer);
-        }
-      }
-    }
+template <typename Block>
+absl::Status CopyAndHash(const BlockShape& shape, const PagedCache& cache, std::span<const Block> blocks,
+                         std::span<BlockDigest> digests) {
+  CopyItem items[kBatchBlocksMax];
+  STEM_ASSIGN(const CopyPlan plan, PlanCopy(shape, cache, blocks, shape.block_bytes(), items));
+  STEM_TRY(block_copy_internal::CheckDigests(plan, plan.block_bytes(), digests));
+  uint64_t* hashes[kBatchBlocksMax];
+  for (size_t i = 0; i < digests.size(); ++i) hashes[i] = digests[i].chunk_hashes.data();
+  RunOnHost(plan, hashes);
+  for (BlockDigest& digest : digests) {
+    digest.digest = DigestOfChunks(digest.name, plan.block_bytes(), digest.chunk_hashes);
   }
   return absl::OkStatus();
 }
@@ -101,7 +60,14 @@ absl::Status CheckShape(const BlockShape& shape) {
   }
   if (shape.heads == 0) return Invalid("heads is 0; there is at least 1");
   if (shape.key_bytes == 0) return Invalid("key_bytes is 0; a K row has at least 1 byte");
-  STEM_TRY(CheckOrder(shape));
+  STEM_TRY(CheckLatent(shape));
+  if (shape.slice.count > 0 && uint64_t{shape.slice.block_first} + shape.slice.count > shape.heads) {
+    return Invalid("heads ", shape.slice.block_first, "..", uint64_t{shape.slice.block_first} + shape.slice.count - 1,
+                   " of a block; it has ", shape.heads);
+  }
+  if (shape.slice.count == 0 && shape.slice != HeadSlice{}) {
+    return Invalid("a slice of 0 heads from ", std::max(shape.slice.block_first, shape.slice.page_first));
+  }
   uint64_t bytes = shape.key_bytes;
   if (__builtin_add_overflow(bytes, shape.value_bytes, &bytes)) bytes = UINT64_MAX;
   for (uint64_t factor : {uint64_t{shape.heads}, uint64_t{shape.page_rows()}, uint64_t{shape.page_count()},
@@ -143,48 +109,34 @@ absl::StatusOr<BlockShape> ShapeOf(const KvLayout& layout, uint32_t heads, PageO
   return shape;
 }
 
-absl::StatusOr<CopyPlan> block_copy_internal::PlanCopy(const BlockShape& shape, const PagedCache& cache,
-                                                       std::span<const uint32_t> pages, std::span<std::byte> block,
-                                                       CopyDirection direction) {
-  STEM_TRY(CheckShape(shape));
-  STEM_TRY(CheckCache(shape, cache));
-  STEM_TRY(CheckPages(shape, cache, pages));
-  if (block.data() == nullptr) return Invalid("the block is null");
-  if (block.size() != shape.block_bytes()) {
-    return Invalid("the block has ", block.size(), " bytes; its shape needs ", shape.block_bytes());
-  }
-  CopyPlan plan;
-  plan.layers = &cache.layers[shape.layer_first];
-  plan.layer_count = shape.layer_count;
-  plan.pages = pages.data();
-  plan.page_count = shape.page_count();
-  plan.page_stride_bytes = cache.page_stride_bytes;
-  plan.page_rows = shape.page_rows();
-  plan.heads = shape.heads;
-  plan.head_major = shape.order == PageOrder::kHnd;
-  plan.row_bytes[0] = shape.key_bytes;
-  plan.row_bytes[1] = shape.value_bytes;
-  plan.block = block.data();
-  plan.direction = direction;
-  STEM_TRY(CheckPlanes(plan, shape.layer_first));
-  return plan;
+absl::Status Gather(const BlockShape& shape, const PagedCache& cache, std::span<const BlockDestination> blocks) {
+  return Copy(shape, cache, blocks);
+}
+
+absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, std::span<const BlockSource> blocks) {
+  return Copy(shape, cache, blocks);
 }
 
 absl::Status Gather(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages,
                     std::span<std::byte> block) {
-  STEM_ASSIGN(const CopyPlan plan,
-              block_copy_internal::PlanCopy(shape, cache, pages, block, CopyDirection::kGather));
-  RunOnHost(plan);
-  return absl::OkStatus();
+  const BlockDestination destination = {pages, block};
+  return Gather(shape, cache, std::span(&destination, 1));
 }
 
 absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages,
                      std::span<const std::byte> block) {
-  STEM_ASSIGN(const CopyPlan plan,
-              block_copy_internal::PlanCopy(shape, cache, pages, block_copy_internal::Writable(block),
-                                            CopyDirection::kScatter));
-  RunOnHost(plan);
-  return absl::OkStatus();
+  const BlockSource source = {pages, block};
+  return Scatter(shape, cache, std::span(&source, 1));
+}
+
+absl::Status GatherAndDigest(const BlockShape& shape, const PagedCache& cache, std::span<const BlockDestination> blocks,
+                             std::span<BlockDigest> digests) {
+  return CopyAndHash(shape, cache, blocks, digests);
+}
+
+absl::Status ScatterAndDigest(const BlockShape& shape, const PagedCache& cache, std::span<const BlockSource> blocks,
+                              std::span<BlockDigest> digests) {
+  return CopyAndHash(shape, cache, blocks, digests);
 }
 
 }  // namespace stem

@@ -1,28 +1,9 @@
 // The payload digest on the GPU: one warp per 4 KiB chunk, then one warp over the name and the chunk hashes.
 #include "kernels/launch.h"
-#include "kernels/xxh3_lanes.h"
+#include "kernels/warp_hash.cuh"
 
 namespace stem {
 namespace {
-
-constexpr unsigned kWarp = 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFF;
-constexpr unsigned kWarpsPerBlock = 8;
-constexpr uint64_t kChunk = 4096;
-
-// XXH3-64 by a whole warp; every thread gets it. Four groups of eight lanes share the stripes.
-__device__ uint64_t WarpHash(const unsigned char* from, size_t bytes) {
-  if (bytes <= xxh3::kShortBytesMax) return xxh3::HashShort(from, bytes);
-  const unsigned thread = threadIdx.x % kWarp;
-  const unsigned lane = thread % xxh3::kLanes;
-  const uint64_t value = xxh3::LaneOf(from, bytes, lane, thread / xxh3::kLanes, kWarp / xxh3::kLanes, [](uint64_t sum) {
-    sum += __shfl_xor_sync(kAllLanes, sum, 8);
-    return sum + __shfl_xor_sync(kAllLanes, sum, 16);
-  });
-  uint64_t lanes[xxh3::kLanes];
-  for (unsigned i = 0; i < xxh3::kLanes; ++i) lanes[i] = __shfl_sync(kAllLanes, value, static_cast<int>(i));
-  return xxh3::MergeLanes(lanes, bytes);
-}
 
 __global__ void HashChunks(const unsigned char* payload, uint64_t length, DigestHead head, uint64_t* message) {
   const uint64_t chunk = uint64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;

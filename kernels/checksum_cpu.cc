@@ -24,23 +24,19 @@ size_t AvailableIsas(const ChecksumIsa* isas[kIsasMax]) {
   return count;
 }
 
-}  // namespace checksum_internal
-
-namespace {
-
-using checksum_internal::ChecksumIsa;
-
-const ChecksumIsa& Fastest() {
+const ChecksumIsa& FastestIsa() {
   static const ChecksumIsa* const isa = [] {
-    const ChecksumIsa* isas[checksum_internal::kIsasMax];
-    return isas[checksum_internal::AvailableIsas(isas) - 1];
+    const ChecksumIsa* isas[kIsasMax];
+    return isas[AvailableIsas(isas) - 1];
   }();
   return *isa;
 }
 
-}  // namespace
+}  // namespace checksum_internal
 
-uint64_t ChunkHash(std::span<const std::byte> chunk) { return Fastest().hash(chunk.data(), chunk.size()); }
+using checksum_internal::FastestIsa;
+
+uint64_t ChunkHash(std::span<const std::byte> chunk) { return FastestIsa().hash(chunk.data(), chunk.size()); }
 
 uint64_t DigestOfChunks(const BlockName& name, uint64_t length, std::span<const uint64_t> chunk_hashes) {
   STEM_CHECK(chunk_hashes.size() == ChunkCount(length));
@@ -58,20 +54,20 @@ uint64_t DigestOfChunks(const BlockName& name, uint64_t length, std::span<const 
 
 uint64_t Digest(const BlockName& name, std::span<const std::byte> payload, std::span<uint64_t> chunk_hashes) {
   STEM_CHECK(chunk_hashes.size() == ChunkCount(payload.size()));
-  Fastest().hash_chunks(payload.data(), payload.size(), chunk_hashes.data());
+  FastestIsa().hash_chunks(payload.data(), payload.size(), chunk_hashes.data());
   return DigestOfChunks(name, payload.size(), chunk_hashes);
 }
 
 uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src, const BlockName& name,
                        std::span<uint64_t> chunk_hashes) {
   STEM_CHECK(dst.size() == src.size() && chunk_hashes.size() == ChunkCount(src.size()));
-  Fastest().copy_chunks(dst.data(), src.data(), src.size(), chunk_hashes.data());
+  FastestIsa().copy_chunks(dst.data(), src.data(), src.size(), chunk_hashes.data());
   return DigestOfChunks(name, src.size(), chunk_hashes);
 }
 
 void CopyPayload(std::span<std::byte> dst, std::span<const std::byte> src) {
   STEM_CHECK(dst.size() == src.size());
-  Fastest().copy(dst.data(), src.data(), src.size());
+  FastestIsa().copy(dst.data(), src.data(), src.size());
 }
 
 }  // namespace stem

@@ -8,6 +8,13 @@
 
 namespace stem::checksum_internal {
 
+// A piece of a copy.
+struct CopyRun {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct ChecksumIsa {
   const char* name;
   uint64_t (*hash)(const void* data, size_t bytes);
@@ -17,7 +24,15 @@ struct ChecksumIsa {
   void (*copy_chunks)(void* dst, const void* src, size_t bytes, uint64_t* hashes);
   // The copy alone.
   void (*copy)(void* dst, const void* src, size_t bytes);
+  // Pieces of a larger copy, past the cache whatever their size and alignment; fence() after the last one. `bytes` of
+  // stream_chunks is a multiple of 4 KiB.
+  void (*stream_runs)(const CopyRun* runs, size_t count);
+  void (*stream_chunks)(void* dst, const void* src, size_t bytes, uint64_t* hashes);
+  void (*fence)();
 };
+
+// The fastest that this machine runs, chosen at the first call.
+const ChecksumIsa& FastestIsa();
 
 extern const ChecksumIsa kBaseline;  // SSE2 on x86-64, NEON on AArch64
 #if defined(__x86_64__)

@@ -6,11 +6,14 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/block_copy.h"
 #include "kernels/checksum.h"
+#include "kernels/from_cuda.h"
 #include "kernels/launch.h"
+#include "kernels/plan_copy.h"
+#include "kernels/quantize.h"
+#include "kernels/retention.h"
 #include "proto/status.h"
 
 namespace stem {
-namespace {
 
 absl::Status FromCuda(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
@@ -26,10 +29,50 @@ absl::Status FromCuda(cudaError_t error, absl::string_view what) {
   }
 }
 
-absl::Status CopyOnStream(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages,
-                          std::span<std::byte> block, CopyDirection direction, const Stream& stream) {
-  STEM_ASSIGN(const CopyPlan plan, block_copy_internal::PlanCopy(shape, cache, pages, block, direction));
-  return FromCuda(LaunchCopy(plan, stream.handle()), "launch of a block copy");
+namespace {
+
+using block_copy_internal::PlanCopy;
+
+absl::Status CheckOutput(uint64_t payload_bytes, const DigestOutput& output) {
+  if (output.message.size() == DigestMessageWords(payload_bytes) && output.digest != nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("a digest message of ", output.message.size(), " words",
+                                                 output.digest == nullptr ? " and no place for the digest" : "",
+                                                 "; a payload of ", payload_bytes, " bytes needs ",
+                                                 DigestMessageWords(payload_bytes), " and a place"));
+}
+
+DigestHead HeadOf(const BlockName& name, uint64_t payload_bytes) {
+  return {{name.space.low, name.space.high, name.key.low, name.key.high, payload_bytes}};
+}
+
+template <typename Block>
+absl::Status CopyOnStream(const BlockShape& shape, const PagedCache& cache, std::span<const Block> blocks,
+                          const Stream& stream) {
+  CopyItem items[kBatchBlocksMax];
+  STEM_ASSIGN(const CopyPlan plan, PlanCopy(shape, cache, blocks, shape.block_bytes(), items));
+  return FromCuda(LaunchCopy(plan, nullptr, stream.handle()), "launch of a block copy");
+}
+
+template <typename Block>
+absl::Status CopyAndDigestOnStream(const BlockShape& shape, const PagedCache& cache, std::span<const Block> blocks,
+                                   std::span<const BlockName> names, std::span<const DigestOutput> outputs,
+                                   const Stream& stream) {
+  CopyItem items[kBatchBlocksMax];
+  STEM_ASSIGN(const CopyPlan plan, PlanCopy(shape, cache, blocks, shape.block_bytes(), items));
+  if (names.size() != blocks.size() || outputs.size() != blocks.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("a batch of ", blocks.size(), " blocks with ", names.size(),
+                                                   " names and ", outputs.size(), " digest outputs"));
+  }
+  if (plan.direction == CopyDirection::kGather && !plan.whole_block()) {
+    return absl::InvalidArgumentError(absl::StrCat("a gather of ", plan.heads, " of ", plan.block_heads,
+                                                   " heads has no digest of the block"));
+  }
+  LaunchedDigest digests[kBatchBlocksMax];
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    STEM_TRY(CheckOutput(plan.block_bytes(), outputs[i]));
+    digests[i] = {HeadOf(names[i], plan.block_bytes()), outputs[i].message.data(), outputs[i].digest};
+  }
+  return FromCuda(LaunchCopy(plan, digests, stream.handle()), "launch of a block copy with digests");
 }
 
 }  // namespace
@@ -58,6 +101,31 @@ absl::Status Stream::Copy(std::span<std::byte> dst, std::span<const std::byte> s
   return FromCuda(cudaMemcpyAsync(dst.data(), src.data(), src.size(), cudaMemcpyDefault, handle_), "queueing a copy");
 }
 
+absl::StatusOr<Event> Event::Create() {
+  cudaEvent_t handle = nullptr;
+  STEM_TRY(FromCuda(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "creating an event"));
+  return Event(handle);
+}
+
+Event::~Event() {
+  if (handle_ != nullptr) cudaEventDestroy(handle_);
+}
+
+absl::Status Event::Record(const Stream& stream) {
+  return FromCuda(cudaEventRecord(handle_, stream.handle()), "recording an event");
+}
+
+absl::Status Event::Await(const Stream& stream) const {
+  return FromCuda(cudaStreamWaitEvent(stream.handle(), handle_, 0), "queueing a wait for an event");
+}
+
+absl::StatusOr<bool> Event::Reached() const {
+  const cudaError_t error = cudaEventQuery(handle_);
+  if (error == cudaErrorNotReady) return false;
+  STEM_TRY(FromCuda(error, "work before an event"));
+  return true;
+}
+
 template <MemoryKind kKind>
 absl::StatusOr<CudaBuffer<kKind>> CudaBuffer<kKind>::Allocate(size_t size_bytes) {
   void* data = nullptr;
@@ -81,26 +149,58 @@ CudaBuffer<kKind>::~CudaBuffer() {
 template class CudaBuffer<MemoryKind::kDevice>;
 template class CudaBuffer<MemoryKind::kPinned>;
 
-absl::Status Gather(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages,
-                    std::span<std::byte> block, const Stream& stream) {
-  return CopyOnStream(shape, cache, pages, block, CopyDirection::kGather, stream);
+absl::Status Gather(const BlockShape& shape, const PagedCache& cache, std::span<const BlockDestination> blocks,
+                    const Stream& stream) {
+  return CopyOnStream(shape, cache, blocks, stream);
 }
 
-absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages,
-                     std::span<const std::byte> block, const Stream& stream) {
-  return CopyOnStream(shape, cache, pages, block_copy_internal::Writable(block), CopyDirection::kScatter, stream);
+absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, std::span<const BlockSource> blocks,
+                     const Stream& stream) {
+  return CopyOnStream(shape, cache, blocks, stream);
+}
+
+absl::Status GatherAndDigest(const BlockShape& shape, const PagedCache& cache, std::span<const BlockDestination> blocks,
+                             std::span<const BlockName> names, std::span<const DigestOutput> outputs,
+                             const Stream& stream) {
+  return CopyAndDigestOnStream(shape, cache, blocks, names, outputs, stream);
+}
+
+absl::Status ScatterAndDigest(const BlockShape& shape, const PagedCache& cache, std::span<const BlockSource> blocks,
+                              std::span<const BlockName> names, std::span<const DigestOutput> outputs,
+                              const Stream& stream) {
+  return CopyAndDigestOnStream(shape, cache, blocks, names, outputs, stream);
+}
+
+absl::Status GatherQuantized(const BlockShape& shape, const PagedCache& cache, const Quantization& quantization,
+                             std::span<const BlockDestination> blocks, const Stream& stream) {
+  CopyItem items[kBatchBlocksMax];
+  STEM_ASSIGN(const QuantPlan plan,
+              quantize_internal::PlanQuantized(shape, cache, quantization, blocks, items));
+  return FromCuda(LaunchQuantized(plan, stream.handle()), "launch of a quantizing gather");
+}
+
+absl::Status ScatterQuantized(const BlockShape& shape, const PagedCache& cache, const Quantization& quantization,
+                              std::span<const BlockSource> blocks, const Stream& stream) {
+  CopyItem items[kBatchBlocksMax];
+  STEM_ASSIGN(const QuantPlan plan,
+              quantize_internal::PlanQuantized(shape, cache, quantization, blocks, items));
+  return FromCuda(LaunchQuantized(plan, stream.handle()), "launch of a dequantizing scatter");
+}
+
+absl::Status CompactTokens(const BlockShape& shape, const PagedCache& cache, std::span<const uint32_t> pages,
+                           std::span<const uint32_t> kept, const Stream& stream) {
+  CopyItem item;
+  STEM_ASSIGN(const CopyPlan plan,
+              retention_internal::PlanCompaction(shape, cache, pages, kept.size(), false, item));
+  return FromCuda(LaunchCompaction(plan, kept.data(), static_cast<uint32_t>(kept.size()), stream.handle()),
+                  "launch of a compaction");
 }
 
 absl::Status Digest(const BlockName& name, std::span<const std::byte> payload, const DigestOutput& output,
                     const Stream& stream) {
-  if (output.message.size() != DigestMessageWords(payload.size()) || output.digest == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("a digest message of ", output.message.size(), " words",
-                                                   output.digest == nullptr ? " and no place for the digest" : "",
-                                                   "; a payload of ", payload.size(), " bytes needs ",
-                                                   DigestMessageWords(payload.size()), " and a place"));
-  }
-  const DigestHead head = {{name.space.low, name.space.high, name.key.low, name.key.high, payload.size()}};
-  return FromCuda(LaunchDigest(head, payload.data(), output.message.data(), output.digest, stream.handle()),
+  STEM_TRY(CheckOutput(payload.size(), output));
+  return FromCuda(LaunchDigest(HeadOf(name, payload.size()), payload.data(), output.message.data(), output.digest,
+                               stream.handle()),
                   "launch of a digest");
 }
 

@@ -1,4 +1,4 @@
-// Streams and memory of a GPU, owned. No CUDA header is included here, so any room may; without CUDA in the build
+// Streams, events and memory of a GPU, owned. No CUDA header is included here, so any room may; without CUDA in the build
 // the factories say Unimplemented. Errors of all: Unavailable (no GPU or driver), ResourceExhausted (no memory left,
 // with the bytes asked for), Internal (any other CUDA error, by its name).
 #pragma once
@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 
 struct CUstream_st;  // what a cudaStream_t points to
+struct CUevent_st;   // what a cudaEvent_t points to
 
 namespace stem {
 
@@ -44,6 +45,31 @@ class Stream {
 
   CUstream_st* handle_;
   bool owned_;
+};
+
+// A point in a stream's order that other streams and the host can wait for or ask about. Threads: as of Stream.
+class Event {
+ public:
+  static absl::StatusOr<Event> Create();
+
+  Event(Event&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Event& operator=(Event&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~Event();
+
+  // Stands for all work queued on `stream` so far; recorded anew, for all of it by then.
+  absl::Status Record(const Stream& stream);
+  // Work queued on `stream` from now on begins after the recorded work has ended.
+  absl::Status Await(const Stream& stream) const;
+  // Whether the recorded work has ended, at once; the first error of that work.
+  absl::StatusOr<bool> Reached() const;
+
+ private:
+  explicit Event(CUevent_st* handle) : handle_(handle) {}
+
+  CUevent_st* handle_;
 };
 
 enum class MemoryKind : unsigned char { kDevice, kPinned };

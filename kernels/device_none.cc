@@ -2,6 +2,9 @@
 #include "kernels/block_copy.h"
 #include "kernels/checksum.h"
 #include "kernels/device.h"
+#include "kernels/device_arena.h"
+#include "kernels/quantize.h"
+#include "kernels/retention.h"
 
 namespace stem {
 namespace {
@@ -19,6 +22,17 @@ Stream::~Stream() = default;
 absl::Status Stream::Synchronize() const { return NoCuda(); }
 absl::Status Stream::Copy(std::span<std::byte>, std::span<const std::byte>) const { return NoCuda(); }
 
+absl::StatusOr<Event> Event::Create() { return NoCuda(); }
+Event::~Event() = default;
+absl::Status Event::Record(const Stream&) { return NoCuda(); }
+absl::Status Event::Await(const Stream&) const { return NoCuda(); }
+absl::StatusOr<bool> Event::Reached() const { return NoCuda(); }
+
+absl::StatusOr<DeviceArena> DeviceArena::Create(int, size_t) { return NoCuda(); }
+absl::StatusOr<DeviceArena> DeviceArena::Import(int, int, size_t) { return NoCuda(); }
+DeviceArena::~DeviceArena() = default;
+absl::StatusOr<int> DeviceArena::Export() const { return NoCuda(); }
+
 template <MemoryKind kKind>
 absl::StatusOr<CudaBuffer<kKind>> CudaBuffer<kKind>::Allocate(size_t) {
   return NoCuda();
@@ -30,13 +44,36 @@ CudaBuffer<kKind>::~CudaBuffer() = default;
 template class CudaBuffer<MemoryKind::kDevice>;
 template class CudaBuffer<MemoryKind::kPinned>;
 
-absl::Status Gather(const BlockShape&, const PagedCache&, std::span<const uint32_t>, std::span<std::byte>,
-                    const Stream&) {
+absl::Status Gather(const BlockShape&, const PagedCache&, std::span<const BlockDestination>, const Stream&) {
   return NoCuda();
 }
 
-absl::Status Scatter(const BlockShape&, const PagedCache&, std::span<const uint32_t>, std::span<const std::byte>,
-                     const Stream&) {
+absl::Status Scatter(const BlockShape&, const PagedCache&, std::span<const BlockSource>, const Stream&) {
+  return NoCuda();
+}
+
+absl::Status GatherAndDigest(const BlockShape&, const PagedCache&, std::span<const BlockDestination>,
+                             std::span<const BlockName>, std::span<const DigestOutput>, const Stream&) {
+  return NoCuda();
+}
+
+absl::Status ScatterAndDigest(const BlockShape&, const PagedCache&, std::span<const BlockSource>,
+                              std::span<const BlockName>, std::span<const DigestOutput>, const Stream&) {
+  return NoCuda();
+}
+
+absl::Status GatherQuantized(const BlockShape&, const PagedCache&, const Quantization&,
+                             std::span<const BlockDestination>, const Stream&) {
+  return NoCuda();
+}
+
+absl::Status ScatterQuantized(const BlockShape&, const PagedCache&, const Quantization&, std::span<const BlockSource>,
+                              const Stream&) {
+  return NoCuda();
+}
+
+absl::Status CompactTokens(const BlockShape&, const PagedCache&, std::span<const uint32_t>, std::span<const uint32_t>,
+                           const Stream&) {
   return NoCuda();
 }
 

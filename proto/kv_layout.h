@@ -68,4 +68,26 @@ struct KvLayout {
   }
 };
 
+// How an engine places the pages of its cache. The canonical block does not show it, except where it is opaque.
+//   P pages, T tokens of a page, H heads of a rank, D elements of a row; `+` is one thing after another.
+enum class PageLayout : uint8_t {
+  kVllmSplit,      // vLLM, FlashAttention and relatives: per layer [2][P][T][H][D], all K pages and then all V pages
+  kVllmNhd,        // vLLM, FlashInfer and Triton: per layer [P][2][T][H][D]
+  kVllmHnd,        // the same with its HND stride order: per layer [P][2][H][T][D]
+  kVllmLbnhc,      // vLLM, "LBNHC": per layer [P][T][H][D of K + D of V]
+  kVllmLbhnc,      // vLLM, "LBHNC", on a GPU: per layer [P][H][T][D of K + D of V]
+  kVllmCpu,        // vLLM's CPU backend: per layer [P][H][K of T tokens + V of T tokens], packed by its instruction set:
+                   // opaque within a head
+  kLatent,         // MLA of vLLM, SGLang and TensorRT-LLM: per layer [P][T][latent + rope]
+  kSglang,         // SGLang's MHA pool: per layer a K tensor and a V tensor, [P * T][H][D] each
+  kTensorRtLlm,    // TensorRT-LLM's block pool: one for all layers, [P][layer][2][H][T][D]
+  kOpaque,         // pages are bytes: per layer [P][bytes]
+};
+
+inline constexpr const char* kPageLayoutNames[] = {"vllm_split", "vllm_nhd", "vllm_hnd", "vllm_lbnhc", "vllm_lbhnc",
+                                                   "vllm_cpu",   "latent",   "sglang",   "tensorrt_llm", "opaque"};
+inline constexpr int kPageLayouts = sizeof(kPageLayoutNames) / sizeof(kPageLayoutNames[0]);
+
+constexpr const char* PageLayoutName(PageLayout layout) { return kPageLayoutNames[static_cast<int>(layout)]; }
+
 }  // namespace stem

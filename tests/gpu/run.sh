@@ -1,7 +1,8 @@
 #!/bin/sh
-# Builds the CUDA kernels with their CPU twins and compares the two on this machine's GPU.
-#   tests/gpu/run.sh [--build-only] [--dir D]      needs nvcc (PATH, $CUDACXX or /usr/local/cuda) and a C++ compiler
-# Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "device", "cases", "failures"}.
+# Builds the CUDA kernels, compares them with the references on this machine's GPU, runs a share of that under
+# compute-sanitizer, and measures them beside the GPU's own copy.
+#   tests/gpu/run.sh [--build-only] [--dir D]      needs nvcc 13 (PATH, $CUDACXX or /usr/local/cuda), a C++ compiler, no network
+# Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "tests", "sanitizer", "bench"}.
 # Exit: 0 all ran and is equal, or all was built and --build-only was given; 2 usage; 1 otherwise, also without a GPU.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -16,7 +17,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 mkdir -p "$dir"
-rm -f "$dir/gpu.json" "$dir"/*.o
+rm -f "$dir"/*.json "$dir"/*.o
 report() { printf '%s\n' "$1" > "$dir/gpu.json"; echo "report: $dir/gpu.json"; }
 
 nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
@@ -26,13 +27,16 @@ if ! [ -x "$nvcc" ]; then
   exit 1
 fi
 started=$(date +%s)
-for source in kernels/block_copy.cu kernels/checksum.cu kernels/copy_plan.cc tests/gpu/kernels_gpu.cc; do
+kernels="block_copy checksum quantize retention"
+for source in $(for name in $kernels; do echo "kernels/$name.cu"; done) tests/gpu/kernels_gpu.cc tests/gpu/kernels_gpu_bench.cu; do
   "$nvcc" -std=c++17 -O3 -Werror=all-warnings -I"$root" \
     -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
     -gencode arch=compute_100,code=[sm_100,compute_100] \
     -c "$root/$source" -o "$dir/$(basename "$source").o"
 done
-"$nvcc" -o "$dir/kernels_gpu" "$dir"/*.o
+objects=$(for name in $kernels; do echo "$dir/$name.cu.o"; done)
+"$nvcc" -o "$dir/kernels_gpu" $objects "$dir/kernels_gpu.cc.o"
+"$nvcc" -o "$dir/kernels_gpu_bench" $objects "$dir/kernels_gpu_bench.cu.o"
 echo "built in $(($(date +%s) - started)) s"
 
 if [ $build_only = yes ]; then
@@ -41,14 +45,29 @@ if [ $build_only = yes ]; then
   exit 0
 fi
 code=0
-"$dir/kernels_gpu" "$dir/gpu.json" || code=$?
+"$dir/kernels_gpu" "$dir/tests.json" || code=$?
 if [ $code = 3 ]; then
   echo "no CUDA device: built, not run"
   report '{"built": true, "ran": false, "reason": "no CUDA device"}'
   exit 1
-elif ! [ -f "$dir/gpu.json" ]; then
+elif ! [ -f "$dir/tests.json" ]; then
   report '{"built": true, "ran": false, "reason": "a CUDA call failed, see above"}'
   exit 1
 fi
-echo "report: $dir/gpu.json"
+
+# The toolkit has it beside nvcc; a bare compiler package has not.
+sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$(readlink -f "$nvcc")")/compute-sanitizer")
+sanitized='"not run: no compute-sanitizer"'
+if [ -x "$sanitizer" ]; then
+  sanitized='"clean"'
+  for tool in memcheck racecheck initcheck; do
+    "$sanitizer" --tool $tool --error-exitcode 9 "$dir/kernels_gpu" "$dir/few.json" --few || { sanitized="\"$tool failed\""; code=1; break; }
+  done
+else
+  echo "no compute-sanitizer: not run"
+fi
+
+measured=null
+if "$dir/kernels_gpu_bench" "$dir/bench.json"; then measured=$(cat "$dir/bench.json"); else code=1; fi
+report "{\"built\": true, \"ran\": true, \"tests\": $(cat "$dir/tests.json"), \"sanitizer\": $sanitized, \"bench\": $measured}"
 exit $code

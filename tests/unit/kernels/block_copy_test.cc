@@ -133,6 +133,26 @@ TEST(BlockCopyTest, BlocksOfNhdAndHndEnginesAreInterchangeable) {
   EXPECT_TRUE(back == block);
 }
 
+TEST(BlockCopyTest, LayerByLayerIsTheSameAsAllAtOnce) {
+  const BlockShape shape = {PageOrder::kHnd, 64, 16, 4, 32, 16, 0, 3};
+  TestCache from(shape, 3, 9, 0, 1);
+  TestCache to(shape, 3, 9, 0, 2), at_once(shape, 3, 9, 0, 2);
+  const std::vector<uint32_t> pages = {8, 0, 3, 5};
+  std::vector<std::byte> block(shape.block_bytes()), by_layer(block.size());
+  ASSERT_TRUE(Gather(shape, from.cache, pages, block).ok());
+  ASSERT_TRUE(Scatter(shape, at_once.cache, pages, block).ok());
+  BlockShape layer = shape;
+  layer.layer_count = 1;
+  for (; layer.layer_first < 3; ++layer.layer_first) {
+    const std::span<std::byte> share =
+        std::span(by_layer).subspan(layer.layer_first * layer.block_bytes(), layer.block_bytes());
+    ASSERT_TRUE(Gather(layer, from.cache, pages, share).ok());
+    ASSERT_TRUE(Scatter(layer, to.cache, pages, share).ok());
+  }
+  EXPECT_TRUE(by_layer == block);
+  EXPECT_TRUE(to.planes == at_once.planes);
+}
+
 TEST(BlockCopyTest, ShapeOfALayoutHasTheLayoutsBytes) {
   KvLayout gqa = {.layers = 32, .kv_heads = 8, .head_dim = 128, .value_dim = 128, .dtype = KvDtype::kBf16};
   const auto shape = ShapeOf(gqa, 2, PageOrder::kNhd, 64, 16);
@@ -176,7 +196,8 @@ TEST(BlockCopyTest, ShapesThatAreNoneAreRefusedWithTheValue) {
          s.order = PageOrder::kLatent;
          s.heads = 1;
        }},
-      {"heads is 4; opaque pages have 1", [](BlockShape& s) { s.order = PageOrder::kOpaque; }},
+      {"heads 2..4 of a block; it has 4", [](BlockShape& s) { s.slice = {.block_first = 2, .count = 3}; }},
+      {"a slice of 0 heads from 2", [](BlockShape& s) { s.slice = {.block_first = 2}; }},
       {"a block of 1099511644160 bytes; at most 1073741824", [](BlockShape& s) { s.key_bytes = 1ULL << 31; }},
       {"a block of 2^64 or more bytes", [](BlockShape& s) { s.key_bytes = UINT64_MAX; }},
       {"a block of 2^64 or more bytes", [](BlockShape& s) { s.heads = s.layer_count = UINT32_MAX; }},
@@ -188,7 +209,7 @@ TEST(BlockCopyTest, ShapesThatAreNoneAreRefusedWithTheValue) {
     const absl::Status status = CheckShape(shape);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << refusal.message;
     EXPECT_THAT(std::string(status.message()), HasSubstr(refusal.message));
-    EXPECT_EQ(Gather(shape, {}, {}, {}), status);
+    EXPECT_EQ(Gather(shape, {}, std::span<const uint32_t>{}, std::span<std::byte>{}), status);
   }
 }
 
@@ -215,7 +236,7 @@ class BlockCopyRefusalTest : public ::testing::Test {
 TEST_F(BlockCopyRefusalTest, PagesTheCacheDoesNotHave) {
   ExpectRefused({0, 1, 2}, block_, "the page table has 3 pages; a block of 64 tokens needs 4");
   ExpectRefused({0, 1, 9, 2}, block_, "page 9 at 2; the cache has 9 pages");
-  ExpectRefused({0, 1, 2, 1}, block_, "page 1 is listed twice, at 1 and 3");
+  ExpectRefused({0, 1, 2, 1}, block_, "page 1 is listed twice, again at 3");
 }
 
 TEST_F(BlockCopyRefusalTest, LayersTheCacheDoesNotHave) {
@@ -239,6 +260,51 @@ TEST_F(BlockCopyRefusalTest, StrideSmallerThanAPage) {
   ExpectRefused({0, 1, 2, 3}, block_, "page_stride_bytes is 2047; a page has 2048");
   cache_.cache.page_stride_bytes = UINT64_MAX / 2;
   ExpectRefused({0, 1, 2, 3}, block_, "more than an address space");
+}
+
+TEST_F(BlockCopyRefusalTest, HeadsThatThePageDoesNotHave) {
+  cache_.cache.page_heads = 2;
+  ExpectRefused({0, 1, 2, 3}, block_, "a page has 2 heads and the block 4; a slice says which to copy");
+  shape_.slice = {.page_first = 1, .count = 2};
+  ExpectRefused({0, 1, 2, 3}, block_, "heads 1..2 of a page; it has 2");
+}
+
+TEST_F(BlockCopyRefusalTest, RowsThatOverlap) {
+  cache_.cache.row_stride_bytes[1] = 31;
+  ExpectRefused({0, 1, 2, 3}, block_, "row_stride_bytes of V is 31; a row has 32");
+  cache_.cache.row_stride_bytes[1] = 40;
+  ExpectRefused({0, 1, 2, 3}, block_, "page_stride_bytes is 2048; a page has 2552");
+}
+
+TEST_F(BlockCopyRefusalTest, BatchesThatAreNone) {
+  EXPECT_THAT(Gather(shape_, cache_.cache, std::span<const BlockDestination>{}).message(), HasSubstr("0 blocks"));
+  const std::vector<uint32_t> pages = {0, 1, 2, 3}, others = {4, 5, 6, 3};
+  std::vector<std::byte> second(block_.size());
+  const std::vector<BlockSource> sources = {{pages, block_}, {others, second}};
+  EXPECT_THAT(Scatter(shape_, cache_.cache, sources).message(), HasSubstr("page 3 is listed twice, again at 3 of block 1"));
+  const std::vector<BlockDestination> apart = {{pages, block_}, {others, second}};
+  EXPECT_TRUE(Gather(shape_, cache_.cache, apart).ok()) << "two blocks may begin with the same page";
+  const std::vector<BlockDestination> same = {{pages, block_}, {others, block_}};
+  EXPECT_THAT(Gather(shape_, cache_.cache, same).message(), HasSubstr("blocks 0 and 1 of the batch overlap"));
+  const std::vector<BlockDestination> many(kBatchBlocksMax + 1, apart[0]);
+  EXPECT_THAT(Gather(shape_, cache_.cache, many).message(), HasSubstr("a batch of 1025 blocks"));
+  const std::vector<uint32_t> by_layer = {0, 1, 2, 3, 4, 5, 6, 7};
+  const std::vector<BlockDestination> mixed = {{by_layer, block_}, {others, second}};
+  EXPECT_THAT(Gather(shape_, cache_.cache, mixed).message(), HasSubstr("needs 4 in each layer"));
+}
+
+TEST_F(BlockCopyRefusalTest, DigestsThatDoNotFit) {
+  const std::vector<uint32_t> pages = {0, 1, 2, 3};
+  const std::vector<BlockDestination> blocks = {{pages, block_}};
+  EXPECT_THAT(GatherAndDigest(shape_, cache_.cache, blocks, {}).message(), HasSubstr("1 blocks with 0 digests"));
+  std::vector<uint64_t> hashes(7);
+  std::vector<BlockDigest> digests = {{{}, hashes}};
+  EXPECT_THAT(GatherAndDigest(shape_, cache_.cache, blocks, digests).message(), HasSubstr("7 chunk hashes; a block of"));
+  hashes.resize(8);
+  digests[0].chunk_hashes = hashes;
+  shape_.slice.count = 2;
+  EXPECT_THAT(GatherAndDigest(shape_, cache_.cache, blocks, digests).message(), HasSubstr("a gather of 2 of 4 heads"));
+  EXPECT_TRUE(std::ranges::count(block_, kUntouched) == static_cast<ptrdiff_t>(block_.size()));
 }
 
 TEST_F(BlockCopyRefusalTest, BlockThatOverlapsOnePageByOneByte) {

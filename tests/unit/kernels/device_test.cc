@@ -1,6 +1,8 @@
 // The seam to CUDA on whatever machine this is: with a GPU bytes go there and back, without one every call says why.
 #include "kernels/device.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -8,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "kernels/block_copy.h"
 #include "kernels/checksum.h"
+#include "kernels/device_arena.h"
 
 namespace stem {
 namespace {
@@ -20,6 +23,9 @@ TEST(DeviceTest, WithoutAGpuEveryFactorySaysWhy) {
   if (cuda_available()) GTEST_SKIP() << "this machine has a GPU";
   EXPECT_TRUE(SaysWhy(Stream::Create().status())) << Stream::Create().status();
   EXPECT_TRUE(SaysWhy(DeviceBuffer::Allocate(4096).status())) << DeviceBuffer::Allocate(4096).status();
+  EXPECT_TRUE(SaysWhy(Event::Create().status())) << Event::Create().status();
+  EXPECT_TRUE(SaysWhy(DeviceArena::Create(0, 4096).status())) << DeviceArena::Create(0, 4096).status();
+  EXPECT_TRUE(SaysWhy(DeviceArena::Import(0, 0, 4096).status())) << DeviceArena::Import(0, 0, 4096).status();
   EXPECT_TRUE(SaysWhy(PinnedBuffer::Allocate(4096).status())) << PinnedBuffer::Allocate(4096).status();
 }
 
@@ -52,6 +58,26 @@ TEST(DeviceTest, BytesGoToTheGpuAndBackAndHashThereAsHere) {
   std::vector<uint64_t> hashes(ChunkCount(kBytes));
   EXPECT_EQ(*output.digest, Digest(name, payload, hashes));
   EXPECT_TRUE(std::equal(hashes.begin(), hashes.end(), message + 5));
+}
+
+TEST(DeviceTest, ExportedArenaIsTheSameMemoryAndOutlivesItsExporter) {
+  if (!cuda_available()) GTEST_SKIP() << "no GPU or driver here";
+  const auto stream = Stream::Create();
+  auto exporter = DeviceArena::Create(0, 1 << 20);
+  ASSERT_TRUE(stream.ok() && exporter.ok()) << exporter.status();
+  const auto fd = exporter->Export();
+  ASSERT_TRUE(fd.ok()) << fd.status();
+  const auto importer = DeviceArena::Import(0, *fd, exporter->bytes().size());
+  close(*fd);
+  ASSERT_TRUE(importer.ok()) << importer.status();
+  const std::vector<std::byte> payload(exporter->bytes().size(), std::byte{0x5A});
+  std::vector<std::byte> back(payload.size());
+  ASSERT_TRUE(stream->Copy(exporter->bytes(), payload).ok());
+  ASSERT_TRUE(stream->Synchronize().ok());
+  exporter = absl::UnavailableError("gone");
+  ASSERT_TRUE(stream->Copy(back, importer->bytes()).ok());
+  ASSERT_TRUE(stream->Synchronize().ok());
+  EXPECT_TRUE(back == payload);
 }
 
 }  // namespace
