@@ -120,8 +120,12 @@ class ChunkSource {
     const size_t bytes = std::min<uint64_t>(kStreamChunkBytes, bytes_ - loaded_);
     const std::byte* const from = block_ + loaded_;
     std::byte* const to = keep_ + (loaded_ - base_);
-    for (size_t line = 0; line < bytes; line += kCacheLineBytes) __builtin_prefetch(from + kStreamChunkBytes + line);
-    std::memcpy(to, from, bytes);
+    size_t at = 0;
+    for (; at + kCacheLineBytes <= bytes; at += kCacheLineBytes) {
+      __builtin_prefetch(from + kStreamChunkBytes + at);  // the next chunk comes while this one is copied and hashed
+      std::memcpy(to + at, from + at, kCacheLineBytes);
+    }
+    std::memcpy(to + at, from + at, bytes - at);
     *hashes_++ = HashOf(isa_, to, bytes);
     loaded_ += bytes;
   }
