@@ -1,11 +1,10 @@
-// Who leaves a tier first. A policy says, the pool does: policies are pure, hold no memory of blocks beyond ids, take `now`
-// as an argument and are not thread-safe (the pool calls them under its lock).
+// Who leaves a tier first. A policy says, the pool does: policies are pure, hold ids and what they were told, take `now` as an
+// argument, draw no unseeded random number, and are not thread-safe (the pool calls them under its lock). The node, the
+// simulator and the tests use them unchanged.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
-#include <vector>
 
 #include "absl/time/time.h"
 
@@ -15,48 +14,35 @@ namespace stem {
 using BlockId = uint32_t;
 inline constexpr BlockId kNoBlock = ~BlockId{0};
 
-// What a policy may know of a block when it enters the tier.
+// What the engine said of the conversation that a block belongs to.
+enum class SessionHint : uint8_t { kNone, kWillResume, kEnded };
+
+// What a policy may know of a block and of the request that uses it.
 struct BlockInfo {
-  uint64_t bytes = 0;
-  bool copy = false;  // fetched from a peer that also holds it
+  uint64_t key = 0;            // what ghosts know the block by: 64 bits of its key
+  BlockId parent = kNoBlock;   // the block before it in its chain, whether or not this tier holds it
+  uint32_t depth = 0;          // blocks before it in its chain
+  uint64_t request = 0;        // that uses it: all blocks of one request carry one number, and come in chain order
+  uint64_t session = 0;        // the conversation; 0 = not told
+  SessionHint hint = SessionHint::kNone;
+  bool copy = false;           // another node holds it too
 };
 
 class EvictionPolicy {
  public:
   virtual ~EvictionPolicy() = default;
 
-  // `id` enters the tier. The blocks of one request are admitted and touched last block first, so that a parent is never
-  // less recent than its child.
+  // `id` enters the tier.
   virtual void Admit(BlockId id, const BlockInfo& info, absl::Time now) = 0;
-  virtual void Touch(BlockId id, absl::Time now) = 0;
+  // A request uses `id`, which the tier holds. An id that is not held is ignored, here and below.
+  virtual void Touch(BlockId id, const BlockInfo& info, absl::Time now) = 0;
   // `id` left the tier. Required before the id is reused.
   virtual void Remove(BlockId id) = 0;
-  // The block to give up first; nothing when the tier is empty. Changes nothing.
-  virtual std::optional<BlockId> Victim(absl::Time now) const = 0;
-  // The victim cannot go now (in use, or law 7: its child is held): rank it with the most recent.
+  // The block to give up first; nothing when the tier is empty. It stays until Remove; asked again without anything else
+  // between, the answer is the same.
+  virtual std::optional<BlockId> Victim(absl::Time now) = 0;
+  // The victim cannot go now (in use): offer others first. Not a use.
   virtual void Defer(BlockId id, absl::Time now) = 0;
-};
-
-// Least recently used first.
-class LruPolicy final : public EvictionPolicy {
- public:
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, absl::Time now) override;
-  void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) const override;
-  void Defer(BlockId id, absl::Time now) override;
-
- private:
-  struct Link {
-    BlockId newer = kNoBlock;
-    BlockId older = kNoBlock;
-  };
-  void PushNewest(BlockId id);
-  void Unlink(BlockId id);
-
-  std::vector<Link> links_;  // by id
-  BlockId newest_ = kNoBlock;
-  BlockId oldest_ = kNoBlock;
 };
 
 }  // namespace stem

@@ -10,6 +10,12 @@
 namespace stem {
 namespace {
 constexpr size_t kSnapshotBlocksPerLock = 4096;
+
+// What the quota holds, for policies that divide it up.
+size_t SsdBlocks(const BlockPool::Options& options, const SlotGeometry& geometry) {
+  return std::max<size_t>(options.ssd_bytes_max / SpillRecordBytes(geometry.block_bytes_max()), 1);
+}
+
 }  // namespace
 
 // ---- Handles ------------------------------------------------------------------------------------------------------------
@@ -62,8 +68,8 @@ BlockPool::BlockPool(std::span<std::byte> arena, SlotGeometry geometry, Options 
       geometry_(geometry),
       options_(std::move(options)),
       slots_(static_cast<uint32_t>(arena.size() / geometry.slot_bytes)),
-      dram_policy_(std::make_unique<LruPolicy>()),
-      ssd_policy_(std::make_unique<LruPolicy>()) {
+      dram_policy_(MakeLeafFirstPolicy(options_.policy, std::max<uint32_t>(slots_, 1))),
+      ssd_policy_(MakeLeafFirstPolicy(options_.policy, SsdBlocks(options_, geometry_))) {
   free_slots_.reserve(slots_);
   for (uint32_t slot = slots_; slot > 0; --slot) free_slots_.push_back(slot - 1);
 }
@@ -143,14 +149,35 @@ BlockPin BlockPool::PinWhenFilled(const BlockName& name, absl::Time deadline) {
 void BlockPool::Touch(std::span<const BlockName> names) {
   const absl::Time now = absl::Now();
   MutexLock lock(mutex_);
-  // Last first: a parent must never be less recent than its child, as law 7 keeps it longer.
-  for (size_t i = names.size(); i-- > 0;) {
-    const auto it = table_.find(names[i]);
+  uint64_t request = 0;
+  for (const BlockName& name : names) {
+    const auto it = table_.find(name);
     if (it == table_.end()) continue;
     const Block& block = blocks_[it->second];
-    if (block.in_slot && !block.filling) dram_policy_->Touch(it->second, now);
-    if (block.on_ssd) ssd_policy_->Touch(it->second, now);
+    if (request == 0) request = block.parent == kNoBlock ? ++requests_ : blocks_[block.parent].request;
+    UseLocked(it->second, request, now);
   }
+}
+
+BlockInfo BlockPool::InfoOf(const Block& block) const {
+  return {.key = block.meta.name.key.low ^ block.meta.name.space.low,
+          .parent = block.parent,
+          .depth = block.depth,
+          .request = block.request,
+          .copy = block.copy};
+}
+
+void BlockPool::UseLocked(BlockId id, uint64_t request, absl::Time now) {
+  Block& block = blocks_[id];
+  block.request = request;
+  const BlockInfo info = InfoOf(block);
+  if (block.ranked) {
+    dram_policy_->Touch(id, info, now);
+  } else if (block.in_slot && !block.filling) {
+    block.ranked = true;
+    dram_policy_->Admit(id, info, now);
+  }
+  if (block.on_ssd) ssd_policy_->Touch(id, info, now);
 }
 
 // ---- Filling ------------------------------------------------------------------------------------------------------------
@@ -224,8 +251,9 @@ absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint
   block.meta.length = length;
   block.meta.digest = digest;
   block.meta.publisher = publisher;
+  block.copy = copy;
+  block.ranked = false;  // its request ranks it, or its last unpin
   ++blocks_dram_;
-  dram_policy_->Admit(id, {.bytes = length, .copy = copy}, absl::Now());
   Announce(block, Residence::kDram, GoneReason::kNone);
   return PinLocked(id);
 }
@@ -292,6 +320,7 @@ void BlockPool::LeaveDram(BlockId id) {
     return;
   }
   dram_policy_->Remove(id);
+  block.ranked = false;
   --blocks_dram_;
   Announce(block, Residence::kSsd, GoneReason::kNone);
   FreeSlot(block);
@@ -304,6 +333,7 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
   const bool ready = block.in_slot && !block.filling;
   if (ready) {
     dram_policy_->Remove(id);
+    block.ranked = false;
     --blocks_dram_;
   }
   if (block.on_ssd) {
@@ -343,6 +373,10 @@ void BlockPool::FreeEntryIfUnused(BlockId id) {
 
 void BlockPool::Unpin(BlockId id) {
   MutexLock lock(mutex_);
+  UnpinLocked(id);
+}
+
+void BlockPool::UnpinLocked(BlockId id) {
   Block& block = blocks_[id];
   STEM_CHECK(block.pins > 0);
   --pins_;
@@ -351,9 +385,11 @@ void BlockPool::Unpin(BlockId id) {
   if (block.withdrawn) {
     FreeSlot(block);
     FreeEntryIfUnused(id);
-  } else if (slot_waiters_ > 0) {
-    slot_freed_.NotifyAll();  // it may be evicted now
+    return;
   }
+  // Its request ended without telling of it.
+  if (!block.ranked && !block.spilling) UseLocked(id, ++requests_, absl::Now());
+  if (slot_waiters_ > 0) slot_freed_.NotifyAll();  // it may be evicted now
 }
 
 std::vector<BlockName> BlockPool::Quarantine(const BlockName& name) {
@@ -394,8 +430,13 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
       LeaveDram(*victim);
       continue;
     }
-    dram_policy_->Defer(*victim, now);
-    if (block.pins > 0 || block.spilling) continue;
+    if (block.pins > 0) {
+      dram_policy_->Defer(*victim, now);
+      continue;
+    }
+    // Out of the ranks, so that its parent is the next leaf and the chain goes together; a use meanwhile brings it back.
+    dram_policy_->Remove(*victim);
+    block.ranked = false;
     block.spilling = true;
     bytes += block.meta.length;
     batch.push_back(PinLocked(*victim));
@@ -410,23 +451,22 @@ void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
     const BlockId id = std::exchange(pin.id_, kNoBlock);
     pin.pool_ = nullptr;  // unpinned here, under the lock that is held
     Block& block = blocks_[id];
+    const bool withdrawn = block.withdrawn;
+    UnpinLocked(id);
+    if (withdrawn) continue;
     block.spilling = false;
-    --pins_;
-    if (--block.pins == 0) --slots_pinned_;
-    if (block.withdrawn) {
-      if (block.pins == 0) FreeSlot(block);
-      FreeEntryIfUnused(id);
+    if (!stored) {
+      if (!block.ranked && block.pins == 0) UseLocked(id, ++requests_, absl::Now());
       continue;
     }
-    if (!stored) continue;
     if (!block.on_ssd) {
       block.on_ssd = true;
       block.spill_generation = block.meta.generation;
       ++blocks_ssd_;
       ssd_bytes_ += SpillRecordBytes(block.meta.length);
-      ssd_policy_->Admit(id, {.bytes = block.meta.length}, absl::Now());
+      ssd_policy_->Admit(id, InfoOf(block), absl::Now());
     }
-    if (block.pins == 0) LeaveDram(id);
+    if (block.pins == 0 && !block.ranked) LeaveDram(id);
   }
   slot_freed_.NotifyAll();
 }
@@ -491,6 +531,7 @@ BlockId BlockPool::NewBlock(const BlockName& name, const std::optional<BlockKey>
 void BlockPool::Link(BlockId id, BlockId parent) {
   Block& block = blocks_[id];
   block.parent = parent;
+  block.depth = blocks_[parent].depth + 1;
   block.next_sibling = blocks_[parent].first_child;
   if (block.next_sibling != kNoBlock) blocks_[block.next_sibling].previous_sibling = id;
   blocks_[parent].first_child = id;
@@ -506,7 +547,6 @@ void BlockPool::Restore(const BlockMeta& meta) {
   block.on_ssd = true;
   ++blocks_ssd_;
   ssd_bytes_ += SpillRecordBytes(block.meta.length);
-  ssd_policy_->Admit(id, {.bytes = meta.length}, absl::Now());
 }
 
 std::vector<BlockName> BlockPool::FinishRestore() {
@@ -530,7 +570,25 @@ std::vector<BlockName> BlockPool::FinishRestore() {
     }
   }
   for (size_t i = orphans.size(); i-- > 0;) Withdraw(orphans[i], GoneReason::kEvicted);
+  RankRestored();
   return gone;
+}
+
+void BlockPool::RankRestored() {
+  const absl::Time now = absl::Now();
+  std::vector<BlockId> chain_order;
+  for (BlockId id = 0; id < blocks_.size(); ++id) {
+    if (blocks_[id].used && !blocks_[id].withdrawn && blocks_[id].parent == kNoBlock) chain_order.push_back(id);
+  }
+  for (size_t i = 0; i < chain_order.size(); ++i) {
+    Block& block = blocks_[chain_order[i]];
+    block.depth = block.parent == kNoBlock ? 0 : blocks_[block.parent].depth + 1;
+    block.request = block.parent == kNoBlock ? ++requests_ : blocks_[block.parent].request;
+    if (block.on_ssd) ssd_policy_->Admit(chain_order[i], InfoOf(block), now);
+    for (BlockId child = block.first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
+      chain_order.push_back(child);
+    }
+  }
 }
 
 void BlockPool::Snapshot(const std::function<void(const BlockChange&)>& visit) const {

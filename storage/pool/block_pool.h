@@ -21,6 +21,7 @@
 #include "proto/status.h"
 #include "storage/block_meta.h"
 #include "storage/policy/eviction.h"
+#include "storage/policy/policies.h"
 #include "storage/pool/slot.h"
 
 namespace stem {
@@ -97,6 +98,7 @@ class BlockPool {
     uint64_t ssd_bytes_max = 0;  // quota of this pool on the SSD tier; 0 = none: evicted blocks are gone
     // The spiller keeps this many slots free ahead of demand.
     uint32_t spill_ahead_slots = 0;
+    PolicyKind policy = PolicyKind::kLru;  // who leaves a tier first, within law 7
     // Told of every change in order, under the pool's lock: must be short and call nothing of the pool. May be empty.
     std::function<void(const BlockChange&)> on_change;
   };
@@ -123,7 +125,8 @@ class BlockPool {
   BlockPin PinNext(BlockId* next);
   // Waits for a block that someone else is filling. Invalid when it was given up or `deadline` passed.
   BlockPin PinWhenFilled(const BlockName& name, absl::Time deadline);
-  // Tells the policies that a request used these blocks, in chain order.
+  // Tells the policies that a request used these blocks, in chain order: those that it brought enter them now. A run that does
+  // not start its chain goes on with the request that used its parent.
   void Touch(std::span<const BlockName> names);
 
   // A slot for a block that is to come from a client, a peer or the SSD. Evicts as needed; with an SSD tier, waits for
@@ -179,8 +182,12 @@ class BlockPool {
     BlockId previous_sibling = kNoBlock;
     uint64_t fill_generation = 0;   // of the slot, once it is Ready
     uint64_t spill_generation = 0;  // in the record on SSD
+    uint64_t request = 0;           // that used it last
+    uint32_t depth = 0;             // blocks before it in its chain
     uint32_t slot = 0;
     uint32_t pins = 0;
+    bool ranked = false;     // the DRAM policy has it; not before the request that brought it ended or let go of it
+    bool copy = false;       // another node holds it too
     bool used = false;       // this entry is a block
     bool in_slot = false;    // has a slot: filling or Ready
     bool filling = false;
@@ -205,6 +212,10 @@ class BlockPool {
   void LeaveDram(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveSsd(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockPin PinNamed(const BlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Tells the policies of a use.
+  void UseLocked(BlockId id, uint64_t request, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void UnpinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  BlockInfo InfoOf(const Block& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockPin PinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // OK when `name` may be filled now: absent or only on SSD, its parent held or being filled.
   absl::Status MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const
@@ -212,6 +223,8 @@ class BlockPool {
   bool MayLeaveDram(const Block& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<uint32_t> TakeSlot(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool SpillWanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Enters what was found on SSD into its policy, parents first.
+  void RankRestored() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Announce(const Block& block, Residence residence, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::span<std::byte> arena_;
@@ -230,6 +243,7 @@ class BlockPool {
   std::unique_ptr<EvictionPolicy> dram_policy_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<EvictionPolicy> ssd_policy_ ABSL_GUARDED_BY(mutex_);
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t requests_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t ssd_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t blocks_dram_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t blocks_ssd_ ABSL_GUARDED_BY(mutex_) = 0;
