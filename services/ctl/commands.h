@@ -20,6 +20,7 @@ using Command = std::function<absl::StatusOr<int>()>;
 void AddBenchCommand(CLI::App& app, const std::string& binaries, Command* run);
 void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run);
 void AddReplayCommand(CLI::App& app, Command* run);
+void AddSimulateCommand(CLI::App& app, Command* run);
 void AddStatusCommand(CLI::App& app, Command* run);
 void AddWorkloadCommand(CLI::App& app, Command* run);
 

@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   stem::AddBenchCommand(app, binaries, &run);
   stem::AddClusterCommand(app, binaries, &run);
   stem::AddReplayCommand(app, &run);
+  stem::AddSimulateCommand(app, &run);
   stem::AddStatusCommand(app, &run);
   stem::AddWorkloadCommand(app, &run);
   const auto parsed = stem::ParseArguments(app, argc, argv);

@@ -54,10 +54,11 @@ void AddReplayCommand(CLI::App& app, Command* run) {
   CLI::Option* const secret = command.add_option("--secret-file", options.secret_file, "the cluster's, for best-match");
   for (CLI::Option* const given_by_dir : {nodes, directory, secret}) dir->excludes(given_by_dir);
   AddChoice<TraceFormat>(command, "--format", options.format,
-                         {{"mooncake", TraceFormat::kMooncake}, {"stem", TraceFormat::kStem}}, "the trace's format");
+                         {{"mooncake", TraceFormat::kMooncake}, {"bailian", TraceFormat::kBailian}, {"stem", TraceFormat::kStem}},
+                         "the trace's format");
   command.add_option("--clients", options.clients, "client threads; 1 = strictly in file order")->capture_default_str();
   command.add_option("--block-tokens", arguments->block_tokens,
-                     "tokens a block; default: 512 (mooncake), the header's (stem)");
+                     "tokens a block; default: 512 (mooncake), 16 (bailian), the header's (stem)");
   command.add_option("--bytes-per-token", options.bytes_per_token, "KV bytes of one token")->capture_default_str();
   command.add_option("--max-requests", options.requests_max, "end after this many; 0 = all")->capture_default_str();
   command.add_option("--speed", options.speed, "times the trace's pace; 0 = as fast as possible")

@@ -12,15 +12,14 @@ namespace {
 
 namespace v1 = ::stemcache::v1;
 
-// What stays the same over a conversation: its id, or where the trace has none the first two blocks of its prompts.
+}  // namespace
+
 uint64_t SessionOf(const TraceRequest& request) {
   uint64_t session = request.session.value_or(request.hash_ids[0]);
   if (!request.session && request.hash_ids.size() > 1) session = session * 0x9E3779B97F4A7C15ULL + request.hash_ids[1];
   session *= 0xD6E8FEB86659FD93ULL;  // neighbouring ids must not go to nodes in turn
   return session >> 32;
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<ReplayRouter>> ReplayRouter::Create(const ReplayOptions& options,
                                                                    std::vector<std::string> nodes,

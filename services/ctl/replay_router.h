@@ -17,6 +17,9 @@
 
 namespace stem {
 
+// What stays the same over a conversation: its id, or where the trace has none the first two blocks of its prompts; mixed.
+uint64_t SessionOf(const TraceRequest& request);
+
 // Threads: any.
 class ReplayRouter {
  public:

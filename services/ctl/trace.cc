@@ -62,13 +62,14 @@ absl::StatusOr<uint64_t> Number(const Json& json, const char* name, uint64_t lea
       absl::StrFormat("has \"%s\": %s; must be a number in %d..%d", name, Shown(*it), least, most));
 }
 
-absl::Status HashIds(const Json& json, size_t blocks, std::vector<uint64_t>* ids) {
+// `partial_optional`: the last, partial block may be left out.
+absl::Status HashIds(const Json& json, size_t blocks, bool partial_optional, std::vector<uint64_t>* ids) {
   const auto it = json.find("hash_ids");
   if (it == json.end()) return absl::InvalidArgumentError("has no \"hash_ids\"");
   if (!it->is_array()) {
     return absl::InvalidArgumentError(absl::StrCat("has \"hash_ids\": ", Shown(*it), "; must be an array"));
   }
-  if (it->size() != blocks) {
+  if (it->size() != blocks && !(partial_optional && it->size() + 1 == blocks)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("has %d hash_ids; its input_length and block size make %d", it->size(), blocks));
   }
@@ -86,9 +87,12 @@ absl::Status HashIds(const Json& json, size_t blocks, std::vector<uint64_t>* ids
 }  // namespace
 
 absl::Status TraceReader::Wrong(absl::string_view what) const {
-  const char* right = options_.format == TraceFormat::kStem && line_number_ == 1
-                          ? R"({"format":"stem-trace","version":1,"block_tokens":512})"
-                          : R"({"timestamp":0,"input_length":700,"output_length":20,"hash_ids":[0,1]})";
+  const char* right = R"({"timestamp":0,"input_length":700,"output_length":20,"hash_ids":[0,1]})";
+  if (options_.format == TraceFormat::kStem && line_number_ == 1) {
+    right = R"({"format":"stem-trace","version":1,"block_tokens":512})";
+  } else if (options_.format == TraceFormat::kBailian) {
+    right = R"({"chat_id":7,"parent_chat_id":-1,"timestamp":0.5,"input_length":20,"output_length":9,"turn":1,"hash_ids":[0,1]})";
+  }
   return absl::DataLossError(
       absl::StrFormat("%s:%d: the line %s; a right one is %s", path_, line_number_, what, right));
 }
@@ -102,7 +106,8 @@ absl::StatusOr<std::unique_ptr<TraceReader>> TraceReader::Open(const std::string
   if (options.format == TraceFormat::kStem) {
     STEM_TRY(reader->ReadHeader());
   } else {
-    reader->block_tokens_ = options.block_tokens.value_or(kMooncakeBlockTokens);
+    reader->block_tokens_ = options.block_tokens.value_or(
+        options.format == TraceFormat::kBailian ? kBailianBlockTokens : kMooncakeBlockTokens);
   }
   return reader;
 }
@@ -156,7 +161,7 @@ absl::StatusOr<bool> TraceReader::ReadLine() {
 absl::Status TraceReader::ParseLine(TraceRequest* request) {
   STEM_ASSIGN(const Json json, ParseObject(line_));
   request->line = line_number_;
-  STEM_ASSIGN(request->timestamp_ms, Number(json, "timestamp", last_timestamp_ms_, kTimestampMsMax));
+  STEM_TRY(ParseTimestamp(json, request));
   STEM_ASSIGN(request->input_tokens, Number(json, "input_length", 1, kTokensMax));
   STEM_ASSIGN(request->output_tokens, Number(json, "output_length", 0, kTokensMax));
   const size_t blocks = (request->input_tokens + block_tokens_ - 1) / block_tokens_;
@@ -164,15 +169,47 @@ absl::Status TraceReader::ParseLine(TraceRequest* request) {
     return absl::InvalidArgumentError(absl::StrFormat("has \"input_length\": %d, which is %d blocks; at most %d",
                                                       request->input_tokens, blocks, kBlocksMax));
   }
-  STEM_TRY(HashIds(json, blocks, &request->hash_ids));
+  STEM_TRY(HashIds(json, blocks, options_.format == TraceFormat::kBailian, &request->hash_ids));
   request->session.reset();
   request->turn = 0;
+  if (options_.format == TraceFormat::kBailian) STEM_TRY(ParseChat(json, request));
   if (options_.format == TraceFormat::kStem) {
     STEM_ASSIGN(request->session, Number(json, "session", 0, kHashIdMax));
     STEM_ASSIGN(const uint64_t turn, Number(json, "turn", 0, std::numeric_limits<uint32_t>::max()));
     request->turn = static_cast<uint32_t>(turn);
   }
   last_timestamp_ms_ = request->timestamp_ms;
+  return absl::OkStatus();
+}
+
+absl::Status TraceReader::ParseTimestamp(const Json& json, TraceRequest* request) {
+  if (options_.format != TraceFormat::kBailian) {
+    STEM_ASSIGN(request->timestamp_ms, Number(json, "timestamp", last_timestamp_ms_, kTimestampMsMax));
+    return absl::OkStatus();
+  }
+  const auto it = json.find("timestamp");
+  if (it == json.end() || !it->is_number() || it->get<double>() < 0 || it->get<double>() > kTimestampMsMax / 1000) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("has \"timestamp\": %s; must be seconds in 0..%d", it == json.end() ? "nothing" : Shown(*it), kTimestampMsMax / 1000));
+  }
+  request->timestamp_ms = static_cast<uint64_t>(it->get<double>() * 1000 + 0.5);
+  if (request->timestamp_ms < last_timestamp_ms_) {
+    return absl::InvalidArgumentError(absl::StrFormat("has \"timestamp\": %s, before the line above it", Shown(*it)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TraceReader::ParseChat(const Json& json, TraceRequest* request) {
+  STEM_ASSIGN(const uint64_t chat, Number(json, "chat_id", 0, kHashIdMax));
+  const auto parent = json.find("parent_chat_id");
+  if (parent == json.end() || !parent->is_number_integer()) {
+    return absl::InvalidArgumentError("has no integer \"parent_chat_id\"; a conversation's first has -1");
+  }
+  const auto it = first_chat_.find(static_cast<uint64_t>(parent->get<int64_t>()));
+  request->session = parent->get<int64_t>() < 0 || it == first_chat_.end() ? chat : it->second;
+  first_chat_[chat] = *request->session;
+  STEM_ASSIGN(const uint64_t turn, Number(json, "turn", 0, std::numeric_limits<uint32_t>::max()));
+  request->turn = turn == 0 ? 0 : static_cast<uint32_t>(turn - 1);
   return absl::OkStatus();
 }
 

@@ -9,6 +9,8 @@
 #include "absl/strings/str_split.h"
 #include "client/directory_stub.h"
 #include "services/runtime/config.h"
+#include "storage/policy/admission.h"
+#include "storage/policy/policies.h"
 
 namespace stem {
 namespace {
@@ -46,6 +48,10 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
   AddBytesOption(app, "--staging", config.staging_bytes, {0, kTierBytesMax}, "Memory for publishing, all clients together");
   AddBytesOption(app, "--ssd", config.ssd_bytes, {0, kTierBytesMax}, "Disk for cold blocks; 0 = no SSD tier");
   app.add_option("--ssd-dir", config.ssd_dir, "Directory of the SSD tier")->capture_default_str();
+  AddCheckedOption(app, "--policy", config.policy, [](absl::string_view text) { return ParsePolicy(text).status(); },
+                   "Who leaves DRAM first: stem, or a classic one (lru, lfu, arc, s3fifo, ...)");
+  AddCheckedOption(app, "--admission", config.admission, [](absl::string_view text) { return ParseAdmission(text).status(); },
+                   "Who is worth a write to SSD: always, second-touch, shared or stem");
   AddDurationOption(app, "--lease", config.lease, {absl::Milliseconds(100), absl::Minutes(5)},
                     "How long a peer may read leased blocks");
   AddDurationOption(app, "--reservation", config.reservation_max, {absl::Milliseconds(100), absl::Minutes(10)},

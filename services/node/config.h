@@ -28,6 +28,8 @@ struct NodeConfig {
   uint64_t staging_bytes = 1ULL << 30;     // for all clients together
   uint64_t ssd_bytes = 0;                  // 0 = no SSD tier
   std::string ssd_dir = "/var/lib/stemcache";
+  std::string policy = "stem";             // who leaves DRAM first (storage/policy)
+  std::string admission = "always";        // who is worth a write to SSD
   absl::Duration lease = absl::Seconds(10);           // a peer may read for so long
   absl::Duration reservation_max = absl::Seconds(30);  // from Reserve to Commit
   absl::Duration heartbeat = absl::Milliseconds(50);   // half of what directories expect

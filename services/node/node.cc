@@ -121,8 +121,12 @@ absl::Status Node::OpenTiers() {
     registry_path = absl::StrCat(config_.ssd_dir, "/namespaces");
   }
   STEM_ASSIGN(std::vector<TrustGroup> groups, TrustGroupsOf(config_, *fleet_->snapshot()));
+  STEM_ASSIGN(const PolicyKind policy, ParsePolicy(config_.policy));
+  STEM_ASSIGN(const AdmissionKind admission, ParseAdmission(config_.admission));
   STEM_ASSIGN(spaces_, SpaceTable::Create({.groups = std::move(groups),
                                            .ssd_bytes = config_.ssd_bytes,
+                                           .policy = policy,
+                                           .admission = admission,
                                            .registry_path = registry_path,
                                            .on_change = [this](const BlockChange& change) { changes_.Append(change); }},
                                           std::vector<uint8_t>(secret_.bytes().begin(), secret_.bytes().end())));
@@ -391,6 +395,17 @@ void Node::RefreshGauges() {
   }
   gauge("blocks", "Blocks held, by tier", status.blocks_dram(), {{"tier", "dram"}});
   gauge("blocks", "Blocks held, by tier", status.blocks_ssd(), {{"tier", "ssd"}});
+  BlockPool::Stats pools;
+  for (const auto& memory : spaces_->memories()) {
+    if (memory->pool == nullptr) continue;
+    const BlockPool::Stats stats = memory->pool->stats();
+    pools.orphans += stats.orphans;
+    pools.evicted += stats.evicted;
+    pools.spill_rejected += stats.spill_rejected;
+  }
+  gauge("orphan_blocks", "Blocks held without their parent; any is a bug", pools.orphans);
+  gauge("evicted_blocks_total", "Blocks that left their last tier for space", pools.evicted);
+  gauge("spill_rejected_blocks_total", "Of those, not worth a write to SSD or not written", pools.spill_rejected);
   gauge("ssd_bytes", "Quota of the SSD tier", status.ssd_bytes());
   gauge("ssd_bytes_used", "Bytes of spilled blocks", status.ssd_bytes_used());
   gauge("sessions", "Attached clients", status.sessions());

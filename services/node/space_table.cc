@@ -143,6 +143,8 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
         memory.arena.bytes(), geometry,
         BlockPool::Options{.ssd_bytes_max = ssd_bytes,
                            .spill_ahead_slots = SpillAheadSlots(memory.group.dram_bytes, geometry),
+                           .policy = options_.policy,
+                           .admission = options_.admission,
                            .on_change = options_.on_change});
   } else if (spec.block_bytes_max() > memory.pool->geometry().block_bytes_max()) {
     return absl::FailedPreconditionError(

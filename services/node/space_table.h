@@ -53,6 +53,8 @@ class SpaceTable {
   struct Options {
     std::vector<TrustGroup> groups;
     uint64_t ssd_bytes = 0;        // shared out among the groups by their DRAM
+    PolicyKind policy = PolicyKind::kStem;  // of every pool
+    AdmissionKind admission = AdmissionKind::kAlways;
     std::string registry_path;     // where namespaces are kept for the next start; empty = nowhere
     std::function<void(const BlockChange&)> on_change;
   };

@@ -14,12 +14,13 @@
 #include "storage/policy/s3fifo.h"
 #include "storage/policy/sieve.h"
 #include "storage/policy/slru.h"
+#include "storage/policy/stem_policy.h"
 #include "storage/policy/wtinylfu.h"
 
 namespace stem {
 namespace {
 
-constexpr std::array<std::pair<PolicyKind, absl::string_view>, 9> kNames = {{
+constexpr std::array<std::pair<PolicyKind, absl::string_view>, 10> kNames = {{
     {PolicyKind::kFifo, "fifo"},
     {PolicyKind::kLru, "lru"},
     {PolicyKind::kLfu, "lfu"},
@@ -29,6 +30,7 @@ constexpr std::array<std::pair<PolicyKind, absl::string_view>, 9> kNames = {{
     {PolicyKind::kSieve, "sieve"},
     {PolicyKind::kWTinyLfu, "wtinylfu"},
     {PolicyKind::kArc, "arc"},
+    {PolicyKind::kStem, "stem"},
 }};
 
 // A use counts half after the tier was filled anew four times.
@@ -67,11 +69,13 @@ std::unique_ptr<EvictionPolicy> MakePolicy(PolicyKind kind, size_t capacity_bloc
     case PolicyKind::kSieve: return std::make_unique<SievePolicy>();
     case PolicyKind::kWTinyLfu: return std::make_unique<WTinyLfuPolicy>(capacity_blocks);
     case PolicyKind::kArc: return std::make_unique<ArcPolicy>(capacity_blocks);
+    case PolicyKind::kStem: return std::make_unique<LeafFirst>(std::make_unique<StemPolicy>(capacity_blocks));
   }
   return nullptr;
 }
 
 std::unique_ptr<EvictionPolicy> MakeLeafFirstPolicy(PolicyKind kind, size_t capacity_blocks) {
+  if (kind == PolicyKind::kStem) return MakePolicy(kind, capacity_blocks);
   return std::make_unique<LeafFirst>(MakePolicy(kind, capacity_blocks));
 }
 

@@ -69,7 +69,8 @@ BlockPool::BlockPool(std::span<std::byte> arena, SlotGeometry geometry, Options 
       options_(std::move(options)),
       slots_(static_cast<uint32_t>(arena.size() / geometry.slot_bytes)),
       dram_policy_(MakeLeafFirstPolicy(options_.policy, std::max<uint32_t>(slots_, 1))),
-      ssd_policy_(MakeLeafFirstPolicy(options_.policy, SsdBlocks(options_, geometry_))) {
+      ssd_policy_(MakeLeafFirstPolicy(PolicyKind::kLru, SsdBlocks(options_, geometry_))),
+      admission_(options_.ssd_bytes_max == 0 ? AdmissionKind::kAlways : options_.admission, SsdBlocks(options_, geometry_)) {
   free_slots_.reserve(slots_);
   for (uint32_t slot = slots_; slot > 0; --slot) free_slots_.push_back(slot - 1);
 }
@@ -178,6 +179,7 @@ void BlockPool::UseLocked(BlockId id, uint64_t request, absl::Time now) {
     dram_policy_->Admit(id, info, now);
   }
   if (block.on_ssd) ssd_policy_->Touch(id, info, now);
+  admission_.Use(info);
 }
 
 // ---- Filling ------------------------------------------------------------------------------------------------------------
@@ -289,10 +291,15 @@ absl::StatusOr<uint32_t> BlockPool::TakeSlot(absl::Time deadline) {
 
 // ---- Leaving ------------------------------------------------------------------------------------------------------------
 
-bool BlockPool::MayLeaveDram(const Block& block) const {
+bool BlockPool::MayLeaveDram(const Block& block) {
   if (block.pins > 0 || block.spilling) return false;
   if (block.on_ssd) return true;
-  return (options_.ssd_bytes_max == 0 || spill_failing_) && block.first_child == kNoBlock;
+  return (options_.ssd_bytes_max == 0 || spill_failing_ || !WorthSpilling(block)) && block.first_child == kNoBlock;
+}
+
+bool BlockPool::WorthSpilling(const Block& block) {
+  // Law 7 comes first: what has a child here stays here.
+  return block.first_child != kNoBlock || admission_.Admits(InfoOf(block).key);
 }
 
 bool BlockPool::EvictOne() {
@@ -316,6 +323,7 @@ void BlockPool::LeaveDram(BlockId id) {
   Block& block = blocks_[id];
   if (!block.on_ssd) {
     ++evicted_;
+    if (options_.ssd_bytes_max > 0) ++spill_rejected_;
     Withdraw(id, options_.ssd_bytes_max > 0 ? GoneReason::kSpillRejected : GoneReason::kEvicted);
     return;
   }
@@ -351,6 +359,8 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
     from_left = block.next_sibling;
     if (block.next_sibling != kNoBlock) blocks_[block.next_sibling].previous_sibling = block.previous_sibling;
     block.parent = kNoBlock;
+  } else if (block.meta.parent.has_value()) {
+    --orphans_;
   }
   if (named) Announce(block, Residence::kGone, reason);
   if (ready && block.pins == 0) FreeSlot(block);
@@ -426,7 +436,7 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
     const std::optional<BlockId> victim = dram_policy_->Victim(now);
     if (!victim.has_value()) break;
     Block& block = blocks_[*victim];
-    if (block.pins == 0 && block.on_ssd) {
+    if (block.pins == 0 && (block.on_ssd || !WorthSpilling(block))) {
       LeaveDram(*victim);
       continue;
     }
@@ -523,6 +533,7 @@ BlockId BlockPool::NewBlock(const BlockName& name, const std::optional<BlockKey>
   block.meta.parent = parent;
   table_[name] = id;
   if (parent.has_value()) {
+    ++orphans_;
     if (const auto it = table_.find(BlockName{name.space, *parent}); it != table_.end()) Link(id, it->second);
   }
   return id;
@@ -530,6 +541,7 @@ BlockId BlockPool::NewBlock(const BlockName& name, const std::optional<BlockKey>
 
 void BlockPool::Link(BlockId id, BlockId parent) {
   Block& block = blocks_[id];
+  --orphans_;
   block.parent = parent;
   block.depth = blocks_[parent].depth + 1;
   block.next_sibling = blocks_[parent].first_child;
@@ -622,7 +634,9 @@ BlockPool::Stats BlockPool::stats() const {
           .blocks_dram = blocks_dram_,
           .blocks_ssd = blocks_ssd_,
           .ssd_bytes = ssd_bytes_,
-          .evicted = evicted_};
+          .evicted = evicted_,
+          .spill_rejected = spill_rejected_,
+          .orphans = orphans_};
 }
 
 }  // namespace stem

@@ -20,6 +20,7 @@
 #include "proto/mutex.h"
 #include "proto/status.h"
 #include "storage/block_meta.h"
+#include "storage/policy/admission.h"
 #include "storage/policy/eviction.h"
 #include "storage/policy/policies.h"
 #include "storage/pool/slot.h"
@@ -98,7 +99,8 @@ class BlockPool {
     uint64_t ssd_bytes_max = 0;  // quota of this pool on the SSD tier; 0 = none: evicted blocks are gone
     // The spiller keeps this many slots free ahead of demand.
     uint32_t spill_ahead_slots = 0;
-    PolicyKind policy = PolicyKind::kLru;  // who leaves a tier first, within law 7
+    PolicyKind policy = PolicyKind::kStem;  // who leaves DRAM first, within law 7; the SSD is LRU
+    AdmissionKind admission = AdmissionKind::kAlways;  // who is worth a write to SSD
     // Told of every change in order, under the pool's lock: must be short and call nothing of the pool. May be empty.
     std::function<void(const BlockChange&)> on_change;
   };
@@ -167,6 +169,8 @@ class BlockPool {
     uint64_t blocks_ssd = 0;   // on SSD, in DRAM too or not
     uint64_t ssd_bytes = 0;
     uint64_t evicted = 0;      // left their last tier for space
+    uint64_t spill_rejected = 0;  // of those, not worth a write to SSD, or one that failed
+    uint64_t orphans = 0;      // blocks whose parent is not held: 0 (law 7)
   };
   Stats stats() const;
 
@@ -220,7 +224,9 @@ class BlockPool {
   // OK when `name` may be filled now: absent or only on SSD, its parent held or being filled.
   absl::Status MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool MayLeaveDram(const Block& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a block that leaves DRAM is to be written to SSD.
+  bool WorthSpilling(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MayLeaveDram(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<uint32_t> TakeSlot(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool SpillWanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Enters what was found on SSD into its policy, parents first.
@@ -242,6 +248,7 @@ class BlockPool {
   absl::flat_hash_map<BlockName, BlockId> table_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<EvictionPolicy> dram_policy_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<EvictionPolicy> ssd_policy_ ABSL_GUARDED_BY(mutex_);
+  Admission admission_ ABSL_GUARDED_BY(mutex_);
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t requests_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t ssd_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -251,6 +258,8 @@ class BlockPool {
   uint64_t slots_pinned_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t filling_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t evicted_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t orphans_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t spill_rejected_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t slot_waiters_ ABSL_GUARDED_BY(mutex_) = 0;
   bool spill_failing_ ABSL_GUARDED_BY(mutex_) = false;  // the last batch could not be stored
 };

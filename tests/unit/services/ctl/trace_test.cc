@@ -67,6 +67,38 @@ TEST_F(TraceTest, LinesBecomeRequestsInOrder) {
   EXPECT_FALSE(*reader->Next(&request));
 }
 
+TEST_F(TraceTest, BailianLinesBecomeRequestsOfTheirConversation) {
+  const auto reader = Open(
+      R"({"chat_id": 7, "parent_chat_id": -1, "timestamp": 0.5, "input_length": 20, "output_length": 9, "type": "text", "turn": 1, "hash_ids": [1, 2]})"
+      "\n"
+      R"({"chat_id": 9, "parent_chat_id": 7, "timestamp": 61.114, "input_length": 33, "output_length": 1, "type": "text", "turn": 2, "hash_ids": [1, 5]})"
+      "\n"
+      R"({"chat_id": 12, "parent_chat_id": 9, "timestamp": 62, "input_length": 16, "output_length": 1, "type": "text", "turn": 3, "hash_ids": [1]})",
+      TraceFormat::kBailian);
+  EXPECT_EQ(reader->block_tokens(), 16u);
+  TraceRequest request;
+  ASSERT_TRUE(*reader->Next(&request));
+  EXPECT_EQ(request.timestamp_ms, 500u);
+  EXPECT_EQ(request.session, 7u);
+  EXPECT_EQ(request.turn, 0u);
+  ASSERT_TRUE(*reader->Next(&request)) << "a partial block may be left out";
+  EXPECT_EQ(request.timestamp_ms, 61'114u);
+  EXPECT_EQ(request.session, 7u) << "what its parent belongs to";
+  EXPECT_EQ(request.turn, 1u);
+  ASSERT_TRUE(*reader->Next(&request));
+  EXPECT_EQ(request.session, 7u);
+  EXPECT_EQ(request.hash_ids.size(), 1u);
+}
+
+TEST_F(TraceTest, WrongBailianLinesAreNamed) {
+  const auto error = [&](const std::string& fields) {
+    return ErrorOf("{" + fields + R"("input_length": 16, "output_length": 1, "hash_ids": [1]})", TraceFormat::kBailian);
+  };
+  EXPECT_THAT(error(R"("chat_id": 1, "parent_chat_id": -1, "turn": 1, "timestamp": -1, )"), HasSubstr("seconds in 0.."));
+  EXPECT_THAT(error(R"("chat_id": 1, "turn": 1, "timestamp": 1, )"), HasSubstr("parent_chat_id"));
+  EXPECT_THAT(error(R"("parent_chat_id": -1, "turn": 1, "timestamp": 1, )"), HasSubstr("chat_id"));
+}
+
 TEST_F(TraceTest, TruncatedLineIsNamed) {
   const std::string text = std::string(kGood) + "\n" + std::string(kGood).substr(0, 40);
   const auto reader = Open(text);

@@ -22,6 +22,7 @@ class BlockPoolTest : public ::testing::Test {
   void MakePool(size_t slots, BlockPool::Options options = {}) {
     geometry_ = SlotGeometry::For(kBlockBytes);
     memory_.resize(slots * geometry_.slot_bytes);
+    options.policy = PolicyKind::kLru;  // the order of leaving is foreseen below
     options.on_change = [this](const BlockChange& change) { changes_.push_back(change); };
     pool_ = std::make_unique<BlockPool>(std::span(memory_), geometry_, options);
   }
