@@ -91,6 +91,7 @@ std::vector<std::string> NodeCommand(const ClusterState& state, const ClusterMem
   std::vector<std::string> command = {
       binaries + "/stem-node", "--name", node.name, "--socket", node.socket, "--listen", "127.0.0.1:0",
       "--http", "127.0.0.1:0", "--directory", state.directory.listen, "--dram", FormatBytes(state.dram_bytes),
+      "--policy", state.policy, "--admission", state.admission,
       "--secret-file", state.secret_path(), "--ready-file", state.ready_path(node), "--log-format", "text"};
   if (!state.map_host_peers) command.insert(command.end(), {"--map-host-peers", "false"});
   if (state.ssd_bytes > 0) {
@@ -201,6 +202,8 @@ absl::StatusOr<ClusterState> ClusterUp(const ClusterUpOptions& asked) {
   state.dir = options.dir;
   state.dram_bytes = options.dram_bytes;
   state.ssd_bytes = options.ssd_bytes;
+  state.policy = options.policy;
+  state.admission = options.admission;
   state.map_host_peers = options.map_host_peers;
   state.directory.name = "directory";
   for (uint32_t i = 1; i <= options.nodes; ++i) {

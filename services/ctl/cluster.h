@@ -14,6 +14,8 @@ struct ClusterUpOptions {
   uint32_t nodes = 3;                // 1..64
   uint64_t dram_bytes = 512 << 20;   // of each node
   uint64_t ssd_bytes = 0;            // of each node; 0 = no SSD tier
+  std::string policy = "stem";       // who leaves DRAM first
+  std::string admission = "always";  // who is worth a write to SSD
   bool map_host_peers = true;        // false: nodes read each other through the transport
   std::string binaries;              // folder of stem-directory and stem-node
 };

@@ -92,6 +92,8 @@ void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run)
   up.add_option("--map-host-peers", arguments->up.map_host_peers, "let nodes read each other's memory in place; false: over UCX")
       ->capture_default_str();
   AddBytesOption(up, "--ssd", arguments->up.ssd_bytes, {0, kBytesMax}, "SSD tier of each node; 0 = none");
+  up.add_option("--policy", arguments->up.policy, "who leaves DRAM first")->capture_default_str();
+  up.add_option("--admission", arguments->up.admission, "who is worth a write to SSD")->capture_default_str();
   up.add_flag("--resume", arguments->resume, "start again what is not running of the cluster in --dir, as it was");
   add("down", "stop it; its secret and its SSD tiers stay in --dir", Down);
   add("status", "what its processes say of themselves; exit code 1 when one does not answer", Status);

@@ -56,6 +56,8 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
     const Json json = Json::parse(text.str());
     state.dram_bytes = json.at("dram_bytes").get<uint64_t>();
     state.ssd_bytes = json.at("ssd_bytes").get<uint64_t>();
+    state.policy = json.value("policy", state.policy);
+    state.admission = json.value("admission", state.admission);
     state.map_host_peers = json.value("map_host_peers", true);
     state.directory = MemberOf(json.at("directory"));
     for (const Json& node : json.at("nodes")) state.nodes.push_back(MemberOf(node));
@@ -69,6 +71,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
 absl::Status WriteClusterState(const ClusterState& state) {
   Json json = {
       {"dram_bytes", state.dram_bytes}, {"ssd_bytes", state.ssd_bytes}, {"map_host_peers", state.map_host_peers},
+      {"policy", state.policy}, {"admission", state.admission},
       {"directory", ToJson(state.directory)}};
   json["nodes"] = Json::array();
   for (const ClusterMember& node : state.nodes) json["nodes"].push_back(ToJson(node));

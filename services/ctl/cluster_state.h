@@ -24,6 +24,8 @@ struct ClusterState {
   std::string dir;
   uint64_t dram_bytes = 0;  // of each node
   uint64_t ssd_bytes = 0;   // of each node; 0 = no SSD tier
+  std::string policy = "stem";
+  std::string admission = "always";
   bool map_host_peers = true;
   ClusterMember directory;
   std::vector<ClusterMember> nodes;

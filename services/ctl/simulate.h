@@ -59,7 +59,7 @@ struct SimulateResult {
   double prefill_saved = 0;
   uint64_t orphan_blocks = 0;          // held at the end without their parent
   uint64_t ssd_writes = 0;             // blocks
-  double seconds = 0;                  // of one core
+  double seconds = 0;                  // of processor time
 
   double block_hit_rate() const { return blocks == 0 ? 0 : static_cast<double>(blocks_hit) / static_cast<double>(blocks); }
   double token_hit_rate() const { return tokens == 0 ? 0 : static_cast<double>(tokens_hit) / static_cast<double>(tokens); }

@@ -11,6 +11,7 @@
 #include "services/ctl/commands.h"
 #include "services/ctl/hit_curve.h"
 #include "services/ctl/simulate.h"
+#include "services/runtime/config.h"
 
 namespace stem {
 namespace {

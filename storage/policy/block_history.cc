@@ -45,6 +45,7 @@ const BlockHistory::Story* BlockHistory::Find(uint64_t key) const {
 
 void BlockHistory::Use(std::span<const BlockInfo> chain) {
   if (chain.empty()) return;
+  model_.Advance();
   const Prompt prompt = Recognize(chain);
   used_.clear();
   stories_.reserve(stories_.size() + chain.size());  // so that the pointers below stay
@@ -55,7 +56,6 @@ void BlockHistory::Use(std::span<const BlockInfo> chain) {
       story.gap += std::max(0.3f, 1 / static_cast<float>(story.uses)) * (gap - story.gap);
     }
     ++story.uses;
-    story.request = info.request;
     story.turn = prompt.turn;
     story.prompt_blocks = prompt.blocks;
     used_.push_back(&story);
@@ -64,8 +64,9 @@ void BlockHistory::Use(std::span<const BlockInfo> chain) {
   ChooseSpeakers(chain);
   for (size_t i = 0; i < chain.size(); ++i) {
     Story& story = *used_[i];
-    const bool speaks = speakers_[story.cls] == i + 1;
-    story.last = story.uses > 1 ? model_.UseAgain(story.last, story.cls, speaks) : model_.Use(story.cls, speaks);
+    model_.UsedAgain(story.sample);
+    story.last = model_.Use();
+    story.sample = speakers_[story.cls] == i + 1 ? model_.Sample(story.cls) : 0;
     by_last_use_.emplace_back(story.last, chain[i].key);
   }
   for (const Story* story : used_) speakers_[story->cls] = 0;

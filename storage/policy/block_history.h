@@ -23,7 +23,7 @@ class BlockHistory {
  public:
   struct Story {
     uint64_t last = 0;           // time of its last use in the model
-    uint64_t request = 0;        // that used it last
+    uint64_t sample = 0;         // number of that use among the model's samples; 0 = it is none
     uint32_t uses = 0;
     uint32_t turn = 0;           // of that request, from 0
     uint32_t prompt_blocks = 0;  // of that request

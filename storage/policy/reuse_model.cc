@@ -20,20 +20,20 @@ constexpr double kAllWeight = 5;
 ReuseModel::ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family)
     : family_(std::move(family)),
       families_(*std::max_element(family_.begin(), family_.end()) + 1),
-      log_(std::bit_ceil(horizon_uses), kUsedAgain) {
+      horizon_(std::bit_ceil(horizon_uses)) {
   starts_.push_back(0);
-  for (uint64_t start = kFirstBinUses; start < log_.size(); start *= 2) {
+  for (uint64_t start = kFirstBinUses; start < horizon_; start *= 2) {
     starts_.push_back(start);
-    starts_.push_back(start + start / 2);
+    if (start + start / 2 < horizon_) starts_.push_back(start + start / 2);
   }
-  while (starts_.back() >= log_.size()) starts_.pop_back();
-  counts_.resize(family_.size() * bins());
+  cursors_.assign(bins(), 1);
+  counts_.resize(classes() * bins());
   family_counts_.resize((families_ + 1) * bins());
-  ranks_.resize(family_.size() * bins());
-  chances_.resize(ranks_.size());
   hazards_.resize(bins());
-  states_.resize(ranks_.size());
-  places_.resize(ranks_.size());
+  ranks_.resize(counts_.size());
+  chances_.resize(counts_.size());
+  states_.resize(counts_.size());
+  places_.resize(counts_.size());
   std::iota(states_.begin(), states_.end(), 0u);
   Refresh();
 }
@@ -45,37 +45,43 @@ uint32_t ReuseModel::BinOf(uint64_t age) const {
   return std::min<uint32_t>(1 + 2 * octave + upper, static_cast<uint32_t>(bins()) - 1);
 }
 
-uint64_t ReuseModel::Use(uint32_t cls, bool sample) {
-  const uint64_t mask = log_.size() - 1;
-  for (size_t bin = 1; bin < starts_.size() && starts_[bin] <= now_; ++bin) {
-    const uint16_t aged = log_[(now_ - starts_[bin]) & mask];
-    if (aged != kUsedAgain) ++counts_[aged * bins() + bin].reached;
-  }
-  if (sample) ++counts_[cls * bins()].reached;
-  log_[now_ & mask] = sample ? static_cast<uint16_t>(cls) : kUsedAgain;
-  return now_++;
+uint64_t ReuseModel::Sample(uint32_t cls) {
+  samples_.push_back({.at = now_ - 1, .cls = cls});
+  ++counts_[cls * bins()].reached;
+  return first_sample_ + samples_.size() - 1;
 }
 
-uint64_t ReuseModel::UseAgain(uint64_t last, uint32_t cls, bool sample) {
-  const uint64_t age = now_ - last;
-  if (age < log_.size()) {
-    uint16_t& was = log_[last & (log_.size() - 1)];
-    if (was != kUsedAgain) ++counts_[was * bins() + BinOf(age)].again;
-    was = kUsedAgain;
-  }
-  return Use(cls, sample);
+void ReuseModel::UsedAgain(uint64_t sample) {
+  if (sample < first_sample_) return;
+  Sampled& was = samples_[sample - first_sample_];
+  if (was.again || now_ - was.at >= horizon_) return;
+  was.again = true;
+  ++counts_[was.cls * bins() + BinOf(now_ - was.at)].again;
 }
 
-void ReuseModel::Forget(float keep) {
+void ReuseModel::Advance() {
+  const uint64_t end = first_sample_ + samples_.size();
+  for (size_t bin = 1; bin < bins(); ++bin) {
+    uint64_t& next = cursors_[bin];
+    for (; next < end; ++next) {
+      const Sampled& sample = samples_[next - first_sample_];
+      if (now_ - sample.at < starts_[bin]) break;
+      if (!sample.again) ++counts_[sample.cls * bins() + bin].reached;
+    }
+  }
+  for (; !samples_.empty() && now_ - samples_.front().at >= horizon_; ++first_sample_) samples_.pop_front();
+}
+
+void ReuseModel::Forget() {
   for (Count& count : counts_) {
-    count.again *= keep;
-    count.reached *= keep;
+    count.again *= kKeepAQuarterHorizon;
+    count.reached *= kKeepAQuarterHorizon;
   }
 }
 
 void ReuseModel::Refresh() {
-  if (now_ - forgot_at_ >= log_.size() / 4) {
-    Forget(kKeepAQuarterHorizon);
+  if (now_ - forgot_at_ >= horizon_ / 4) {
+    Forget();
     forgot_at_ = now_;
   }
   SumFamilies();
@@ -102,7 +108,7 @@ void ReuseModel::SumFamilies() {
 }
 
 double ReuseModel::WidthOf(size_t bin) const {
-  return static_cast<double>((bin + 1 < bins() ? starts_[bin + 1] : log_.size()) - starts_[bin]);
+  return static_cast<double>((bin + 1 < bins() ? starts_[bin + 1] : horizon_) - starts_[bin]);
 }
 
 void ReuseModel::EstimateHazards(uint32_t cls) {
@@ -122,16 +128,17 @@ void ReuseModel::EstimateHazards(uint32_t cls) {
 void ReuseModel::RankAges(uint32_t cls) {
   for (size_t from = 0; from < bins(); ++from) {
     // Held from this age up to the end of each later bin, or until it is used: hits, and time held, expected.
-    double alive = 1, hits = 0, held = 0, best = 0;
+    double alive = 1, hits = 0, held = 0, best = 0, chance = 0;
     for (size_t bin = from; bin < bins(); ++bin) {
       const double again = alive * hazards_[bin];
       hits += again;
       held += (alive - again / 2) * WidthOf(bin);
       alive -= again;
       best = std::max(best, hits / held);
+      if (family_counts_[families_ * bins() + bin].reached > 0) chance = hits;  // no age that none has reached yet
     }
     ranks_[cls * bins() + from] = static_cast<float>(best);
-    chances_[cls * bins() + from] = static_cast<float>(hits);
+    chances_[cls * bins() + from] = static_cast<float>(chance);
   }
 }
 

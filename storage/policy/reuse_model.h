@@ -1,5 +1,5 @@
 // How likely a block is to be used again, learned from what was: for each class of blocks and each age, how many were used
-// again and how many could have been, counted over every use, also of blocks that had left by then (so nothing censors the
+// again and how many could have been, counted over all uses, also of blocks that had left by then (so nothing censors the
 // figures but the horizon). From it the rank of keeping a block: the most hits per block and use of time that can be had by
 // keeping it up to some age (Gittins' index of a job with this class's hazard), which sees a hill behind a valley.
 //
@@ -8,28 +8,33 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 namespace stem {
 
 class ReuseModel {
  public:
-  // Remembers uses for `horizon_uses`. Classes are numbered 0..classes-1; class c is told apart only as far as its own figures
-  // bear, and is otherwise taken for one of family[c].
+  // Remembers `horizon_uses` uses, rounded up to a power of two. Class c is told apart only as far as its own figures bear, and is
+  // otherwise taken for one of family[c].
   ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family);
 
   uint64_t now() const { return now_; }
-  uint64_t horizon() const { return log_.size(); }
+  uint64_t horizon() const { return horizon_; }
   size_t classes() const { return family_.size(); }
   size_t bins() const { return starts_.size(); }
   // Of an age in uses.
   uint32_t BinOf(uint64_t age) const;
   uint64_t BinStart(uint32_t bin) const { return starts_[bin]; }
 
-  // One block is used, for the first time as far as is known: its next use will be told of with the time returned.
-  uint64_t Use(uint32_t cls, bool sample);
-  // A block that was last used at `last` (less than the horizon ago) is used again.
-  uint64_t UseAgain(uint64_t last, uint32_t cls, bool sample);
+  // One block is used: returns the time of that.
+  uint64_t Use() { return now_++; }
+  // The use just told of is a sample of its class. Returns its number, above 0, for UsedAgain.
+  uint64_t Sample(uint32_t cls);
+  // The block of that sample is used again now. Ignored when that is longer ago than the horizon.
+  void UsedAgain(uint64_t sample);
+  // Notes which ages samples have reached. Before the uses of each request.
+  void Advance();
 
   // Works the figures into ranks.
   void Refresh();
@@ -37,33 +42,40 @@ class ReuseModel {
   float rank(uint32_t cls, uint32_t bin) const { return ranks_[cls * bins() + bin]; }
   // That a block of that class and age is used again within the horizon.
   float chance(uint32_t cls, uint32_t bin) const { return chances_[cls * bins() + bin]; }
-  // A class's place among all classes and ages (class * bins() + bin) by rank, 0 = the least; and back.
+  // The place of a state (class * bins() + bin) among all by rank, 0 = the least; and back.
   uint32_t place(uint32_t state) const { return places_[state]; }
   uint32_t state_at(uint32_t place) const { return states_[place]; }
 
  private:
-  static constexpr uint16_t kUsedAgain = 0xFFFF;
-  struct Count {
-    float again = 0;   // used again at this age
-    float reached = 0; // not used again before this age
+  struct Sampled {
+    uint64_t at = 0;
+    uint32_t cls = 0;
+    bool again = false;
   };
-  void Forget(float keep);
+  struct Count {
+    float again = 0;    // used again at this age
+    float reached = 0;  // not used again before this age
+  };
+  void Forget();
   void SumFamilies();
   void EstimateHazards(uint32_t cls);
   void RankAges(uint32_t cls);
   double WidthOf(size_t bin) const;
 
-  std::vector<uint32_t> family_;     // by class
-  uint32_t families_;
-  std::vector<uint64_t> starts_;     // by bin: its least age
-  std::vector<uint16_t> log_;         // class of the use at that time, modulo the horizon; kUsedAgain
-  std::vector<Count> counts_;        // by class and bin
+  const std::vector<uint32_t> family_;  // by class
+  const uint32_t families_;
+  const uint64_t horizon_;
+  std::vector<uint64_t> starts_;      // by bin: its least age
+  std::deque<Sampled> samples_;       // of the horizon, oldest first
+  uint64_t first_sample_ = 1;         // number of the oldest
+  std::vector<uint64_t> cursors_;     // by bin: number of the next sample to reach it
+  std::vector<Count> counts_;         // by class and bin
   std::vector<Count> family_counts_;  // by family and bin, all blocks in the last row: scratch of Refresh
-  std::vector<float> ranks_;         // by class and bin
-  std::vector<float> chances_;       // by class and bin
-  std::vector<uint32_t> states_;     // class * bins() + bin, by rank
-  std::vector<uint32_t> places_;     // in states_
-  std::vector<double> hazards_;      // by bin: scratch of Refresh
+  std::vector<double> hazards_;       // by bin: scratch of Refresh
+  std::vector<float> ranks_;          // by class and bin
+  std::vector<float> chances_;        // by class and bin
+  std::vector<uint32_t> states_;      // by rank
+  std::vector<uint32_t> places_;      // in states_
   uint64_t now_ = 0;
   uint64_t forgot_at_ = 0;
 };

@@ -1,4 +1,5 @@
 // A real cluster of three nodes without SSD tier, replayed by one client, hits what the LRU model says it must.
+#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -7,6 +8,7 @@
 
 #include "services/ctl/cluster.h"
 #include "services/ctl/replay.h"
+#include "services/ctl/simulate.h"
 #include "services/ctl/status.h"
 #include "services/ctl/trace.h"
 #include "services/ctl/workload.h"
@@ -22,10 +24,11 @@ class ReplayModelTest : public ::testing::Test {
  protected:
   void TearDown() override { ClusterDown(directory_.path()).status().IgnoreError(); }
 
-  void Up(uint64_t dram_bytes) {
+  void Up(uint64_t dram_bytes, const std::string& policy = "lru", uint32_t nodes = kNodes) {
     ClusterUpOptions options;
     options.dir = directory_.path();
-    options.nodes = kNodes;
+    options.nodes = nodes;
+    options.policy = policy;
     options.dram_bytes = dram_bytes;
     options.binaries = STEM_BINARIES;
     options.map_host_peers = false;  // the model's nodes copy what they fetch, as nodes of several hosts do
@@ -77,6 +80,22 @@ class ReplayModelTest : public ::testing::Test {
     EXPECT_NEAR(tally.block_hit_rate(), ModelHitRate(options, SlotsOfANode()), 0.01);
   }
 
+  // One node with `stem`, whose DRAM holds a quarter of the distinct blocks, against the simulator at its slots.
+  void ExpectAsSimulated(const ReplayOptions& options) {
+    const ReplayTally tally = Replay(options);
+    EXPECT_EQ(tally.mismatches, 0u);
+    EXPECT_GT(tally.misses[stemcache::v1::MISS_CAUSE_EVICTED], 0u);
+    SimulateOptions simulate{.trace = options.trace, .format = options.format};
+    simulate.policies = {*ParseSimulatedPolicy("stem")};
+    simulate.capacities_blocks = {SlotsOfANode()};
+    const absl::StatusOr<SimulateReport> simulated = RunSimulation(simulate, nullptr);
+    ASSERT_TRUE(simulated.ok()) << simulated.status();
+    EXPECT_GT(simulated->distinct_blocks, 3 * simulate.capacities_blocks[0]);
+    EXPECT_NEAR(tally.block_hit_rate(), simulated->results[0].block_hit_rate(), 0.01);
+    std::printf("stem, %zu blocks: node %.4f, simulator %.4f\n", static_cast<size_t>(simulate.capacities_blocks[0]),
+                tally.block_hit_rate(), simulated->results[0].block_hit_rate());
+  }
+
   TempDirectory directory_;
   ClusterState state_;
 };
@@ -91,6 +110,27 @@ TEST_F(ReplayModelTest, GeneratedChatHitsWhatTheModelSays) {
   ASSERT_TRUE(WriteWorkload(workload, options.trace).ok());
   ASSERT_NO_FATAL_FAILURE(Up(8 << 20));
   ExpectAsModelled(options);
+}
+
+TEST_F(ReplayModelTest, StemInANodeHitsWhatTheSimulatorSays) {
+  WorkloadOptions workload;
+  workload.requests = 3000;
+  ReplayOptions options;
+  options.trace = directory_.path() + "/workload.jsonl";
+  options.format = TraceFormat::kStem;
+  options.bytes_per_token = 64;
+  ASSERT_TRUE(WriteWorkload(workload, options.trace).ok());
+  ASSERT_NO_FATAL_FAILURE(Up(24 << 20, "stem", 1));
+  ExpectAsSimulated(options);
+}
+
+TEST_F(ReplayModelTest, StemInANodeHitsOnRealConversationsWhatTheSimulatorSays) {
+  ReplayOptions options;
+  options.trace = STEM_SOURCE_DIR "/../shared/traces/mooncake_conversation.jsonl";
+  if (!std::filesystem::exists(options.trace)) GTEST_SKIP() << "no conversation trace at " << options.trace;
+  options.bytes_per_token = 8;
+  ASSERT_NO_FATAL_FAILURE(Up(370ULL << 20, "stem", 1));
+  ExpectAsSimulated(options);
 }
 
 TEST_F(ReplayModelTest, RealConversationsHitWhatTheModelSays) {

@@ -1,0 +1,141 @@
+// What `stem` is made of: the learned model, the stories of blocks, the shadows; and that together they learn what to keep.
+#include "storage/policy/stem_policy.h"
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "storage/policy/block_history.h"
+#include "storage/policy/policies.h"
+#include "storage/policy/reuse_model.h"
+#include "storage/policy/shadow_tier.h"
+#include "tests/support/policy_driver.h"
+
+namespace stem {
+namespace {
+
+using Keys = std::vector<uint64_t>;
+
+std::vector<BlockInfo> Chain(const Keys& keys, uint64_t request) {
+  std::vector<BlockInfo> chain;
+  for (const uint64_t key : keys) {
+    chain.push_back({.key = key, .depth = static_cast<uint32_t>(chain.size()), .request = request});
+  }
+  return chain;
+}
+
+TEST(ReuseModelTest, ClassThatComesBackAtACertainAgeRanksHighestJustBeforeIt) {
+  ReuseModel model(1 << 14, {0, 0, 1});
+  std::vector<uint64_t> samples;
+  for (uint64_t i = 0; i < 60'000; ++i) {
+    model.Advance();
+    if (i >= 1000 && i % 2 == 0) model.UsedAgain(samples[i - 1000]);  // class 0: after 1000 uses
+    model.Use();
+    samples.push_back(model.Sample(i % 2 == 0 ? 0 : 2));              // class 2: never
+  }
+  model.Refresh();
+  const uint32_t fresh = model.BinOf(0), before = model.BinOf(900), after = model.BinOf(5000);
+  EXPECT_GT(model.rank(0, fresh), 10 * model.rank(2, fresh)) << "the hill is seen from afar";
+  EXPECT_GT(model.rank(0, before), model.rank(0, fresh));
+  EXPECT_LT(model.rank(0, after), model.rank(0, fresh));
+  EXPECT_GT(model.chance(0, fresh), 0.9F);
+  EXPECT_LT(model.chance(2, fresh), 0.1F);
+  EXPECT_NEAR(model.rank(1, fresh), model.rank(0, fresh), 0.1 * model.rank(0, fresh)) << "unknown, so taken for its family";
+  EXPECT_LT(model.place(static_cast<uint32_t>(2 * model.bins()) + fresh), model.place(fresh));
+}
+
+TEST(ReuseModelTest, UntaughtRanksAsLruDoes) {
+  const ReuseModel model(1 << 14, {0});
+  for (uint32_t bin = 1; bin < model.bins(); ++bin) EXPECT_LT(model.rank(0, bin), model.rank(0, bin - 1)) << bin;
+}
+
+TEST(ReuseModelTest, AgesFallIntoTheirBins) {
+  const ReuseModel model(1 << 14, {0});
+  for (uint64_t age = 0; age < 1 << 14; ++age) {
+    const uint32_t bin = model.BinOf(age);
+    ASSERT_GE(age, model.BinStart(bin));
+    ASSERT_TRUE(bin + 1 == model.bins() || age < model.BinStart(bin + 1)) << age;
+  }
+}
+
+TEST(BlockHistoryTest, PromptThatExtendsTheLastIsTheNextTurn) {
+  BlockHistory history(1 << 12);
+  history.Use(Chain({1, 2, 3, 90}, 1));  // 90: a partial block
+  history.Use(Chain({1, 2, 7, 8, 91}, 2));
+  history.Use(Chain({1, 2, 3, 4, 5, 92}, 3));
+  EXPECT_EQ(history.Find(5)->turn, 1u) << "goes on with request 1";
+  EXPECT_EQ(history.Find(8)->turn, 0u) << "another conversation with the same beginning";
+  EXPECT_EQ(history.Find(1)->uses, 3u);
+  history.Use(Chain({1, 2, 3, 4, 5, 6}, 4));
+  EXPECT_EQ(history.Find(6)->turn, 2u);
+  EXPECT_NE(history.Find(1)->cls, history.Find(4)->cls) << "shared, and not";
+}
+
+TEST(BlockHistoryTest, ForgetsBeyondTheHorizon) {
+  BlockHistory history(64);
+  history.Use(Chain({1}, 1));
+  for (uint64_t i = 2; i < 50; ++i) history.Use(Chain({i}, i));
+  EXPECT_NE(history.Find(1), nullptr);
+  for (uint64_t i = 50; i < 100; ++i) history.Use(Chain({i}, i));
+  EXPECT_EQ(history.Find(1), nullptr);
+}
+
+TEST(ShadowTierTest, CountsTheLeadingRunThatItHolds) {
+  ShadowTier shadow(MakeLeafFirstPolicy(PolicyKind::kLru, 4), 4);
+  const absl::Time now = absl::UnixEpoch();
+  EXPECT_EQ(shadow.Request(Chain({1, 2, 3}, 1), now), 0u);
+  EXPECT_EQ(shadow.Request(Chain({1, 2, 3, 4}, 2), now), 3u);
+  EXPECT_EQ(shadow.Request(Chain({8, 9}, 3), now), 0u) << "takes the room of 4 and 3";
+  EXPECT_EQ(shadow.Request(Chain({1, 2, 3, 4}, 4), now), 2u);
+}
+
+class Tier {
+ public:
+  Tier(PolicyKind kind, size_t capacity) : tier_(MakeLeafFirstPolicy(kind, capacity), capacity) {}
+  void Request(const Keys& keys) {
+    for (const uint64_t key : keys) {
+      if (!tier_.holds(key)) break;
+      ++hits_;
+    }
+    tier_.Request(keys);
+  }
+  uint64_t hits() const { return hits_; }
+
+ private:
+  PolicyDriver tier_;
+  uint64_t hits_ = 0;
+};
+
+// Prompts of one kind come back after a while, those of the other never: which, shows only in their length.
+TEST(StemPolicyTest, LearnsWhichPromptsComeBack) {
+  Tier stem(PolicyKind::kStem, 200), lru(PolicyKind::kLru, 200);
+  for (uint64_t i = 0; i < 8000; ++i) {
+    const uint64_t base = 1000 + 100 * i;
+    Keys once, twice = {base, base + 1, base + 2}, again = {base - 1200, base - 1199, base - 1198, base + 9};
+    for (uint64_t j = 20; j < 60; ++j) once.push_back(base + j);
+    for (Tier* tier : {&stem, &lru}) {
+      tier->Request(once);
+      tier->Request(twice);
+      if (i >= 12) tier->Request(again);
+    }
+  }
+  EXPECT_EQ(lru.hits(), 0u) << "twelve long prompts lie between";
+  EXPECT_GT(stem.hits(), 8000u * 3 * 8 / 10);
+}
+
+// Single blocks of fixed popularity: nothing beats counting, and stem must see that it does not.
+TEST(StemPolicyTest, FollowsLfuWhereCountingIsBest) {
+  Tier stem(PolicyKind::kStem, 300), lfu(PolicyKind::kLfu, 300);
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 120'000; ++i) {
+    const double u = static_cast<double>(random() >> 11) * 0x1.0p-53;
+    const auto key = static_cast<uint64_t>(20'000 * u * u * u);
+    stem.Request({key});
+    lfu.Request({key});
+  }
+  EXPECT_GT(static_cast<double>(stem.hits()), 0.98 * static_cast<double>(lfu.hits()));
+}
+
+}  // namespace
+}  // namespace stem
