@@ -154,8 +154,8 @@ std::string HitCurve::ToSvg() const {
   out += Text((kLeft + kWidth - kRight) / 2, kHeight - 14, "middle", 13, "capacity, blocks");
   out += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"#888\" stroke-dasharray=\"6 4\"/>\n", kLeft,
                      axes.Y(ceiling), kWidth - kRight, axes.Y(ceiling));
-  out += Text(kWidth - kRight + 10, axes.Y(ceiling) - 4, "start", 11, fmt::format("ceiling {:.4f}", ceiling));
-  double legend = kTop + 34;
+  out += Text(kLeft + 6, axes.Y(ceiling) - 5, "start", 11, fmt::format("unlimited room: {:.4f}", ceiling));
+  double legend = kTop + 12;
   for (size_t i = lines.size(); i-- > 0;) {  // the first is drawn last, above the others
     const Line& line = lines[i];
     std::string points;
