@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <optional>
 
-#include "kernels/checksum.h"
 #include "proto/block_key.h"
 
 namespace stem {
@@ -20,11 +19,13 @@ struct BlockMeta {
   friend bool operator==(const BlockMeta&, const BlockMeta&) = default;
 };
 
-inline constexpr size_t kSpillHeaderBytes = 112;
+inline constexpr uint64_t kSpillPageBytes = 4096;   // payloads on SSD start and end at pages
+inline constexpr uint64_t kSpillEntryBytes = 256;  // a record's part of the index on disk, with what a log and merging add
 
-// Bytes of a payload's record on SSD: header, chunk hashes, payload. What quotas count. Source: proto/FORMAT.md.
-constexpr uint64_t SpillRecordBytes(uint64_t length) {
-  return kSpillHeaderBytes + ChunkCount(length) * sizeof(uint64_t) + length;
-}
+// Pages that a payload takes on SSD.
+constexpr uint64_t SpillPages(uint64_t length) { return (length + kSpillPageBytes - 1) / kSpillPageBytes; }
+
+// Bytes that a payload takes on SSD. What quotas count.
+constexpr uint64_t SpillRecordBytes(uint64_t length) { return SpillPages(length) * kSpillPageBytes + kSpillEntryBytes; }
 
 }  // namespace stem

@@ -15,7 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "services/runtime/config.h"
 #include "services/runtime/version.h"
-#include "storage/spill/rocks_spill_store.h"
+#include "storage/spill/disk_spill_store.h"
 #include "storage/transport/lane_probe.h"
 #include "storage/transport/ucx_transport.h"
 
@@ -27,7 +27,6 @@ constexpr size_t kLeasesMax = 65536;
 constexpr size_t kFetchesQueuedMax = 1024;
 constexpr size_t kCommitsQueuedMax = 256;
 constexpr absl::Duration kHousekeeping = absl::Milliseconds(100);
-constexpr int kTicksPerGarbageRound = 5;
 constexpr absl::Duration kDrain = absl::Seconds(2);
 
 // The SSD tier keeps many files open; the usual soft limit of 1024 is for select(), which nothing here uses.
@@ -114,8 +113,9 @@ absl::Status Node::OpenTiers() {
     if (failed) {
       return absl::UnavailableError(absl::StrCat("--ssd-dir: cannot create ", config_.ssd_dir, ": ", failed.message()));
     }
-    STEM_ASSIGN(std::unique_ptr<RocksSpillStore> store,
-                RocksSpillStore::Open({.directory = absl::StrCat(config_.ssd_dir, "/spill")}));
+    STEM_ASSIGN(std::unique_ptr<DiskSpillStore> store,
+                DiskSpillStore::Open({.directory = absl::StrCat(config_.ssd_dir, "/spill"),
+                                      .file_bytes_max = config_.ssd_bytes}));
     if (!store->direct_io()) log_.Warn("no_direct_io", {{"ssd_dir", config_.ssd_dir}});
     store_ = std::move(store);
     registry_path = absl::StrCat(config_.ssd_dir, "/namespaces");
@@ -154,7 +154,7 @@ absl::Status Node::RestoreSpilled() {
     const std::vector<BlockName> orphans = pool->FinishRestore();
     unknown.insert(unknown.end(), orphans.begin(), orphans.end());
   }
-  log_.Info("spill_restored", {{"blocks", restored}, {"dropped", unknown.size()}, {"bytes", store_->bytes_used()}});
+  log_.Info("spill_restored", {{"blocks", restored}, {"dropped", unknown.size()}, {"bytes", store_->stats().live_bytes}});
   return unknown.empty() ? absl::OkStatus() : store_->Remove(unknown);
 }
 
@@ -316,21 +316,13 @@ void Node::OnFleet(const FleetSnapshot& fleet, const FleetMember& self) {
 }
 
 void Node::KeepHouse() {
-  WorkQueue garbage(1, 1);  // a round takes seconds, leases end by the millisecond
-  for (int tick = 0; !stopping_; ++tick) {
+  while (!stopping_) {
     const absl::Time now = absl::Now();
     metrics_.CountExpired("lease", leases_->Expire(now));
     metrics_.CountExpired("reservation", reservations_.Expire(now));
     host_peers_->KeepHouse();
     lent_runs_->KeepHouse();
     scrubber_->Step(now);
-    if (store_ != nullptr && tick % kTicksPerGarbageRound == 0) {
-      (void)garbage.TryPost([this] {
-        if (const auto freed = store_->CollectGarbage(); !freed.ok()) {
-          log_.Warn("spill_garbage_failed", {{"why", freed.status().message()}});
-        }
-      });
-    }
     absl::SleepFor(kHousekeeping);
   }
 }
@@ -429,9 +421,11 @@ void Node::RefreshGauges() {
   gauge("transport_endpoints_lost_total", "Endpoints closed by failure or deadline", transport.endpoints_lost);
   if (store_ == nullptr) return;
   const SpillStats spill = store_->stats();
-  gauge("spill_disk_bytes", "Bytes of the SSD tier's files, garbage included", spill.disk_bytes);
+  gauge("spill_disk_bytes", "Bytes of the SSD tier's payload file", spill.disk_bytes);
+  gauge("spill_free_bytes", "Bytes of these that hold nothing and will be used again", spill.free_bytes);
   gauge("spill_disk_written_bytes_total", "Bytes written to the disk", spill.disk_write_bytes);
-  gauge("spill_put_bytes_total", "Bytes of records put", spill.write_bytes);
+  gauge("spill_put_bytes_total", "Payload bytes put; what was written over these is the write amplification", spill.write_bytes);
+  gauge("spill_read_bytes_total", "Payload bytes read and proved", spill.read_bytes);
   gauge("spill_corrupt_records_total", "Records that were damaged", spill.corrupt_records);
 }
 

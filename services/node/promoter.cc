@@ -10,8 +10,8 @@ namespace {
 
 constexpr size_t kReadsPerSweep = 16;
 
-// The record against what this node wrote down of it, and its bytes against its digest.
-absl::Status Prove(const SpillRead& read, const BlockMeta& expected, std::span<uint64_t> chunk_hashes) {
+// The record against what this node wrote down of it; the store proved its bytes against the record's digest.
+absl::Status Prove(const SpillRead& read, const BlockMeta& expected) {
   STEM_TRY(read.status);
   if (read.meta.name != expected.name || read.meta.length != expected.length) {
     return absl::DataLossError("the record is of another block");
@@ -20,9 +20,7 @@ absl::Status Prove(const SpillRead& read, const BlockMeta& expected, std::span<u
     return absl::DataLossError(
         absl::StrCat("the record has generation ", read.meta.generation, ", not ", expected.generation));
   }
-  if (Digest(expected.name, read.payload, chunk_hashes) != expected.digest) {
-    return absl::DataLossError("the payload does not have its digest");
-  }
+  if (read.meta.digest != expected.digest) return absl::DataLossError("the record is of other bytes");
   return absl::OkStatus();
 }
 
@@ -48,7 +46,7 @@ std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::ve
     for (size_t i = 0; i < count; ++i) {
       Filling filling = std::move(fillings[first + i]);
       const BlockMeta expected = *filling.promoted();
-      const absl::Status proof = Prove(reads[i], expected, reads[i].chunk_hashes);
+      const absl::Status proof = Prove(reads[i], expected);
       if (proof.ok()) {
         metrics_.AddBytes(BytePath::kSsdRead, expected.length);
         pins.push_back(std::move(filling).Commit(expected.length, expected.digest, expected.publisher, false));

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "kernels/checksum.h"
 
 namespace stem {
 namespace {
@@ -49,10 +48,7 @@ size_t Spiller::Step(BlockPool& pool) {
   writes.reserve(batch.size());
   for (const BlockPin& pin : batch) {
     const BlockMeta& meta = pin.meta();
-    const SlotView<const std::byte> slot = pin.view();
-    writes.push_back({.meta = meta,
-                      .payload = slot.payload(meta.length),
-                      .chunk_hashes = slot.chunk_hashes(ChunkCount(meta.length))});
+    writes.push_back({.meta = meta, .payload = pin.view().payload(meta.length)});
     bytes += SpillRecordBytes(meta.length);
   }
   absl::Status status = absl::OkStatus();

@@ -1,73 +1,52 @@
 #include "storage/spill/record.h"
 
 #include <cstring>
-#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/checksum.h"
 #include "proto/check.h"
 
 namespace stem {
 namespace {
 
-constexpr uint32_t kHasParent = 1;
+constexpr uint16_t kHasParent = 1;
 
-// As on disk, little-endian; the checksum comes last and covers all before it.
-struct HeaderFields {
-  uint32_t magic = kSpillMagic;
-  uint32_t version = kSpillVersion;
-  uint32_t flags = 0;
-  uint32_t zero = 0;
-  BlockName name;
+// As on disk, little-endian; extents follow, then the checksum of the key and of all before it.
+struct Fields {
+  uint16_t version = kSpillVersion;
+  uint16_t flags = 0;
+  uint32_t extents = 0;
   BlockKey parent;
   uint64_t generation = 0;
   uint64_t length = 0;
   uint64_t digest = 0;
   uint64_t publisher = 0;
-  uint64_t hashes_check = 0;
-  uint64_t header_check = 0;
 };
-static_assert(sizeof(HeaderFields) == kSpillHeaderBytes && offsetof(HeaderFields, parent) == 48 &&
-              offsetof(HeaderFields, header_check) == 104);
+static_assert(sizeof(Fields) == 56 && offsetof(Fields, parent) == 8 && offsetof(Fields, publisher) == 48);
+static_assert(sizeof(Extent) == 8);
 
 absl::Status Damaged(const BlockName& name, absl::string_view what) {
   return absl::DataLossError(absl::StrCat("spill record ", name.key.ToHex(), ": ", what));
 }
 
-uint64_t HeaderCheck(std::span<const std::byte> header) {
-  return ChunkHash(header.first(offsetof(HeaderFields, header_check)));
+// Of the key and of what lies before the checksum, `bytes`.
+uint64_t CheckOf(const BlockName& name, std::span<const std::byte> bytes) {
+  const SpillKey key = EncodeSpillKey(name);
+  const std::array<uint64_t, 2> parts = {ChunkHash(std::as_bytes(std::span(key))), ChunkHash(bytes)};
+  return ChunkHash(std::as_bytes(std::span(parts)));
 }
 
-// The first bytes of `bytes`, checked but for what follows the header.
-absl::StatusOr<HeaderFields> ParseFields(std::span<const std::byte> bytes, const BlockName& name) {
-  if (bytes.size() < kSpillHeaderBytes) {
-    return Damaged(name, absl::StrCat(bytes.size(), " bytes, a header has ", kSpillHeaderBytes));
+absl::Status CheckExtents(const SpillRecord& record) {
+  uint64_t pages = 0;
+  for (const Extent& extent : record.extents) {
+    if (extent.pages == 0 || uint64_t{extent.page} + extent.pages > UINT32_MAX) {
+      return Damaged(record.meta.name, absl::StrCat("extent of ", extent.pages, " pages at ", extent.page));
+    }
+    pages += extent.pages;
   }
-  HeaderFields fields;
-  std::memcpy(static_cast<void*>(&fields), bytes.data(), sizeof(fields));
-  if (fields.magic != kSpillMagic) return Damaged(name, absl::StrCat("magic ", fields.magic, ", not ", kSpillMagic));
-  if (fields.version != kSpillVersion) {
-    return Damaged(name, absl::StrCat("format version ", fields.version, ", this build reads ", kSpillVersion));
-  }
-  if (fields.header_check != HeaderCheck(bytes)) return Damaged(name, "header does not match its checksum");
-  if (fields.flags > kHasParent || fields.zero != 0) return Damaged(name, absl::StrCat("unknown flags ", fields.flags));
-  if (fields.length == 0 || fields.length > kSpillPayloadBytesMax) {
-    return Damaged(name, absl::StrCat("length ", fields.length, ", not in 1..", kSpillPayloadBytesMax));
-  }
-  if (!(fields.name == name)) {
-    return Damaged(name, absl::StrCat("holds ", fields.name.key.ToHex(), " of namespace ", fields.name.space.ToHex()));
-  }
-  return fields;
-}
-
-BlockMeta ToMeta(const HeaderFields& fields) {
-  BlockMeta meta{.name = fields.name,
-                 .parent = std::nullopt,
-                 .generation = fields.generation,
-                 .length = fields.length,
-                 .digest = fields.digest,
-                 .publisher = fields.publisher};
-  if ((fields.flags & kHasParent) != 0) meta.parent = fields.parent;
-  return meta;
+  if (pages == SpillPages(record.meta.length)) return absl::OkStatus();
+  return Damaged(record.meta.name, absl::StrCat(pages, " pages, ", record.meta.length, " bytes need ",
+                                                SpillPages(record.meta.length)));
 }
 
 }  // namespace
@@ -89,45 +68,58 @@ absl::StatusOr<BlockName> ParseSpillKey(std::span<const std::byte> bytes) {
   return name;
 }
 
-SpillHeader EncodeSpillHeader(const BlockMeta& meta, std::span<const uint64_t> chunk_hashes) {
-  STEM_CHECK(chunk_hashes.size() == ChunkCount(meta.length));
-  HeaderFields fields;
-  fields.flags = meta.parent.has_value() ? kHasParent : 0;
-  fields.name = meta.name;
-  fields.parent = meta.parent.value_or(BlockKey{});
-  fields.generation = meta.generation;
-  fields.length = meta.length;
-  fields.digest = meta.digest;
-  fields.publisher = meta.publisher;
-  fields.hashes_check = ChunkHash(std::as_bytes(chunk_hashes));
-  fields.header_check = HeaderCheck(std::as_bytes(std::span(&fields, 1)));
-  SpillHeader header;
-  std::memcpy(header.data(), &fields, sizeof(fields));
-  return header;
+std::string EncodeSpillRecord(const SpillRecord& record) {
+  STEM_CHECK(!record.extents.empty() && record.extents.size() <= kExtentsMax);
+  Fields fields;
+  fields.flags = record.meta.parent.has_value() ? kHasParent : 0;
+  fields.extents = static_cast<uint32_t>(record.extents.size());
+  fields.parent = record.meta.parent.value_or(BlockKey{});
+  fields.generation = record.meta.generation;
+  fields.length = record.meta.length;
+  fields.digest = record.meta.digest;
+  fields.publisher = record.meta.publisher;
+  std::string bytes(sizeof(fields) + record.extents.size() * sizeof(Extent), '\0');
+  std::memcpy(bytes.data(), &fields, sizeof(fields));
+  std::memcpy(bytes.data() + sizeof(fields), record.extents.data(), record.extents.size() * sizeof(Extent));
+  const uint64_t check = CheckOf(record.meta.name, std::as_bytes(std::span(bytes)));
+  bytes.append(reinterpret_cast<const char*>(&check), sizeof(check));
+  return bytes;
 }
 
-absl::StatusOr<BlockMeta> ParseSpillHeader(std::span<const std::byte> bytes, const BlockName& name) {
-  if (bytes.size() > kSpillHeaderBytes) {
-    return Damaged(name, absl::StrCat(bytes.size(), " bytes in the index, a header has ", kSpillHeaderBytes));
+absl::StatusOr<SpillRecord> ParseSpillRecord(std::span<const std::byte> bytes, const BlockName& name) {
+  Fields fields;
+  uint64_t check = 0;
+  if (bytes.size() < sizeof(fields) + sizeof(Extent) + sizeof(check)) {
+    return Damaged(name, absl::StrCat("only ", bytes.size(), " bytes in the index"));
   }
-  STEM_ASSIGN(const HeaderFields fields, ParseFields(bytes, name));
-  return ToMeta(fields);
-}
-
-absl::StatusOr<SpillRecordView> ParseSpillRecord(std::span<const std::byte> bytes, const BlockName& name) {
-  STEM_ASSIGN(const HeaderFields fields, ParseFields(bytes, name));
-  const uint64_t expected_bytes = SpillRecordBytes(fields.length);
-  if (bytes.size() != expected_bytes) {
-    return Damaged(name, absl::StrCat("torn: ", bytes.size(), " bytes, should be ", expected_bytes));
+  std::memcpy(static_cast<void*>(&fields), bytes.data(), sizeof(fields));
+  std::memcpy(&check, bytes.last(sizeof(check)).data(), sizeof(check));
+  if (fields.version != kSpillVersion) {
+    return Damaged(name, absl::StrCat("format version ", fields.version, ", this build reads ", kSpillVersion));
   }
-  SpillRecordView view;
-  view.meta = ToMeta(fields);
-  view.chunk_hash_bytes = bytes.subspan(kSpillHeaderBytes, ChunkCount(fields.length) * sizeof(uint64_t));
-  view.payload = bytes.last(fields.length);
-  if (fields.hashes_check != ChunkHash(view.chunk_hash_bytes)) {
-    return Damaged(name, "chunk hashes do not match their checksum");
+  if (check != CheckOf(name, bytes.first(bytes.size() - sizeof(check)))) {
+    return Damaged(name, "does not match its checksum");
   }
-  return view;
+  if (fields.flags > kHasParent) return Damaged(name, absl::StrCat("unknown flags ", fields.flags));
+  if (fields.length == 0 || fields.length > kSpillPayloadBytesMax) {
+    return Damaged(name, absl::StrCat("length ", fields.length, ", not in 1..", kSpillPayloadBytesMax));
+  }
+  if (fields.extents == 0 || fields.extents > kExtentsMax ||
+      bytes.size() != sizeof(fields) + fields.extents * sizeof(Extent) + sizeof(check)) {
+    return Damaged(name, absl::StrCat(fields.extents, " extents in ", bytes.size(), " bytes"));
+  }
+  SpillRecord record;
+  record.meta = {.name = name,
+                 .parent = std::nullopt,
+                 .generation = fields.generation,
+                 .length = fields.length,
+                 .digest = fields.digest,
+                 .publisher = fields.publisher};
+  if ((fields.flags & kHasParent) != 0) record.meta.parent = fields.parent;
+  record.extents.resize(fields.extents);
+  std::memcpy(static_cast<void*>(record.extents.data()), bytes.data() + sizeof(fields), fields.extents * sizeof(Extent));
+  STEM_TRY(CheckExtents(record));
+  return record;
 }
 
 }  // namespace stem

@@ -1,48 +1,57 @@
-// The bytes of a spilled block on disk, and the only parser of them. Nothing read from a disk is believed before it
-// came through here. Pure functions, any thread. Source: proto/FORMAT.md, "Spill records".
+// What the index says of a spilled block, in bytes, and the only parser of them. Nothing read from a disk is believed
+// before it came through here. Pure functions, any thread. Source: proto/FORMAT.md, "Spill records".
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
-#include "kernels/checksum.h"
+#include "absl/container/inlined_vector.h"
 #include "proto/block_key.h"
 #include "proto/status.h"
 #include "storage/spill/spill_store.h"
 
 namespace stem {
 
-inline constexpr uint32_t kSpillMagic = 0x50535453;  // "STSP"
-inline constexpr uint32_t kSpillVersion = 1;
+inline constexpr uint32_t kSpillVersion = 2;
 inline constexpr size_t kSpillKeyBytes = 32;
+inline constexpr size_t kExtentsMax = 1024;  // of one record
+
+// A run of pages of the payload file.
+struct Extent {
+  uint32_t page = 0;   // the first
+  uint32_t pages = 0;  // how many
+
+  friend bool operator==(const Extent&, const Extent&) = default;
+};
+
+// Nearly always one; several where only smaller holes were left.
+using Extents = absl::InlinedVector<Extent, 1>;
+
+// A block on disk: what is known of it, and where its payload lies. The extents follow each other without gaps in the
+// payload and hold exactly the pages that it needs.
+struct SpillRecord {
+  BlockMeta meta;
+  Extents extents;
+
+  friend bool operator==(const SpillRecord&, const SpillRecord&) = default;
+};
 
 using SpillKey = std::array<char, kSpillKeyBytes>;
-using SpillHeader = std::array<std::byte, kSpillHeaderBytes>;
 
-// Where the record of `name` is kept: namespace, then part key.
+// Under which key the index keeps `name`: namespace, then part key.
 SpillKey EncodeSpillKey(const BlockName& name);
 
 // Errors: DataLoss (not 32 bytes).
 absl::StatusOr<BlockName> ParseSpillKey(std::span<const std::byte> bytes);
 
-// The header of the record of `meta`; `chunk_hashes` has ChunkCount(meta.length) entries.
-SpillHeader EncodeSpillHeader(const BlockMeta& meta, std::span<const uint64_t> chunk_hashes);
+// What the index keeps under the key of `record`.
+std::string EncodeSpillRecord(const SpillRecord& record);
 
-// What an entry of the index says; `bytes` is a header alone, and must be that of `name`.
-// Errors: DataLoss (what differs: size, magic, version, checksum, flags, length, name).
-absl::StatusOr<BlockMeta> ParseSpillHeader(std::span<const std::byte> bytes, const BlockName& name);
-
-// A record taken apart. The spans point into what was parsed; hashes are bytes, as they need not be aligned.
-struct SpillRecordView {
-  BlockMeta meta;
-  std::span<const std::byte> chunk_hash_bytes;
-  std::span<const std::byte> payload;
-};
-
-// Takes apart the record of `name`. The payload itself is proven by its digest, not here.
-// Errors: DataLoss, as ParseSpillHeader, and chunk hashes that do not match the header.
-absl::StatusOr<SpillRecordView> ParseSpillRecord(std::span<const std::byte> bytes, const BlockName& name);
+// The record of `name`.
+// Errors: DataLoss (what differs: size, version, checksum, flags, length, extents; the checksum covers the key too).
+absl::StatusOr<SpillRecord> ParseSpillRecord(std::span<const std::byte> bytes, const BlockName& name);
 
 }  // namespace stem

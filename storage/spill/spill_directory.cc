@@ -18,7 +18,7 @@ namespace stem {
 namespace {
 
 // One line that people can read too; the number is that of the records (record.h), which this store cannot mix.
-constexpr absl::string_view kFormatLine = "stemcache spill format 1\n";
+constexpr absl::string_view kFormatLine = "stemcache spill format 2\n";
 constexpr const char* kFormatFile = "FORMAT";
 
 absl::Status Refused(absl::string_view path, absl::string_view why) {

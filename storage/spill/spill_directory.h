@@ -23,7 +23,8 @@ class SpillDirectory {
   SpillDirectory& operator=(const SpillDirectory&) = delete;
 
   const std::string& path() const { return path_; }
-  std::string database_path() const { return path_ + "/db"; }
+  std::string index_path() const { return path_ + "/index"; }
+  std::string payload_path() const { return path_ + "/payload"; }
 
   // Whether files here can be opened with O_DIRECT; some file systems (older tmpfs, some overlays) refuse.
   bool direct_io() const { return direct_io_; }

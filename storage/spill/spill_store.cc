@@ -20,9 +20,6 @@ absl::Status ValidateSpillWrites(std::span<const SpillWrite> writes) {
     if (write.payload.size() != length) {
       return invalid(absl::StrCat("payload of ", write.payload.size(), " bytes, length says ", length));
     }
-    if (write.chunk_hashes.size() != ChunkCount(length)) {
-      return invalid(absl::StrCat(write.chunk_hashes.size(), " chunk hashes, should be ", ChunkCount(length)));
-    }
     if (!names.insert(write.meta.name).second) return invalid("twice in one call");
   }
   return absl::OkStatus();
@@ -33,6 +30,14 @@ absl::Status ValidateSpillRead(const SpillRead& read) {
   return absl::InvalidArgumentError(absl::StrCat("spill read of ", read.payload.size(), " bytes with room for ",
                                                  read.chunk_hashes.size(), " chunk hashes, should be ",
                                                  ChunkCount(read.payload.size())));
+}
+
+absl::Status ProveSpillRead(SpillRead& read, const BlockMeta& record) {
+  if (Digest(record.name, read.payload, read.chunk_hashes) != record.digest) {
+    return absl::DataLossError(absl::StrCat("spill record ", record.name.key.ToHex(), ": payload does not have its digest"));
+  }
+  read.meta = record;
+  return absl::OkStatus();
 }
 
 }  // namespace stem

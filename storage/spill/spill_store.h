@@ -1,5 +1,5 @@
 // The SSD tier of a node: blocks that left DRAM, by name, until the node removes them. The store keeps bytes and says
-// what it kept; quota, eviction and the proof of the digest are the node's.
+// what it kept, and proves what it reads; quota and eviction are the node's.
 #pragma once
 
 #include <cstddef>
@@ -14,22 +14,22 @@ namespace stem {
 
 inline constexpr uint64_t kSpillPayloadBytesMax = 1ULL << 30;
 
-// One block to keep. Borrows both spans until Put returns.
+// One block to keep. Borrows the payload until Put returns; at a page's start it is written from where it is.
 struct SpillWrite {
   BlockMeta meta;
-  std::span<const std::byte> payload;      // meta.length bytes
-  std::span<const uint64_t> chunk_hashes;  // ChunkCount(meta.length) entries
+  std::span<const std::byte> payload;  // meta.length bytes
 };
 
-// One block to read. The caller fills the first three, Get the rest; the spans may be the slot that will serve it.
+// One block to read. The caller fills the first three, Get the rest; the spans may be the slot that will serve it, and
+// payloads that start at a page are read right into place.
 struct SpillRead {
   BlockName name;
   std::span<std::byte> payload;      // exactly as long as the caller's books say the payload is
   std::span<uint64_t> chunk_hashes;  // ChunkCount(payload.size()) entries
   BlockMeta meta;
-  // OK: spans and meta are filled; the caller still proves generation and digest. NotFound. DataLoss: torn, altered,
-  // of another format version, name or length: remove it. Unavailable: the disk did not answer, try again later.
-  // InvalidArgument: spans that do not fit each other. After an error the spans hold anything.
+  // OK: the payload has the digest that `meta` names, chunk_hashes are those of its bytes; the caller compares `meta` with
+  // its own books. NotFound. DataLoss: torn, altered, or of another length: remove it. Unavailable: the disk did not
+  // answer, try again later. InvalidArgument: spans that do not fit each other. After an error the spans hold anything.
   absl::Status status;
 };
 
@@ -37,13 +37,17 @@ struct SpillRead {
 absl::Status ValidateSpillWrites(std::span<const SpillWrite> writes);
 absl::Status ValidateSpillRead(const SpillRead& read);
 
-// Counted since the store was opened, but for the three sizes.
+// Proves a payload that was read: fills `read.chunk_hashes`, sets `read.meta`. Errors: DataLoss.
+absl::Status ProveSpillRead(SpillRead& read, const BlockMeta& record);
+
+// Counted since the store was opened, but for the first four.
 struct SpillStats {
   uint64_t records = 0;     // live now
-  uint64_t live_bytes = 0;  // bytes of live records, now
-  uint64_t disk_bytes = 0;  // bytes of files, now: live records, garbage and the index
+  uint64_t live_bytes = 0;  // SpillRecordBytes of live records, now: what a quota counts
+  uint64_t disk_bytes = 0;  // of the payload file, now: live payloads and room that the next ones will use
+  uint64_t free_bytes = 0;  // of these: room
   uint64_t writes = 0;
-  uint64_t write_bytes = 0;  // records as put: payload, chunk hashes, header
+  uint64_t write_bytes = 0;  // payload bytes of those
   uint64_t reads = 0;        // answered OK
   uint64_t read_bytes = 0;   // payload bytes of those
   uint64_t corrupt_records = 0;
@@ -57,32 +61,22 @@ class SpillStore {
 
   // Keeps `writes`, replacing records of the same names; names must differ within one call. When it returns OK, these
   // and all calls before it survive kill -9 and power loss; an empty call makes earlier removals durable.
-  // After an error none of the names may be counted on, not even for an earlier record: strike them off the books, and
-  // Remove those that had one.
+  // After an error none of the names may be counted on, not even for an earlier record: strike them off the books.
   // Errors: ResourceExhausted (no room: says how much is needed and free; reads go on, and a later Put works once
   // there is room), InvalidArgument (nothing was written), Unavailable (disk failed).
   virtual absl::Status Put(std::span<const SpillWrite> writes) = 0;
 
-  // Reads each payload into its caller's memory; every read has its own status. Blocks on the disk.
+  // Reads each payload into its caller's memory and proves it; every read has its own status. Neighbours of one stem are
+  // read as one request, several requests at once. Blocks on the disk.
   virtual void Get(std::span<SpillRead> reads) = 0;
 
-  // Forgets `names`; absent ones are fine. A crash before the next Put may bring back a suffix of the removals, as
-  // whole records that prove themselves. Errors: as Put.
+  // Forgets `names`; absent ones are fine. Their space is used again by later Puts, without any copying. A crash before
+  // the next Put may bring back a suffix of the removals, as whole records that prove themselves. Errors: as Put.
   virtual absl::Status Remove(std::span<const BlockName> names) = 0;
 
   // Visits every record, in no particular order, without reading payloads; for a warm restart. What is put or removed
-  // meanwhile may be missed. Damaged entries are skipped and counted. Errors: DataLoss (part of the index could not be
-  // read; what was visited is good), Unavailable.
+  // meanwhile may be missed. Errors: DataLoss (part of the index could not be read at the start; what was visited is good).
   virtual absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) = 0;
-
-  // One bounded round of taking back the space of removed and replaced records; false when
-  // there was too little garbage to be worth it. Call it now and then, after removals, best from a thread of its own: a
-  // round takes seconds, and a Put that finds more garbage than live bytes does one itself before it writes.
-  // Errors: ResourceExhausted, Unavailable.
-  virtual absl::StatusOr<bool> CollectGarbage() = 0;
-
-  // Bytes of live records, payload, chunk hashes and headers: what a quota counts.
-  virtual uint64_t bytes_used() const = 0;
 
   virtual SpillStats stats() const = 0;
 };

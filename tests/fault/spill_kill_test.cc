@@ -1,4 +1,4 @@
-// kill -9 in the middle of Put: everything that was acknowledged is readable afterwards, round after round in the same
+// kill -9 in the middle of Put, a hundred times, in space that is used over and over: everything that was acknowledged is readable afterwards, round after round in the same
 // directory. The store is only ever opened in child processes, so that this one stays free of RocksDB's threads.
 #include <signal.h>
 #include <sys/wait.h>
@@ -12,49 +12,59 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "gtest/gtest.h"
-#include "storage/spill/rocks_spill_store.h"
+#include "storage/spill/disk_spill_store.h"
 #include "tests/support/spill_block.h"
 #include "tests/support/temp_directory.h"
 
 namespace stem {
 namespace {
 
-constexpr uint64_t kRounds = 20;
+constexpr uint64_t kRounds = 100;
 constexpr uint64_t kBlocksEach = 24;
 constexpr uint64_t kLength = 30000;
+constexpr uint64_t kBatchesHeld = 4;
+// Room for little more than what is held, so that every batch goes where an older one was.
+constexpr uint64_t kFileBytes = (kBatchesHeld + 2) * kBlocksEach * SpillPages(kLength) * kSpillPageBytes;
 
-std::unique_ptr<RocksSpillStore> OpenOrExit(const std::string& path) {
-  auto store = RocksSpillStore::Open({.directory = path, .free_bytes_min = 0});
+std::unique_ptr<DiskSpillStore> OpenOrExit(const std::string& path) {
+  auto store = DiskSpillStore::Open({.directory = path, .free_bytes_min = 0, .file_bytes_max = kFileBytes});
   if (store.ok()) return *std::move(store);
   std::fprintf(stderr, "%s\n", store.status().ToString().c_str());
   _exit(2);
 }
 
-// Child: puts batch after batch from `first_batch`, and says so after each. Ends by being killed.
+// Child: puts batch after batch from `first_batch`, removes the oldest, and says so after each. Ends by being killed.
 [[noreturn]] void PutForEver(const std::string& path, int acknowledge_fd, uint64_t first_batch) {
   const auto store = OpenOrExit(path);
   for (uint64_t batch = first_batch;; ++batch) {
     std::vector<SpillBlock> blocks;
     for (uint64_t i = 0; i < kBlocksEach; ++i) blocks.emplace_back(batch * kBlocksEach + i, kLength);
-    if (!store->Put(WritesOf(blocks)).ok()) _exit(3);
+    std::vector<BlockName> old;
+    for (uint64_t i = 0; i < kBlocksEach && batch >= kBatchesHeld; ++i) {
+      old.push_back(SpillBlock::NameOf((batch - kBatchesHeld) * kBlocksEach + i));
+    }
+    if (!store->Remove(old).ok() || !store->Put(WritesOf(blocks)).ok()) _exit(3);
     if (write(acknowledge_fd, "+", 1) != 1) _exit(4);
   }
 }
 
-// Child: 0 if the first `batches` batches are whole, in the index and on their own.
+// Child: 0 if the last of the first `batches` batches are whole, in the index and on their own. One less than are held: the
+// next had perhaps begun and removed one.
 [[noreturn]] void Verify(const std::string& path, uint64_t batches) {
   const auto store = OpenOrExit(path);
   absl::flat_hash_set<BlockName> indexed;
   if (!store->ForEach([&](const BlockMeta& meta) { indexed.insert(meta.name); }).ok()) _exit(5);
-  for (uint64_t i = 0; i < batches * kBlocksEach; ++i) {
+  const uint64_t first = batches >= kBatchesHeld ? batches - (kBatchesHeld - 1) : 0;
+  for (uint64_t i = first * kBlocksEach; i < batches * kBlocksEach; ++i) {
     const SpillBlock block(i, kLength);
     if (!indexed.contains(block.name())) _exit(6);
     if (!SpillReading(*store, block.name(), kLength).Is(block)) _exit(7);
   }
-  // Half-written batches may have left nothing, or whole blocks.
+  // A half-written batch may have left nothing, or whole blocks; Get proves them.
   for (const BlockName& name : indexed) {
     if (!SpillReading(*store, name, kLength).status().ok()) _exit(8);
   }
+  if (indexed.size() > (kBatchesHeld + 1) * kBlocksEach) _exit(9);
   _exit(0);
 }
 

@@ -1,8 +1,9 @@
-// Any bytes may lie where a record should: parsing them must end in a status or in spans inside them.
-#include <algorithm>
+// Any bytes may lie in the index: parsing them must end in a status, or in a record that encodes to the same bytes.
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/checksum.h"
@@ -11,29 +12,32 @@
 
 namespace {
 
-// The name a record is asked for is taken from its own bytes, or hardly an input would pass.
-void Parse(std::span<const std::byte> bytes) {
-  stem::BlockName name;
-  if (bytes.size() >= 48) std::memcpy(static_cast<void*>(&name), bytes.data() + 16, sizeof(name));
-  const auto view = stem::ParseSpillRecord(bytes, name);
-  const auto meta = stem::ParseSpillHeader(bytes.first(std::min(bytes.size(), stem::kSpillHeaderBytes)), name);
-  if (!view.ok()) return;
-  STEM_CHECK(view->payload.size() == view->meta.length);
-  STEM_CHECK(view->payload.data() + view->payload.size() == bytes.data() + bytes.size());
-  STEM_CHECK(meta.ok() && *meta == view->meta);
+void Parse(std::span<const std::byte> bytes, const stem::BlockName& name) {
+  const auto record = stem::ParseSpillRecord(bytes, name);
+  if (!record.ok()) return;
+  uint64_t pages = 0;
+  for (const stem::Extent& extent : record->extents) pages += extent.pages;
+  STEM_CHECK(pages == stem::SpillPages(record->meta.length));
+  const std::string encoded = stem::EncodeSpillRecord(*record);
+  const auto again = stem::ParseSpillRecord(std::as_bytes(std::span(encoded)), name);
+  STEM_CHECK(again.ok() && *again == *record);
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
-  Parse(bytes);
+  const stem::BlockName name{};
+  Parse(bytes, name);
   (void)stem::ParseSpillKey(bytes);
-  if (size < stem::kSpillHeaderBytes) return 0;
-  // Once more with the header's checksum made right, for what lies behind it.
+  if (size < sizeof(uint64_t)) return 0;
+  // Once more with the checksum made right, for what lies behind it.
   std::vector<std::byte> signed_bytes(bytes.begin(), bytes.end());
-  const uint64_t check = stem::ChunkHash(std::span(signed_bytes).first(stem::kSpillHeaderBytes - sizeof(uint64_t)));
-  std::memcpy(signed_bytes.data() + stem::kSpillHeaderBytes - sizeof(check), &check, sizeof(check));
-  Parse(signed_bytes);
+  const stem::SpillKey key = stem::EncodeSpillKey(name);
+  const std::array<uint64_t, 2> parts = {stem::ChunkHash(std::as_bytes(std::span(key))),
+                                         stem::ChunkHash(bytes.first(size - sizeof(uint64_t)))};
+  const uint64_t check = stem::ChunkHash(std::as_bytes(std::span(parts)));
+  std::memcpy(signed_bytes.data() + size - sizeof(check), &check, sizeof(check));
+  Parse(signed_bytes, name);
   return 0;
 }

@@ -14,11 +14,6 @@ absl::Status FaultySpillStore::Draw(Call call) {
   return faults_[call].error;
 }
 
-void FaultySpillStore::CorruptPayload(const BlockName& name) {
-  const MutexLock lock(mutex_);
-  corrupt_.insert(name);
-}
-
 void FaultySpillStore::HoldPuts() {
   const MutexLock lock(mutex_);
   holding_ = true;
@@ -50,10 +45,7 @@ absl::Status FaultySpillStore::Put(std::span<const SpillWrite> writes) {
 void FaultySpillStore::Get(std::span<SpillRead> reads) {
   for (SpillRead& read : reads) {
     read.status = Draw(kRead);
-    if (!read.status.ok()) continue;
-    inner_.Get(std::span(&read, 1));
-    const MutexLock lock(mutex_);
-    if (read.status.ok() && corrupt_.contains(read.name)) read.payload[read.payload.size() / 2] ^= std::byte{1};
+    if (read.status.ok()) inner_.Get(std::span(&read, 1));
   }
 }
 

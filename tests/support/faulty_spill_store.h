@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <span>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "proto/mutex.h"
 #include "storage/spill/spill_store.h"
@@ -22,9 +21,6 @@ class FaultySpillStore final : public SpillStore {
   // The next `times` calls (of Get: the next `times` reads) fail with `error` and do not reach the inner store.
   void Fail(Call call, const absl::Status& error, int times);
 
-  // Reads of `name` answer OK with one payload byte changed: only the digest can tell.
-  void CorruptPayload(const BlockName& name);
-
   // Put calls wait at the door until OpenPuts(); what they hold is not in the inner store meanwhile.
   void HoldPuts();
   void OpenPuts();
@@ -35,8 +31,6 @@ class FaultySpillStore final : public SpillStore {
   void Get(std::span<SpillRead> reads) override;
   absl::Status Remove(std::span<const BlockName> names) override;
   absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override { return inner_.ForEach(visit); }
-  absl::StatusOr<bool> CollectGarbage() override { return inner_.CollectGarbage(); }
-  uint64_t bytes_used() const override { return inner_.bytes_used(); }
   SpillStats stats() const override { return inner_.stats(); }
 
  private:
@@ -52,7 +46,6 @@ class FaultySpillStore final : public SpillStore {
   Mutex mutex_;
   CondVar changed_;
   std::array<Fault, 3> faults_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_set<BlockName> corrupt_ ABSL_GUARDED_BY(mutex_);
   bool holding_ ABSL_GUARDED_BY(mutex_) = false;
   int held_ ABSL_GUARDED_BY(mutex_) = 0;
 };

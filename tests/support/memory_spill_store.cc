@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "storage/spill/record.h"
 
 namespace stem {
 
@@ -21,14 +20,12 @@ absl::Status MemorySpillStore::Put(std::span<const SpillWrite> writes) {
         absl::StrCat("disk full in memory: needs ", needed_bytes, " bytes, ", free_bytes, " free"));
   }
   for (const SpillWrite& write : writes) {
-    records_[write.meta.name] = {write.meta,
-                                 {write.payload.begin(), write.payload.end()},
-                                 {write.chunk_hashes.begin(), write.chunk_hashes.end()}};
+    records_[write.meta.name] = {write.meta, {write.payload.begin(), write.payload.end()}};
+    stats_.write_bytes += write.meta.length;
   }
   stats_.records = records_.size();
   stats_.live_bytes += needed_bytes;
   stats_.writes += writes.size();
-  stats_.write_bytes += needed_bytes;
   stats_.disk_write_bytes += needed_bytes;
   return absl::OkStatus();
 }
@@ -43,9 +40,7 @@ absl::Status MemorySpillStore::Read(SpillRead& read) {
                                             record.payload.size(), " bytes, expected ", read.payload.size()));
   }
   std::ranges::copy(record.payload, read.payload.begin());
-  std::ranges::copy(record.chunk_hashes, read.chunk_hashes.begin());
-  read.meta = record.meta;
-  return absl::OkStatus();
+  return ProveSpillRead(read, record.meta);
 }
 
 void MemorySpillStore::Get(std::span<SpillRead> reads) {
@@ -80,11 +75,6 @@ absl::Status MemorySpillStore::ForEach(absl::FunctionRef<void(const BlockMeta&)>
   }
   for (const BlockMeta& meta : metas) visit(meta);
   return absl::OkStatus();
-}
-
-uint64_t MemorySpillStore::bytes_used() const {
-  const MutexLock lock(mutex_);
-  return stats_.live_bytes;
 }
 
 SpillStats MemorySpillStore::stats() const {

@@ -20,15 +20,12 @@ class MemorySpillStore final : public SpillStore {
   void Get(std::span<SpillRead> reads) override;
   absl::Status Remove(std::span<const BlockName> names) override;
   absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override;
-  absl::StatusOr<bool> CollectGarbage() override { return false; }
-  uint64_t bytes_used() const override;
   SpillStats stats() const override;
 
  private:
   struct Record {
     BlockMeta meta;
     std::vector<std::byte> payload;
-    std::vector<uint64_t> chunk_hashes;
   };
 
   absl::Status Read(SpillRead& read) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "kernels/checksum.h"
-#include "storage/spill/record.h"
 #include "storage/spill/spill_store.h"
 
 namespace stem {
@@ -46,7 +45,7 @@ class SpillBlock {
   const BlockName& name() const { return meta_.name; }
   const std::vector<std::byte>& payload() const { return payload_; }
   const std::vector<uint64_t>& chunk_hashes() const { return chunk_hashes_; }
-  SpillWrite write() const { return {meta_, payload_, chunk_hashes_}; }
+  SpillWrite write() const { return {meta_, payload_}; }
 
  private:
   BlockMeta meta_;
@@ -58,17 +57,6 @@ inline std::vector<SpillWrite> WritesOf(const std::vector<SpillBlock>& blocks) {
   std::vector<SpillWrite> writes;
   for (const SpillBlock& block : blocks) writes.push_back(block.write());
   return writes;
-}
-
-// The record of `block` as it lies on disk.
-inline std::vector<std::byte> RecordOf(const SpillBlock& block) {
-  const SpillHeader header = EncodeSpillHeader(block.meta(), block.chunk_hashes());
-  const auto hashes = std::as_bytes(std::span(block.chunk_hashes()));
-  std::vector<std::byte> record(SpillRecordBytes(block.meta().length));
-  auto end = std::ranges::copy(header, record.begin()).out;
-  end = std::ranges::copy(hashes, end).out;
-  std::ranges::copy(block.payload(), end);
-  return record;
 }
 
 // One read with its own memory.

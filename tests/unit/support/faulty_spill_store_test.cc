@@ -32,17 +32,6 @@ TEST(FaultySpillStore, FailsAsOftenAsToldAndThenWorks) {
   EXPECT_TRUE(SpillReading(store, block.name(), kLength).Is(block));
 }
 
-TEST(FaultySpillStore, CorruptedPayloadIsSeenByTheDigestAlone) {
-  MemorySpillStore inner;
-  FaultySpillStore store(inner);
-  const SpillBlock block(1, kLength);
-  ASSERT_TRUE(store.Put(std::vector<SpillWrite>{block.write()}).ok());
-  store.CorruptPayload(block.name());
-  const SpillReading reading(store, block.name(), kLength);
-  EXPECT_TRUE(reading.status().ok());
-  EXPECT_FALSE(reading.Is(block));
-}
-
 TEST(FaultySpillStore, HeldPutReachesTheStoreOnlyAfterTheDoorOpens) {
   MemorySpillStore inner;
   FaultySpillStore store(inner);
