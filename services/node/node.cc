@@ -29,7 +29,8 @@ constexpr size_t kCommitsQueuedMax = 256;
 constexpr absl::Duration kHousekeeping = absl::Milliseconds(100);
 constexpr absl::Duration kDrain = absl::Seconds(2);
 
-// The SSD tier keeps many files open; the usual soft limit of 1024 is for select(), which nothing here uses.
+// The SSD tier's index keeps files open beside the sockets; the usual soft limit of 1024 is for select(), which nothing
+// here uses.
 void RaiseFileLimit() {
   struct rlimit limit = {};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;

@@ -75,7 +75,8 @@ void DiskSpillStore::Strike(const BlockName& name) {
 absl::Status DiskSpillStore::Load() {
   map_.Resize(file_->pages());
   std::vector<BlockName> damaged;
-  load_status_ = index_->ForEach([&](const BlockName& name, const absl::StatusOr<SpillRecord>& record) {
+  const auto found = [&](const BlockName& name, const absl::StatusOr<SpillRecord>& record)
+                         ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     size_t marked = 0;
     if (record.ok()) {
       while (marked < record->extents.size() && map_.Mark(record->extents[marked])) ++marked;
@@ -83,7 +84,8 @@ absl::Status DiskSpillStore::Load() {
       while (marked > 0) map_.Release(record->extents[--marked]);  // of another record, or behind the file's end
     }
     damaged.push_back(name);
-  });
+  };
+  load_status_ = index_->ForEach(found);
   corrupt_records_.store(damaged.size(), std::memory_order_relaxed);
   if (absl::IsDataLoss(load_status_)) {
     // Entries that cannot be read now may come up later, when their pages are long another's.

@@ -1,8 +1,8 @@
 // What the spill store reaches on this disk, as a share of what fio reaches with O_DIRECT at the same size and depth on the
 // same file system in the same run: medians of alternating rounds. Without fio (a Debian package) the ratios are missing.
-//   spill_bench compare [DIRECTORY] [ROUNDS]     read and write, 64 KiB to 4 MiB; 3 GiB of DIRECTORY are used and given back
-//   spill_bench churn [DIRECTORY] [SECONDS]      put and remove at random beside a reader: write amplification, stalls
-//   spill_bench restart [DIRECTORY] [RECORDS]    how long the books of RECORDS small records take to come back
+//   spill_bench compare [DIRECTORY] [ROUNDS] [KIB...]  read and write, 64 KiB to 4 MiB; 3 GiB are used and given back
+//   spill_bench churn [DIRECTORY] [SECONDS]            put and remove at random beside a reader: write amplification, stalls
+//   spill_bench restart [DIRECTORY] [RECORDS]          how long RECORDS small records take to come back, at 4 KiB each
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -262,14 +262,12 @@ void CompareSize(const std::string& directory, const Fio& fio, size_t block_byte
   std::fflush(stdout);
 }
 
-void Compare(const std::string& directory, int rounds) {
+void Compare(const std::string& directory, int rounds, const std::vector<size_t>& sizes) {
   const Fio fio(directory);
   if (!fio.present()) std::printf("fio is not installed (apt install fio): ours alone\n");
   std::printf("GB/s of 10^9, medians of %d alternating rounds of %.1f s; batches of %zu MiB\n", rounds, kSecondsEach,
               kBatchBytes >> 20);
-  for (const size_t block_bytes : {64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20}) {
-    CompareSize(directory, fio, block_bytes, rounds);
-  }
+  for (const size_t block_bytes : sizes) CompareSize(directory, fio, block_bytes, rounds);
 }
 
 void PrintTimes(const char* label, const std::vector<double>& seconds) {
@@ -403,12 +401,21 @@ int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "compare";
   const std::string directory = argc > 2 ? argv[2] : ".";
   uint64_t number = 0;
-  if (argc > 4 || (argc == 4 && (!absl::SimpleAtoi(argv[3], &number) || number == 0))) {
-    std::fprintf(stderr, "spill_bench: usage: spill_bench compare|churn|restart [DIRECTORY] [NUMBER above 0]\n");
+  bool understood = argc <= 3 || (absl::SimpleAtoi(argv[3], &number) && number > 0);
+  std::vector<size_t> sizes;
+  for (int i = 4; i < argc; ++i) {
+    uint64_t kib = 0;
+    understood = understood && absl::SimpleAtoi(argv[i], &kib) && kib >= 4 && kib <= 16384 && 16384 % kib == 0;
+    sizes.push_back(kib << 10);
+  }
+  if (sizes.empty()) sizes = {64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20};
+  if (!understood) {
+    std::fprintf(stderr, "spill_bench: usage: spill_bench compare|churn|restart [DIRECTORY] [NUMBER] [KIB...]; sizes are powers "
+                         "of two from 4 to 16384\n");
     return 2;
   }
   if (what == "compare") {
-    stem::Compare(directory, number == 0 ? 5 : static_cast<int>(number));
+    stem::Compare(directory, number == 0 ? 5 : static_cast<int>(number), sizes);
   } else if (what == "churn") {
     stem::Churn(directory, number == 0 ? 20 : static_cast<double>(number));
   } else if (what == "restart") {
