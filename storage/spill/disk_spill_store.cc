@@ -16,6 +16,7 @@ namespace {
 constexpr uint64_t kGrowPages = (64ULL << 20) / kSpillPageBytes;  // at a time
 constexpr uint64_t kIndexSlackBytes = 1 << 20;                    // file ends, manifest
 constexpr size_t kReaders = 16;                                   // fills a disk with requests of 64 KiB (spill_bench)
+constexpr size_t kWriters = 7;                                    // beside the one who puts; used for scattered holes alone
 constexpr uint64_t kReadPagesMax = (512 << 10) / kSpillPageBytes;  // of neighbours in one request; leaves depth for others
 constexpr uint64_t kWritePagesMax = (2 << 20) / kSpillPageBytes;  // one request; between two of them reads get their turn
 constexpr size_t kPiecesMax = 512;                                // of one request
@@ -28,7 +29,8 @@ DiskSpillStore::DiskSpillStore(const DiskSpillOptions& options, std::unique_ptr<
       directory_(std::move(directory)),
       file_(std::move(file)),
       index_(std::move(index)),
-      crew_(kReaders) {}
+      readers_(kReaders),
+      writers_(kWriters) {}
 
 DiskSpillStore::~DiskSpillStore() = default;
 
@@ -198,20 +200,26 @@ absl::StatusOr<Extents> DiskSpillStore::TakePages(uint32_t pages) {
                                                    map_.free_pages() * kSpillPageBytes, " free in the file in pieces"));
 }
 
-absl::Status DiskSpillStore::Place(std::span<const SpillWrite> writes, std::vector<SpillRecord>& records) {
-  std::vector<iovec> pieces;
-  std::deque<PagesToWrite> payloads;
-  uint64_t page = 0;  // where `pieces` begin
-  uint64_t end = 0;   // and end
-  const auto flush = [&]() -> absl::Status {
-    if (pieces.empty()) return absl::OkStatus();
+absl::Status DiskSpillStore::WriteRuns(std::span<WriteRun> runs) {
+  while (!runs.empty()) {
+    // One large run, or many where only small holes were left: at once, as a disk likes it.
+    size_t count = 0;
+    uint64_t pages = 0;
+    while (count < runs.size() && pages < kWritePagesMax) pages += runs[count++].pages;
+    std::vector<absl::Status> results(count);
     const absl::Time start = absl::Now();
-    STEM_TRY(file_->Write(page, pieces));
-    pieces.clear();
+    writers_.Run(count, [&](size_t i) { results[i] = file_->Write(runs[i].page, runs[i].pieces); });
+    for (const absl::Status& result : results) STEM_TRY(result);
     // Whoever waits for the disk on a request's behalf goes first: half of the time is left to reads while there are any.
     if (reads_active_.load(std::memory_order_relaxed) > 0) absl::SleepFor(absl::Now() - start);
-    return absl::OkStatus();
-  };
+    runs = runs.subspan(count);
+  }
+  return file_->Sync();
+}
+
+absl::Status DiskSpillStore::Place(std::span<const SpillWrite> writes, std::vector<SpillRecord>& records) {
+  std::vector<WriteRun> runs;
+  std::deque<PagesToWrite> payloads;
   for (const size_t i : StemOrder(writes)) {
     const SpillWrite& write = writes[i];
     STEM_ASSIGN(Extents extents, TakePages(static_cast<uint32_t>(SpillPages(write.meta.length))));
@@ -219,17 +227,16 @@ absl::Status DiskSpillStore::Place(std::span<const SpillWrite> writes, std::vect
     const PagesToWrite& payload = payloads.emplace_back(write.payload);
     uint64_t first = 0;
     for (const Extent& extent : records.back().extents) {
-      if (extent.page != end || end - page + extent.pages > kWritePagesMax || pieces.size() + 2 > kPiecesMax) {
-        STEM_TRY(flush());
-        page = end = extent.page;
+      if (runs.empty() || runs.back().page + runs.back().pages != extent.page ||
+          runs.back().pages + extent.pages > kWritePagesMax || runs.back().pieces.size() + 2 > kPiecesMax) {
+        runs.push_back({.page = extent.page, .pages = 0, .pieces = {}});
       }
-      payload.Append(first, extent.pages, pieces);
+      payload.Append(first, extent.pages, runs.back().pieces);
       first += extent.pages;
-      end += extent.pages;
+      runs.back().pages += extent.pages;
     }
   }
-  STEM_TRY(flush());
-  return file_->Sync();
+  return WriteRuns(runs);
 }
 
 absl::Status DiskSpillStore::Put(std::span<const SpillWrite> writes) {
@@ -374,7 +381,7 @@ void DiskSpillStore::Get(std::span<SpillRead> reads) {
     }
   }
   reads_active_.fetch_add(1, std::memory_order_relaxed);
-  crew_.Run(runs.size(), [&](size_t i) { ReadRun(runs[i]); });
+  readers_.Run(runs.size(), [&](size_t i) { ReadRun(runs[i]); });
   reads_active_.fetch_sub(1, std::memory_order_relaxed);
 }
 

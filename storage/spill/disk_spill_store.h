@@ -13,7 +13,7 @@
 #include "proto/status.h"
 #include "storage/spill/page_map.h"
 #include "storage/spill/payload_file.h"
-#include "storage/spill/reader_crew.h"
+#include "storage/spill/disk_crew.h"
 #include "storage/spill/record_table.h"
 #include "storage/spill/spill_directory.h"
 #include "storage/spill/spill_index.h"
@@ -54,6 +54,13 @@ class DiskSpillStore final : public SpillStore {
     SpillRecord record;
   };
 
+  // Payloads that lie next to each other, as one request.
+  struct WriteRun {
+    uint64_t page = 0;
+    uint64_t pages = 0;
+    std::vector<iovec> pieces;
+  };
+
   DiskSpillStore(const DiskSpillOptions& options, std::unique_ptr<SpillDirectory> directory,
                  std::unique_ptr<SpillIndex> index, std::unique_ptr<PayloadFile> file);
   absl::Status Load() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -72,8 +79,10 @@ class DiskSpillStore final : public SpillStore {
   absl::Status RequireRoom(uint64_t pages, size_t records) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Grow(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Extents> TakePages(uint32_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Finds pages for `writes`, writes and flushes them; `records` are those that have pages, also after an error.
   absl::Status Place(std::span<const SpillWrite> writes, std::vector<SpillRecord>& records)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status WriteRuns(std::span<WriteRun> runs);
   void Enter(const SpillRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Strike(const BlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -101,7 +110,8 @@ class DiskSpillStore final : public SpillStore {
   std::atomic<uint64_t> read_bytes_{0};
   std::atomic<uint64_t> corrupt_records_{0};
 
-  ReaderCrew crew_;  // last: its threads end first
+  DiskCrew readers_;
+  DiskCrew writers_;  // apart, as reads go first
 };
 
 }  // namespace stem

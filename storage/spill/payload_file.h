@@ -15,7 +15,7 @@
 
 namespace stem {
 
-// Threads: reads from any, beside everything; the rest one at a time.
+// Threads: reads and writes from any, beside everything; the rest one at a time.
 class PayloadFile {
  public:
   // Opens or creates `path`. Without `direct_io` the page cache is used, as some file systems offer nothing else.

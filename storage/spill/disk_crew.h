@@ -1,5 +1,5 @@
 // Threads that keep a disk busy: each waits for one request at a time, so as many as there are give the queue its depth.
-// Whoever needs several things read hands them over, takes part, and gets them all back.
+// Whoever needs several things read or written hands them over, takes part, and gets them all back.
 #pragma once
 
 #include <cstddef>
@@ -13,13 +13,13 @@
 namespace stem {
 
 // Threads: Run from any.
-class ReaderCrew {
+class DiskCrew {
  public:
-  explicit ReaderCrew(size_t threads);
+  explicit DiskCrew(size_t threads);
   // Nobody may be inside Run.
-  ~ReaderCrew();
-  ReaderCrew(const ReaderCrew&) = delete;
-  ReaderCrew& operator=(const ReaderCrew&) = delete;
+  ~DiskCrew();
+  DiskCrew(const DiskCrew&) = delete;
+  DiskCrew& operator=(const DiskCrew&) = delete;
 
   // Calls job(0) to job(count - 1), each once, on this thread and the crew's; returns after the last. One alone never
   // leaves this thread. Callers are served in order of arrival, and each has its own thread in any case.

@@ -1,14 +1,14 @@
-#include "storage/spill/reader_crew.h"
+#include "storage/spill/disk_crew.h"
 
 #include <algorithm>
 
 namespace stem {
 
-ReaderCrew::ReaderCrew(size_t threads) {
+DiskCrew::DiskCrew(size_t threads) {
   for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
 
-ReaderCrew::~ReaderCrew() {
+DiskCrew::~DiskCrew() {
   {
     const MutexLock lock(mutex_);
     stopping_ = true;
@@ -17,7 +17,7 @@ ReaderCrew::~ReaderCrew() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ReaderCrew::DoOne(Order& order) {
+void DiskCrew::DoOne(Order& order) {
   const size_t number = order.next++;
   if (order.next == order.count) orders_.erase(std::find(orders_.begin(), orders_.end(), &order));
   mutex_.Unlock();
@@ -26,7 +26,7 @@ void ReaderCrew::DoOne(Order& order) {
   if (++order.done == order.count) order.finished.NotifyAll();
 }
 
-void ReaderCrew::Work() {
+void DiskCrew::Work() {
   const MutexLock lock(mutex_);
   while (true) {
     if (!orders_.empty()) {
@@ -39,7 +39,7 @@ void ReaderCrew::Work() {
   }
 }
 
-void ReaderCrew::Run(size_t count, absl::FunctionRef<void(size_t)> job) {
+void DiskCrew::Run(size_t count, absl::FunctionRef<void(size_t)> job) {
   if (count == 0) return;
   if (count == 1) return job(0);
   Order order{.job = job, .count = count, .finished = {}};

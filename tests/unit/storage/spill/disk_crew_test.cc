@@ -1,4 +1,4 @@
-#include "storage/spill/reader_crew.h"
+#include "storage/spill/disk_crew.h"
 
 #include <atomic>
 #include <thread>
@@ -9,8 +9,8 @@
 namespace stem {
 namespace {
 
-TEST(ReaderCrew, EveryJobIsDoneOnceBeforeRunReturns) {
-  ReaderCrew crew(4);
+TEST(DiskCrew, EveryJobIsDoneOnceBeforeRunReturns) {
+  DiskCrew crew(4);
   for (const size_t count : {0, 1, 2, 3, 100, 1000}) {
     std::vector<std::atomic<int>> done(count);
     crew.Run(count, [&](size_t i) { done[i].fetch_add(1); });
@@ -18,16 +18,16 @@ TEST(ReaderCrew, EveryJobIsDoneOnceBeforeRunReturns) {
   }
 }
 
-TEST(ReaderCrew, OneJobAloneStaysOnItsThread) {
-  ReaderCrew crew(2);
+TEST(DiskCrew, OneJobAloneStaysOnItsThread) {
+  DiskCrew crew(2);
   std::thread::id where;
   crew.Run(1, [&](size_t) { where = std::this_thread::get_id(); });
   EXPECT_EQ(where, std::this_thread::get_id());
 }
 
 // As many jobs as threads and caller meet at once: none of them could end if they came one after the other.
-TEST(ReaderCrew, JobsRunAtOnce) {
-  ReaderCrew crew(3);
+TEST(DiskCrew, JobsRunAtOnce) {
+  DiskCrew crew(3);
   std::atomic<int> here{0};
   crew.Run(4, [&](size_t) {
     here.fetch_add(1);
@@ -36,8 +36,8 @@ TEST(ReaderCrew, JobsRunAtOnce) {
   EXPECT_EQ(here.load(), 4);
 }
 
-TEST(ReaderCrew, CallersAtOnceGetTheirOwnBack) {
-  ReaderCrew crew(3);
+TEST(DiskCrew, CallersAtOnceGetTheirOwnBack) {
+  DiskCrew crew(3);
   std::vector<std::thread> callers;
   std::atomic<uint64_t> wrong{0};
   for (size_t caller = 0; caller < 4; ++caller) {
