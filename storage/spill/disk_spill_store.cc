@@ -76,6 +76,7 @@ void DiskSpillStore::Strike(const BlockName& name) {
 
 absl::Status DiskSpillStore::Load() {
   map_.Resize(file_->pages());
+  table_.Reserve(index_->entries());
   std::vector<BlockName> damaged;
   const auto found = [&](const BlockName& name, const absl::StatusOr<SpillRecord>& record)
                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

@@ -15,11 +15,10 @@ std::optional<SpillRecord> RecordTable::Find(const BlockName& name) const {
 std::optional<SpillRecord> RecordTable::Replace(const SpillRecord& record) {
   Shard& shard = ShardOf(record.meta.name);
   const MutexLock lock(shard.mutex);
-  std::optional<SpillRecord> replaced;
-  if (const auto found = shard.records.find(record.meta.name); found != shard.records.end()) {
-    replaced = *found;
-    shard.records.erase(found);
-  }
+  const auto [place, entered] = shard.records.insert(record);
+  if (entered) return std::nullopt;
+  std::optional<SpillRecord> replaced = *place;
+  shard.records.erase(place);
   shard.records.insert(record);
   return replaced;
 }
@@ -45,13 +44,11 @@ void RecordTable::ForEach(absl::FunctionRef<void(const SpillRecord&)> visit) con
   }
 }
 
-uint64_t RecordTable::size() const {
-  uint64_t records = 0;
-  for (const Shard& shard : shards_) {
+void RecordTable::Reserve(uint64_t records) {
+  for (Shard& shard : shards_) {
     const MutexLock lock(shard.mutex);
-    records += shard.records.size();
+    shard.records.reserve(records / kShards + records / kShards / 8);
   }
-  return records;
 }
 
 }  // namespace stem

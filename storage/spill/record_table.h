@@ -28,7 +28,8 @@ class RecordTable {
   // Visits copies, a shard at a time and without a lock.
   void ForEach(absl::FunctionRef<void(const SpillRecord&)> visit) const;
 
-  uint64_t size() const;
+  // Room for about so many, so that a restart moves none of them twice.
+  void Reserve(uint64_t records);
 
  private:
   struct NameHash {

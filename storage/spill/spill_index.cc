@@ -57,19 +57,21 @@ SpillIndex::~SpillIndex() {
 
 absl::StatusOr<std::unique_ptr<SpillIndex>> SpillIndex::Open(const std::string& path, bool direct_io) {
   std::unique_ptr<SpillIndex> index(new SpillIndex(path, direct_io));
-  STEM_TRY(index->OpenDatabase());
+  STEM_TRY(index->OpenDatabase(false));
   return index;
 }
 
-absl::Status SpillIndex::OpenDatabase() {
+absl::Status SpillIndex::OpenDatabase(bool merge) {
   rocksdb::DB* db = nullptr;
-  STEM_TRY(FromRocks(rocksdb::DB::Open(OptionsFor(direct_io_, statistics_), path_, &db), absl::StrCat("open ", path_)));
+  rocksdb::Options options = OptionsFor(direct_io_, statistics_);
+  options.disable_auto_compactions = !merge;
+  STEM_TRY(FromRocks(rocksdb::DB::Open(options, path_, &db), absl::StrCat("open ", path_)));
   db_.reset(db);
   return absl::OkStatus();
 }
 
 absl::Status SpillIndex::ForEach(
-    absl::FunctionRef<void(const BlockName&, const absl::StatusOr<SpillRecord>&)> visit) const {
+    absl::FunctionRef<void(const BlockName&, const absl::StatusOr<SpillRecord>&)> visit) {
   rocksdb::ReadOptions options;
   options.fill_cache = false;
   options.readahead_size = 4 << 20;
@@ -82,7 +84,13 @@ absl::Status SpillIndex::ForEach(
       visit(*name, ParseSpillRecord(AsBytes(entry->value()), *name));
     }
   }
-  return FromRocks(entry->status(), "read");
+  STEM_TRY(FromRocks(entry->status(), "read"));
+  return FromRocks(db_->EnableAutoCompaction({db_->DefaultColumnFamily()}), "start of merging");
+}
+
+uint64_t SpillIndex::entries() const {
+  uint64_t entries = 0;
+  return db_->GetIntProperty(rocksdb::DB::Properties::kEstimateNumKeys, &entries) ? entries : 0;
 }
 
 absl::Status SpillIndex::Write(std::span<const SpillRecord> records, std::span<const BlockName> removals,
@@ -108,13 +116,13 @@ absl::Status SpillIndex::Sync() {
 absl::Status SpillIndex::Reopen() {
   if (db_ != nullptr) db_->Close().PermitUncheckedError();
   db_.reset();
-  return OpenDatabase();
+  return OpenDatabase(true);
 }
 
 absl::Status SpillIndex::Clear() {
   db_.reset();
   STEM_TRY(FromRocks(rocksdb::DestroyDB(path_, OptionsFor(direct_io_, nullptr)), absl::StrCat("clear ", path_)));
-  return OpenDatabase();
+  return OpenDatabase(true);
 }
 
 uint64_t SpillIndex::write_bytes() const {

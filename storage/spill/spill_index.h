@@ -30,9 +30,12 @@ class SpillIndex {
   SpillIndex(const SpillIndex&) = delete;
   SpillIndex& operator=(const SpillIndex&) = delete;
 
-  // Visits every entry; a damaged one as the DataLoss that names what is wrong.
+  // How many entries there are, more or less.
+  uint64_t entries() const;
+
+  // Visits every entry; a damaged one as the DataLoss that names what is wrong. Merging waits until the first visit is over.
   // Errors: DataLoss (a part could not be read; what was visited is good), Unavailable.
-  absl::Status ForEach(absl::FunctionRef<void(const BlockName&, const absl::StatusOr<SpillRecord>&)> visit) const;
+  absl::Status ForEach(absl::FunctionRef<void(const BlockName&, const absl::StatusOr<SpillRecord>&)> visit);
 
   enum class Durable { kNow, kWithTheNextSync };
 
@@ -54,7 +57,7 @@ class SpillIndex {
 
  private:
   SpillIndex(std::string path, bool direct_io);
-  absl::Status OpenDatabase();
+  absl::Status OpenDatabase(bool merge);
 
   const std::string path_;
   const bool direct_io_;
