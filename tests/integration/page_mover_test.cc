@@ -1,0 +1,222 @@
+// An engine's pages to the tier and back, against real nodes: pages of any size, pages that are skipped, staging that is too
+// small, and bytes that were altered.
+#include "client/page_mover.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "storage/pool/slot.h"
+#include "tests/support/in_process_cluster.h"
+#include "tests/support/publishing.h"
+
+namespace stem {
+namespace {
+
+using ::stem::testing::ChainOf;
+using ::testing::HasSubstr;
+
+constexpr uint32_t kPagesPerBlock = 2;
+constexpr uint32_t kPageCount = 40;
+
+// Three layers; page sizes make chunks of 4 KiB cross pages.
+struct Engine {
+  explicit Engine(uint64_t bytes = 6000, unsigned salt = 1) : page_bytes(bytes), memory(3 * kPageCount * stride()) {
+    for (size_t i = 0; i < memory.size(); ++i) memory[i] = static_cast<std::byte>(i * 13 + (i >> 9) + salt);
+  }
+  uint64_t stride() const { return page_bytes + 96; }
+  EnginePages pages() {
+    EnginePages pages{.planes = {}, .page_count = kPageCount, .pages_per_block = kPagesPerBlock};
+    for (size_t layer = 0; layer < 3; ++layer) {
+      pages.planes.push_back({memory.data() + layer * kPageCount * stride(), page_bytes, stride()});
+    }
+    return pages;
+  }
+  // Bytes of page `id` in all layers.
+  std::vector<std::byte> Page(int32_t id) const {
+    std::vector<std::byte> bytes;
+    for (size_t layer = 0; layer < 3; ++layer) {
+      const std::byte* at = memory.data() + (layer * kPageCount + static_cast<uint64_t>(id)) * stride();
+      bytes.insert(bytes.end(), at, at + page_bytes);
+    }
+    return bytes;
+  }
+  NamespaceSpec spec() const { return TestSpec(3 * kPagesPerBlock * page_bytes); }
+
+  uint64_t page_bytes;
+  std::vector<std::byte> memory;
+};
+
+std::unique_ptr<PageMover> MoverOf(CacheClient& client, Engine& engine, LocalProof proof = LocalProof::kFull) {
+  absl::StatusOr<std::unique_ptr<PageMover>> mover = PageMover::Create(client, engine.pages(), 1, proof);
+  EXPECT_TRUE(mover.ok()) << mover.status();
+  return *std::move(mover);
+}
+
+MoveResult Finish(PageMover& mover, MoveJob job) {
+  const absl::StatusOr<uint64_t> ticket = mover.Submit(std::move(job));
+  EXPECT_TRUE(ticket.ok()) << ticket.status();
+  while (true) {
+    for (MoveResult& result : mover.Poll()) {
+      if (result.ticket == *ticket) return result;
+    }
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+}
+
+MoveJob JobOf(bool save, const std::vector<BlockKey>& keys, std::vector<int32_t> pages, uint32_t first_block = 0) {
+  return {.save = save,
+          .keys = keys,
+          .first_block = first_block,
+          .pages = std::move(pages),
+          .timeout = absl::Seconds(20),
+          .request = "r",
+          .traceparent = {}};
+}
+
+TEST(PageMoverTest, PagesComeBackElsewhereAndOnAnotherNode) {
+  for (const uint64_t page_bytes : {6000, 4096, 8192, 100}) {
+    InProcessCluster cluster({.nodes = 2});  // one each, as the first namespace of a node decides how large its slots are
+    Engine writer(page_bytes, 1), reader(page_bytes, 99);
+    const auto client = cluster.Connect(0, writer.spec());
+    const std::vector<BlockKey> keys = ChainOf(*client, 4);
+    const MoveResult saved = Finish(*MoverOf(*client, writer), JobOf(true, keys, {3, 1, 20, 5, 39, 0, 7, 8}));
+    EXPECT_TRUE(saved.status.ok()) << saved.status;
+    EXPECT_EQ(saved.blocks_moved, 4u);
+    EXPECT_EQ(saved.bytes, 4 * writer.pages().block_bytes());
+    cluster.Settle();
+
+    const auto other = cluster.Connect(1, reader.spec());
+    const std::vector<std::byte> untouched = reader.Page(9);
+    const MoveResult loaded = Finish(*MoverOf(*other, reader), JobOf(false, keys, {10, 11, 12, 13, 14, 15, 16, 17}));
+    EXPECT_TRUE(loaded.status.ok()) << loaded.status;
+    EXPECT_EQ(loaded.blocks_moved, 4u);
+    const std::vector<int32_t> from = {3, 1, 20, 5, 39, 0, 7, 8};
+    for (size_t i = 0; i < from.size(); ++i) EXPECT_EQ(reader.Page(static_cast<int32_t>(10 + i)), writer.Page(from[i])) << i;
+    EXPECT_EQ(reader.Page(9), untouched);
+    EXPECT_EQ(loaded.blocks_from[v1::SOURCE_REMOTE_DRAM], 4u);
+  }
+}
+
+TEST(PageMoverTest, SkippedPagesStayAsTheyAre) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine writer(6000, 1), reader(6000, 99);
+  const auto client = cluster.Connect(0, writer.spec());
+  const std::vector<BlockKey> keys = ChainOf(*client, 3);
+  ASSERT_EQ(Finish(*MoverOf(*client, writer), JobOf(true, keys, {0, 1, 2, 3, 4, 5})).blocks_moved, 3u);
+  const std::vector<std::byte> before = reader.Page(2);
+  const auto mover = MoverOf(*client, reader);
+  // From the middle of the second block on.
+  const MoveResult loaded = Finish(*mover, JobOf(false, keys, {MoveJob::kSkip, 3, 4, 5}, 1));
+  EXPECT_EQ(loaded.blocks_moved, 2u) << loaded.status;
+  EXPECT_EQ(reader.Page(2), before);
+  for (const int32_t page : {3, 4, 5}) EXPECT_EQ(reader.Page(page), writer.Page(page));
+  EXPECT_EQ(Finish(*mover, JobOf(false, keys, std::vector<int32_t>(6, MoveJob::kSkip))).blocks_moved, 3u) << "nothing to copy";
+}
+
+TEST(PageMoverTest, SmallStagingIsUsedAgainAndAgain) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine writer(8192, 1), reader(8192, 7);
+  const auto client = cluster.Connect(0, writer.spec(), /*staging_bytes=*/3 * writer.pages().block_bytes());
+  const std::vector<BlockKey> keys = ChainOf(*client, 10);
+  std::vector<int32_t> pages(20);
+  for (int32_t i = 0; i < 20; ++i) pages[static_cast<size_t>(i)] = i;
+  const MoveResult saved = Finish(*MoverOf(*client, writer), JobOf(true, keys, pages));
+  EXPECT_TRUE(saved.status.ok()) << saved.status;
+  EXPECT_EQ(saved.blocks_moved, 10u);
+  EXPECT_EQ(Finish(*MoverOf(*client, writer), JobOf(true, keys, pages)).blocks_held, 10u) << "first publish wins";
+  EXPECT_EQ(Finish(*MoverOf(*client, reader), JobOf(false, keys, pages)).blocks_moved, 10u);
+  for (const int32_t page : pages) EXPECT_EQ(reader.Page(page), writer.Page(page));
+}
+
+TEST(PageMoverTest, LoadOfWhatLeftLoadsTheLeadingRun) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine engine;
+  const auto client = cluster.Connect(0, engine.spec());
+  const std::vector<BlockKey> keys = ChainOf(*client, 4);
+  const auto mover = MoverOf(*client, engine);
+  ASSERT_EQ(Finish(*mover, JobOf(true, {keys.begin(), keys.begin() + 2}, {0, 1, 2, 3})).blocks_moved, 2u);
+  const MoveResult loaded = Finish(*mover, JobOf(false, keys, {10, 11, 12, 13, 14, 15, 16, 17}));
+  EXPECT_EQ(loaded.blocks_moved, 2u);
+  EXPECT_EQ(loaded.status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(loaded.status.message()), HasSubstr("after 2 of 4"));
+}
+
+// Writes one byte of the payload of `name` wherever this process has it: the arena's pages, mapped by the node here.
+size_t AlterInMemory(const BlockName& name) {
+  size_t altered = 0;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long long first = 0, end = 0;
+    char mode[5] = {};
+    if (std::sscanf(line.c_str(), "%llx-%llx %4s", &first, &end, mode) != 3) continue;
+    if (mode[0] != 'r' || mode[1] != 'w' || line.find("memfd:") == std::string::npos) continue;
+    for (unsigned long long at = first + kPageBytes - sizeof(SlotHeader); at + sizeof(SlotHeader) < end; at += kPageBytes) {
+      auto* header = reinterpret_cast<SlotHeader*>(at);
+      if (header->magic != kSlotMagic || !(header->name == name)) continue;
+      reinterpret_cast<std::byte*>(header + 1)[5000] ^= std::byte{0x40};
+      ++altered;
+    }
+  }
+  return altered;
+}
+
+TEST(PageMoverTest, AlteredBlockIsRefusedByItsDigestAndOnlyByIt) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine writer(6000, 1), reader(6000, 99);
+  const auto client = cluster.Connect(0, writer.spec());
+  const std::vector<BlockKey> keys = ChainOf(*client, 3);
+  ASSERT_EQ(Finish(*MoverOf(*client, writer), JobOf(true, keys, {0, 1, 2, 3, 4, 5})).blocks_moved, 3u);
+  ASSERT_EQ(AlterInMemory({client->fingerprint(), keys[1]}), 1u);
+
+  // Without the digest nobody notices: this is what the proof is for.
+  const MoveResult trusting = Finish(*MoverOf(*client, reader, LocalProof::kHeader), JobOf(false, keys, {10, 11, 12, 13, 14, 15}));
+  EXPECT_EQ(trusting.blocks_moved, 3u) << trusting.status;
+  EXPECT_NE(reader.Page(12), writer.Page(2));
+
+  const MoveResult proving = Finish(*MoverOf(*client, reader), JobOf(false, keys, {20, 21, 22, 23, 24, 25}));
+  EXPECT_EQ(proving.blocks_moved, 1u);
+  EXPECT_EQ(proving.status.code(), absl::StatusCode::kDataLoss) << proving.status;
+  EXPECT_EQ(reader.Page(20), writer.Page(0));
+}
+
+TEST(PageMoverTest, BadJobsAreRefused) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine engine;
+  const auto client = cluster.Connect(0, engine.spec());
+  const auto mover = MoverOf(*client, engine);
+  const std::vector<BlockKey> keys = ChainOf(*client, 2);
+  EXPECT_THAT(std::string(mover->Submit(JobOf(false, keys, {1, 2, 3})).status().message()), HasSubstr("need 4"));
+  EXPECT_THAT(std::string(mover->Submit(JobOf(false, keys, {1, 2, 3, 40})).status().message()), HasSubstr("page 40"));
+  EXPECT_THAT(std::string(mover->Submit(JobOf(true, keys, {1, 2, 3, -1})).status().message()), HasSubstr("page -1"));
+  EXPECT_THAT(std::string(mover->Submit(JobOf(true, keys, {}, 2)).status().message()), HasSubstr("first_block"));
+  EnginePages wrong = engine.pages();
+  wrong.planes.pop_back();
+  EXPECT_THAT(std::string(PageMover::Create(*client, wrong).status().message()), HasSubstr("24000 bytes"));
+  EXPECT_EQ(mover->outstanding(), 0u);
+}
+
+TEST(PageMoverTest, DeadNodeFailsLoadsAndItsSuccessorServesAgain) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine engine;
+  const auto client = cluster.Connect(0, engine.spec());
+  const auto mover = MoverOf(*client, engine);
+  const std::vector<BlockKey> keys = ChainOf(*client, 2);
+  cluster.StopNode(0);
+  MoveJob job = JobOf(false, keys, {1, 2, 3, 4});
+  job.timeout = absl::Milliseconds(200);
+  EXPECT_FALSE(Finish(*mover, job).status.ok());
+  cluster.StartNode(0);
+  while (Finish(*mover, JobOf(true, keys, {1, 2, 3, 4})).blocks_moved != 2) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_TRUE(Finish(*mover, JobOf(false, keys, {5, 6, 7, 8})).status.ok());
+}
+
+}  // namespace
+}  // namespace stem
