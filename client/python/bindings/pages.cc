@@ -1,0 +1,116 @@
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/page_mover.h"
+#include "client/python/bindings/client.h"
+#include "client/python/bindings/errors.h"
+#include "client/python/bindings/memory.h"
+#include "client/python/bindings/module.h"
+#include "nanobind/nanobind.h"
+#include "nanobind/stl/array.h"
+#include "nanobind/stl/string.h"
+#include "nanobind/stl/tuple.h"
+#include "nanobind/stl/vector.h"
+
+namespace stem::python {
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace {
+
+// (address, bytes of a page, bytes from one page to the next) of each plane.
+using Planes = std::vector<std::tuple<uint64_t, uint64_t, uint64_t>>;
+
+class PyMover {
+ public:
+  PyMover(const PyClient& client, const Planes& planes, uint32_t page_count, uint32_t pages_per_block, uint32_t part,
+          uint32_t load_threads, const std::string& proof)
+      : client_(client.get()) {
+    if (proof != "full" && proof != "header") throw nb::value_error("proof is full or header");
+    EnginePages pages{.planes = {}, .page_count = page_count, .pages_per_block = pages_per_block, .part = part};
+    for (const auto& [address, page_bytes, stride_bytes] : planes) {
+      pages.planes.push_back({reinterpret_cast<std::byte*>(address), page_bytes, stride_bytes});
+    }
+    mover_ = ValueOf(PageMover::Create(*client_, std::move(pages), load_threads,
+                                       proof == "full" ? LocalProof::kFull : LocalProof::kHeader));
+  }
+  ~PyMover() { Close(); }
+  PyMover(const PyMover&) = delete;
+  PyMover& operator=(const PyMover&) = delete;
+
+  void Close() {
+    const nb::gil_scoped_release released;
+    mover_.reset();
+    client_.reset();
+  }
+  PageMover& get() const {
+    if (mover_ == nullptr) throw StatusError(absl::FailedPreconditionError("the mover is closed"));
+    return *mover_;
+  }
+
+ private:
+  std::shared_ptr<CacheClient> client_;
+  std::unique_ptr<PageMover> mover_;
+};
+
+MoveJob JobOf(bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages, double timeout_s,
+              std::string request, std::string traceparent) {
+  return {.save = save,
+          .keys = KeysOf(keys),
+          .first_block = first_block,
+          .pages = std::move(pages),
+          .timeout = absl::Seconds(timeout_s),
+          .request = std::move(request),
+          .traceparent = std::move(traceparent)};
+}
+
+}  // namespace
+
+void BindPages(nb::module_& module) {
+  nb::class_<MoveResult>(module, "MoveResult")
+      .def_ro("ticket", &MoveResult::ticket)
+      .def_ro("save", &MoveResult::save)
+      .def_prop_ro("ok", [](const MoveResult& result) { return result.status.ok(); })
+      .def_prop_ro("error", [](const MoveResult& result) -> nb::object {
+        return result.status.ok() ? nb::none() : ExceptionOf(result.status);
+      }, "The exception of the first block that was not moved, not raised, or None.")
+      .def_ro("blocks_moved", &MoveResult::blocks_moved)
+      .def_ro("blocks_held", &MoveResult::blocks_held)
+      .def_ro("blocks_refused", &MoveResult::blocks_refused)
+      .def_ro("blocks_from", &MoveResult::blocks_from, "By source: none, local and remote DRAM, local and remote SSD.")
+      .def_ro("bytes", &MoveResult::bytes)
+      .def_prop_ro("took_s", [](const MoveResult& result) { return absl::ToDoubleSeconds(result.took); });
+
+  nb::class_<PyMover>(module, "PageMover",
+                      "Moves blocks between the tier and an engine's pages in host memory, on threads of its own.\n\n"
+                      "planes: (address, bytes of a page, stride) of each layer, or of K and V of each, in the payload's order. "
+                      "Their memory must live until `close`.")
+      .def(nb::init<const PyClient&, const Planes&, uint32_t, uint32_t, uint32_t, uint32_t, const std::string&>(), "client"_a,
+           "planes"_a, nb::kw_only(), "page_count"_a, "pages_per_block"_a, "part"_a = 0, "load_threads"_a = 1, "proof"_a = "full")
+      .def("submit",
+           [](const PyMover& self, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages,
+              double timeout_s, std::string request, std::string traceparent) {
+             return ValueOf(self.get().Submit(JobOf(save, keys, first_block, std::move(pages), timeout_s, std::move(request),
+                                                    std::move(traceparent))));
+           },
+           nb::kw_only(), "save"_a, "keys"_a, "first_block"_a, "pages"_a, "timeout_s"_a = 5.0, "request"_a = "", "traceparent"_a = "",
+           "Queues a job and returns its ticket. keys: of the chain from its first block to the last to move; pages: of the blocks "
+           "from first_block on, -1 = a page that a load leaves alone.")
+      .def("run",
+           [](const PyMover& self, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages,
+              double timeout_s, std::string request, std::string traceparent) {
+             const MoveJob job = JobOf(save, keys, first_block, std::move(pages), timeout_s, std::move(request), std::move(traceparent));
+             PageMover& mover = self.get();
+             const nb::gil_scoped_release released;
+             return mover.Run(job);
+           },
+           nb::kw_only(), "save"_a, "keys"_a, "first_block"_a, "pages"_a, "timeout_s"_a = 5.0, "request"_a = "", "traceparent"_a = "",
+           "The same at once, in this thread.")
+      .def("poll", [](const PyMover& self) { return self.get().Poll(); }, "Results of what ended since the last call.")
+      .def_prop_ro("outstanding", [](const PyMover& self) { return self.get().outstanding(); })
+      .def("close", &PyMover::Close, "Ends the threads after the jobs that run; what waits is dropped.");
+}
+
+}  // namespace stem::python

@@ -1,0 +1,39 @@
+"""Stemcache: the tier that keeps the KV cache of shared prompt prefixes.
+
+`Client` asks this host's node for the longest stem of a prompt, copies it out of shared memory with proof, and publishes what
+was computed. Each call has a blocking form, which releases the GIL, and a form for asyncio with the same arguments:
+
+    client = stemcache.Client("unix:///run/stemcache/node.sock", stemcache.Namespace(...))
+    keys = stemcache.Hasher(client).append(prompt)
+    with client.acquire(keys) as stem:
+        client.load(stem, 0, pages[:stem.matched_blocks])
+
+Keys are `bytes`, 16 for each block, in the order of the chain. Memory is anything with the buffer protocol or DLPack on the host.
+Engine connectors: `stemcache.vllm`.
+"""
+
+from stemcache._core import Committed, Hasher, MoveResult, Namespace, PageMover, Part, Reservation, Stem, View
+from stemcache.client import Client
+from stemcache.errors import (
+    Aborted,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    StemcacheError,
+    Unavailable,
+)
+
+KEY_BYTES = 16
+LORA, MULTIMODAL, PROMPT_EMBEDDING, OTHER = 1, 2, 3, 4  # tags of Hasher.add_extra
+
+__version__ = "0.1.0"
+__all__ = [
+    "Aborted", "Client", "Committed", "DataLoss", "DeadlineExceeded", "FailedPrecondition", "Hasher", "Internal", "InvalidArgument",
+    "KEY_BYTES", "LORA", "MULTIMODAL", "MoveResult", "Namespace", "NotFound", "OTHER", "OutOfRange", "PROMPT_EMBEDDING", "PageMover",
+    "Part", "Reservation", "ResourceExhausted", "Stem", "StemcacheError", "Unavailable", "View", "__version__",
+]

@@ -1,0 +1,107 @@
+"""Which namespace an engine's KV belongs to: everything that must be equal for blocks to be reusable, from vLLM's configuration."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import logging
+import os
+from typing import Any
+
+from stemcache.vllm.options import Options
+from stemcache.vllm.plan import Geometry
+
+logger = logging.getLogger("vllm.stemcache")
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+# Of a model's configuration: says where it came from, not what it computes.
+_NOT_COMPUTED = ("_name_or_path", "transformers_version", "_commit_hash", "torch_dtype", "dtype")
+
+
+def geometry_of(vllm_config: Any, kv_cache_config: Any, options: Options) -> Geometry:
+    """Raises ValueError for an engine whose cache this cannot move, saying which setting would do."""
+    groups, parallel = kv_cache_config.kv_cache_groups, vllm_config.parallel_config
+    if len(groups) != 1:
+        raise ValueError(f"Stemcache: the model has {len(groups)} KV cache groups (sliding windows or recurrent states beside full "
+                         "attention); only one is supported: start vLLM with --disable-hybrid-kv-cache-manager")
+    for name in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
+        if getattr(parallel, name, 1) != 1:
+            raise ValueError(f"Stemcache: {name} is {getattr(parallel, name)}; only 1 is supported")
+    engine_tokens = groups[0].kv_cache_spec.block_size
+    block_bytes = sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors) // kv_cache_config.num_blocks
+    tokens = options.block_tokens
+    if tokens == 0:
+        tokens = engine_tokens * max(1, -(-options.min_block_bytes // block_bytes))
+    if tokens % engine_tokens != 0:
+        raise ValueError(f"Stemcache: block_tokens is {tokens}; it must be a multiple of vLLM's block size, {engine_tokens}")
+    return Geometry(tokens, engine_tokens, block_bytes, parallel.tensor_parallel_size)
+
+
+def namespace_of(vllm_config: Any, kv_cache_config: Any, geometry: Geometry, options: Options) -> dict[str, Any]:
+    """Fields of stemcache.Namespace; `parts` are the bytes of a block on each rank."""
+    model = vllm_config.model_config
+    spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
+    kv_dtype = vllm_config.cache_config.cache_dtype
+    if kv_dtype == "auto":
+        kv_dtype = str(model.dtype).removeprefix("torch.")
+    commit = getattr(model.hf_config, "_commit_hash", None) or ""
+    digest = options.weights_digest or ("" if commit else weights_digest(vllm_config))
+    quantization = model.quantization or ""
+    layout = f"vllm1/{type(spec).__name__}/{kv_cache_config.kv_cache_layout or 'default'}/{geometry.engine_block_tokens}"
+    return {
+        "model": options.model or model.model.rstrip("/").rsplit("/", 1)[-1],
+        "revision": f"{commit[:40]}+{_configuration_digest(model)}",
+        "weights_digest": digest,
+        "kv_dtype": {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(kv_dtype, kv_dtype),
+        "scale_scheme": f"{str(model.dtype).removeprefix('torch.')}/{quantization}" if quantization or kv_dtype.startswith("fp8") else "",
+        "layout": layout[:64],
+        "instruction_set": instruction_set(vllm_config, spec),
+        "block_tokens": geometry.block_tokens,
+        "hash_scheme": options.hash_scheme,
+        "parts": [geometry.engine_block_bytes * geometry.pages_per_block] * geometry.ranks,
+        "tokenizer_digest": _tokenizer_digest(model.tokenizer),
+    }
+
+
+def instruction_set(vllm_config: Any, spec: Any) -> str:
+    """How the CPU backend packs a block's bytes."""
+    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+    return _get_attn_isa(vllm_config.model_config.dtype, spec.block_size, spec.head_size, vllm_config.cache_config.cache_dtype)
+
+
+def weights_digest(vllm_config: Any) -> str:
+    """SHA-256 over the weight files of a local model. Raises ValueError where no files say what the weights are."""
+    path, load_format = vllm_config.model_config.model, str(vllm_config.load_config.load_format)
+    if load_format == "dummy":
+        raise ValueError("Stemcache: load_format is dummy, so nothing names the weights; set weights_digest in "
+                         "kv_connector_extra_config if other engines have the same")
+    files = [path] if os.path.isfile(path) else []
+    if os.path.isdir(path):
+        files = sorted(os.path.join(path, name) for name in os.listdir(path) if name.endswith(_WEIGHTS))
+    if not files:
+        raise ValueError(f"Stemcache: no weight files ({', '.join(_WEIGHTS)}) in '{path}', and no commit of a hub; set "
+                         "weights_digest in kv_connector_extra_config")
+    with concurrent.futures.ThreadPoolExecutor(min(8, len(files))) as threads:
+        digests = list(threads.map(_file_digest, files))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as content:
+        while chunk := content.read(4 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _configuration_digest(model: Any) -> str:
+    # With overrides (rope scaling, say), which change KV and no weight.
+    fields = {name: value for name, value in model.hf_config.to_dict().items() if name not in _NOT_COMPUTED}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _tokenizer_digest(path: str | None) -> str:
+    file = os.path.join(path or "", "tokenizer.json")
+    return _file_digest(file) if os.path.isfile(file) else ""

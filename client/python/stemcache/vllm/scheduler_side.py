@@ -1,0 +1,307 @@
+"""The half of the connector that lives beside vLLM's scheduler: which blocks a request gets from the tier, and which it gives.
+
+Knows vLLM's objects by their attributes only, so that tests drive it with a fake engine. One thread: the scheduler's.
+
+- A lookup never blocks: the scheduler is told to ask again until it has ended.
+- A positive answer holds its stem until the load is done, or the request ends.
+- What a request computed is saved a step later: then it is computed, and its tokens are accepted.
+- Blocks of a save keep a reference until every rank is through with it, so a request's end waits for nothing.
+- A request whose load failed is offered nothing again: the scheduler does not remember, and would load for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import stemcache
+from stemcache.vllm.keys import Adapters, Chain
+from stemcache.vllm.options import Options
+from stemcache.vllm.plan import Geometry, Move, Report, StepPlan
+
+logger = logging.getLogger("vllm.stemcache")
+
+
+@dataclasses.dataclass
+class _State:
+    request: Any
+    chain: Chain | None = None
+    call: Any = None  # a lookup that runs
+    asked_blocks: int = 0
+    stem: Any = None
+    offered: int = 0  # blocks of the last positive answer
+    pages: set[int] = dataclasses.field(default_factory=set)  # that its load writes
+    sources: list[str] = dataclasses.field(default_factory=list)  # of the tokens that it loads, by block
+    load_tokens: int = 0
+    loading: bool = False
+    never: bool = False  # a load failed
+    saved: int = 0  # blocks that were given, or came from the tier
+    finished: bool = False
+
+
+class SchedulerSide:
+    """`client`: the attached client, or None while there is no node. `load`, `save`: what the engine's role allows."""
+
+    def __init__(self, options: Options, geometry: Geometry, client: Callable[[], stemcache.Client | None], *, load: bool = True,
+                 save: bool = True, namespace: dict | None = None) -> None:
+        self._options, self._geometry, self._client = options, geometry, client
+        self._load, self._save = load, save
+        self._namespace = namespace
+        self._attached: set[int] = set()
+        self._adapters = Adapters()
+        self._states: dict[str, _State] = {}
+        self._plan = StepPlan()
+        self._failures_seen: dict[int, int] = {}
+        self._jobs: dict[int, tuple[str, list[Any], int]] = {}  # save -> request, blocks that it holds, ranks left
+        self._next_job = 1
+        self._pool: Any = None
+        self._block_ids: Callable[[str], list[int]] = lambda _: []
+        self.counts: dict[str, int] = {}
+
+    # ---- What the scheduler gives
+
+    def bind(self, pool: Any, block_ids: Callable[[str], list[int]]) -> None:
+        """`pool`: vLLM's BlockPool. `block_ids`: the block table of a request."""
+        self._pool, self._block_ids = pool, block_ids
+
+    def on_new_request(self, request: Any) -> None:
+        self._ask(self._state(request))  # the answer is there when the scheduler wants it
+
+    def matched_tokens(self, request: Any, computed: int) -> tuple[int | None, bool]:
+        state = self._state(request)
+        usable = self._usable_blocks(request)
+        if not self._load or state.never or usable * self._geometry.block_tokens <= computed or self._client() is None:
+            return 0, False
+        if state.stem is None:
+            if state.call is None and not self._ask(state):
+                return (None if self._waits_for_adapter(state) else 0), False
+            if not state.call.done():
+                return None, False
+            self._take(state)
+        matched = min(state.stem.matched_blocks, usable) if state.stem is not None else 0
+        external = matched * self._geometry.block_tokens - computed
+        if external <= 0:
+            self._drop_stem(state)
+            return 0, False
+        state.offered = matched
+        return external, self._options.load == "async"
+
+    def allocated(self, request: Any, block_ids: list[int], external: int) -> None:
+        state = self._state(request)
+        if external <= 0:
+            if not state.loading:
+                self._drop_stem(state)
+            return
+        tokens, pages_per_block = self._geometry.block_tokens, self._geometry.pages_per_block
+        computed = state.offered * tokens - external
+        first = computed // tokens
+        pages = list(block_ids[first * pages_per_block:state.offered * pages_per_block])
+        have = computed // self._geometry.engine_block_tokens - first * pages_per_block  # the engine's own, of the first block
+        pages[:have] = [-1] * have
+        state.pages = {page for page in pages if page >= 0}
+        state.sources = [state.stem.source(block) for block in range(first, state.offered)]
+        state.load_tokens, state.loading = external, True
+        state.saved = max(state.saved, state.offered)
+        move = Move(request.request_id, state.chain.upto(state.offered), first, pages, _traceparent(request))
+        (self._plan.load if self._options.load == "async" else self._plan.load_now).append(move)
+
+    def sources(self, request: Any, external: int) -> dict[str, int]:
+        """Tokens of the last load by tier; empty when that is not known."""
+        state = self._states.get(request.request_id)
+        if state is None or state.load_tokens != external or not state.sources:
+            return {}
+        out: dict[str, int] = {}
+        left, first = external, external - (len(state.sources) - 1) * self._geometry.block_tokens
+        for index, source in enumerate(state.sources):
+            tokens = first if index == 0 else min(self._geometry.block_tokens, left)
+            out[source] = out.get(source, 0) + tokens
+            left -= tokens
+        return out
+
+    def plan(self, scheduled: Any, block_ids: Callable[[str], list[int] | None]) -> StepPlan:
+        """The step's plan. `scheduled`: ids of the requests that this step computes."""
+        plan, self._plan = self._plan, StepPlan()
+        plan.failures_seen = dict(self._failures_seen)
+        if len(self._attached) < self._geometry.ranks:
+            plan.namespace = self._namespace
+        if self._save:
+            for request_id in scheduled:
+                state = self._states.get(request_id)
+                if state is not None and self._new_blocks(state) > 0:
+                    ids = block_ids(request_id)
+                    if ids is not None:
+                        self._save_new(state, ids, plan)
+        return plan
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> None:
+        state = self._states.get(request.request_id)
+        if state is None:
+            return
+        state.finished = True
+        if self._save and not state.loading:
+            self._save_new(state, block_ids, self._plan)
+        if not state.loading:
+            self._forget(state)
+
+    def has_work(self) -> bool:
+        """Saves that workers have not heard of, or are not through with."""
+        return bool(self._plan.save or self._jobs)
+
+    def report(self, received: set[str], invalid: set[int], report: Report | None) -> None:
+        """What the workers told: requests whose load ended, engine blocks that were not loaded, and the rest."""
+        if invalid:
+            self._on_invalid(invalid)
+        for request_id in received | (report.loads_ended if report else set()):
+            state = self._states.get(request_id)
+            if state is None:
+                continue
+            state.loading = False
+            self._drop_stem(state)
+            if state.finished:
+                self._forget(state)
+        if report is None:
+            return
+        self._attached |= report.attached
+        self._failures_seen.update(report.failures)
+        for job in report.saves_dropped & self._jobs.keys():
+            state = self._states.get(self._jobs[job][0])
+            if state is not None:
+                state.saved = 0
+        for job, ranks in report.saves_ended.items():
+            self._on_save_ended(job, ranks)
+
+    def reset(self) -> None:
+        """Stems that are held are given back; what was saved may be saved again."""
+        for state in self._states.values():
+            if not state.loading:
+                self._drop_stem(state)
+            state.saved = 0
+
+    def close(self) -> None:
+        self._adapters.close()
+        self._states.clear()
+
+    # ---- Lookups
+
+    def _state(self, request: Any) -> _State:
+        state = self._states.get(request.request_id)
+        if state is None:
+            state = self._states[request.request_id] = _State(request)
+        state.request = request
+        return state
+
+    def _usable_blocks(self, request: Any) -> int:
+        return (request.num_tokens - 1) // self._geometry.block_tokens  # something must be computed
+
+    def _chain(self, state: _State) -> Chain | None:
+        """None = no node, or an adapter that is not known yet."""
+        client = self._client()
+        if state.chain is not None or client is None:
+            return state.chain
+        identity = None
+        if (lora := getattr(state.request, "lora_request", None)) is not None:
+            identity = self._adapters.identity(lora)
+            if identity is None:
+                return None
+        try:
+            state.chain = Chain(client, self._geometry.block_tokens, state.request, identity)
+        except stemcache.StemcacheError as error:
+            logger.warning("Stemcache: request %s gets no keys: %s", state.request.request_id, error)
+            state.never = True
+        return state.chain
+
+    def _waits_for_adapter(self, state: _State) -> bool:
+        return not state.never and state.chain is None and getattr(state.request, "lora_request", None) is not None
+
+    def _ask(self, state: _State) -> bool:
+        """Starts a lookup; False when there is nothing to ask, or nobody."""
+        usable = self._usable_blocks(state.request)
+        if not self._load or state.never or usable == 0 or getattr(state.request, "skip_reading_prefix_cache", False):
+            return False
+        chain = self._chain(state)
+        if chain is None:
+            return False
+        try:
+            state.call = self._client().start_acquire(chain.upto(usable), request=state.request.request_id[:128],
+                                                      traceparent=_traceparent(state.request),
+                                                      timeout_s=self._options.lookup_timeout_ms / 1000)
+        except stemcache.StemcacheError:
+            self._count("lookups_failed")
+            return False
+        state.asked_blocks = usable
+        self._count("lookups")
+        return True
+
+    def _take(self, state: _State) -> None:
+        try:
+            state.stem = state.call.result()
+        except stemcache.StemcacheError as error:
+            logger.debug("Stemcache: lookup of %s: %s", state.request.request_id, error)
+            self._count("lookups_failed")
+        state.call = None
+
+    def _drop_stem(self, state: _State) -> None:
+        if state.stem is not None:
+            state.stem.release()
+        state.stem = None
+        state.call = None
+
+    def _forget(self, state: _State) -> None:
+        self._drop_stem(state)
+        self._states.pop(state.request.request_id, None)
+
+    # ---- Failed loads
+
+    def _on_invalid(self, invalid: set[int]) -> None:
+        for request_id, state in self._states.items():
+            if state.loading and state.pages & invalid:
+                state.never = True
+                state.saved = 0
+                self._count("loads_failed")
+            elif not state.finished and invalid.intersection(self._block_ids(request_id)):
+                state.saved = 0  # computed on what another did not load
+
+    # ---- Saves
+
+    def _new_blocks(self, state: _State) -> int:
+        # Computed before this step, and accepted: drafts that were not are beyond num_tokens.
+        sure = min(state.request.num_computed_tokens, state.request.num_tokens)
+        return sure // self._geometry.block_tokens - state.saved
+
+    def _save_new(self, state: _State, block_ids: list[int], plan: StepPlan) -> None:
+        new = self._new_blocks(state)
+        if new <= 0 or self._pool is None or (chain := self._chain(state)) is None:
+            return
+        first, end = state.saved, state.saved + new
+        per_block = self._geometry.pages_per_block
+        pages = list(block_ids[first * per_block:end * per_block])
+        if len(pages) < new * per_block:
+            return  # the table is shorter than what was computed: freed already
+        state.saved = end
+        blocks = [self._pool.blocks[page] for page in pages]
+        if any(block.is_null for block in blocks):
+            return
+        self._pool.touch(blocks)
+        job = self._next_job
+        self._next_job += 1
+        self._jobs[job] = (state.request.request_id, blocks, self._geometry.ranks)
+        plan.save.append(Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job))
+
+    def _on_save_ended(self, job: int, ranks: int) -> None:
+        if job not in self._jobs:
+            return
+        request, blocks, left = self._jobs[job]
+        if left > ranks:
+            self._jobs[job] = (request, blocks, left - ranks)
+            return
+        del self._jobs[job]
+        self._pool.free_blocks(reversed(blocks))  # as vLLM does: the chain's end is evicted first
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _traceparent(request: Any) -> str:
+    return (getattr(request, "trace_headers", None) or {}).get("traceparent", "")

@@ -1,0 +1,186 @@
+"""The half of the connector that lives beside a rank's model runner: moves what the scheduler's half planned.
+
+Copies run in threads of the client, without the GIL. One thread calls in here: the runner's.
+
+- Every load is reported as ended, failed ones too; engine blocks that were not loaded are told by id.
+- After a load of `load_now` failed, that step computes on garbage, and steps that were planned before the scheduler heard of it
+  may too. Their saves are dropped until a plan shows that it knows of the failure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import stemcache
+from stemcache.vllm.options import Options
+from stemcache.vllm.plan import Geometry, Move, Report, StepPlan
+
+logger = logging.getLogger("vllm.stemcache")
+
+SOURCES = ("none", "local_dram", "remote_dram", "local_ssd", "remote_ssd")
+
+
+@dataclasses.dataclass
+class _Load:
+    move: Move
+    report: bool  # as received
+
+
+class WorkerSide:
+    """`attach(namespace)` makes an Attachment; planes: (address, bytes of a page, stride) in the order of the payload."""
+
+    def __init__(self, options: Options, geometry: Geometry, rank: int, attach: Callable[[dict], Any]) -> None:
+        self._options, self._geometry, self._rank, self._attach = options, geometry, rank, attach
+        self._attachment: Any = None
+        self._planes: list[tuple[int, int, int]] = []
+        self._page_count = 0
+        self._mover: stemcache.PageMover | None = None
+        self._loads: dict[int, _Load] = {}
+        self._saves: dict[int, Move] = {}
+        self._received: set[str] = set()
+        self._invalid: set[int] = set()
+        self._failures = 0
+        self._report = Report()
+        self.counts: dict[str, float] = {}
+
+    def register(self, planes: list[tuple[int, int, int]], page_count: int) -> None:
+        bytes_per_page = sum(page_bytes for _, page_bytes, _ in planes)
+        if bytes_per_page != self._geometry.engine_block_bytes:
+            raise RuntimeError(f"Stemcache: the KV cache has {bytes_per_page} bytes a block over all layers; the engine's "
+                               f"configuration says {self._geometry.engine_block_bytes}")
+        self._planes, self._page_count = planes, page_count
+
+    # ---- A step
+
+    def begin(self, plan: StepPlan) -> None:
+        """Loads of the plan; those that this step computes on are done when this returns."""
+        if plan.namespace is not None and self._attachment is None:
+            self._attachment = self._attach(plan.namespace)
+        if self._mover is None:
+            self._make_mover()
+        for move in plan.load:
+            self._start_load(move)
+        for move in plan.load_now:
+            self._load_now(move)
+
+    def end(self, plan: StepPlan) -> None:
+        """Saves of the plan: their blocks were computed by steps before this one."""
+        behind = plan.failures_seen.get(self._rank, 0) < self._failures
+        for move in plan.save:
+            if behind:
+                self._report.saves_dropped.add(move.job)
+                self._count("saves_dropped")
+                self._save_ended(move)
+            else:
+                self._start_save(move)
+
+    def poll(self) -> tuple[set[str], set[int], Report]:
+        """Requests whose load ended, engine blocks that were not loaded, and what else there is to tell."""
+        for result in self._mover.poll() if self._mover is not None else ():
+            if (load := self._loads.pop(result.ticket, None)) is not None:
+                self._loaded(load, result)
+            elif (move := self._saves.pop(result.ticket, None)) is not None:
+                self._saved(result)
+                self._save_ended(move)
+        received, self._received = self._received, set()
+        invalid, self._invalid = self._invalid, set()
+        report, self._report = self._report, Report()
+        return received, invalid, report
+
+    def close(self) -> None:
+        if self._mover is not None:
+            self._mover.close()
+        self._mover = None
+        if self._attachment is not None:
+            self._attachment.close()
+
+    # ---- Parts of it
+
+    def _make_mover(self) -> None:
+        client = self._attachment.client if self._attachment is not None else None
+        if client is None or not self._planes:
+            return
+        self._mover = stemcache.PageMover(client, self._planes, page_count=self._page_count, part=self._rank,
+                                          pages_per_block=self._geometry.pages_per_block,
+                                          load_threads=self._options.load_threads, proof=self._options.proof)
+        self._report.attached.add(self._rank)
+
+    def _start_load(self, move: Move) -> None:
+        load = _Load(move, report=True)
+        if self._mover is None:
+            return self._not_loaded(load, 0, "no node")
+        try:
+            ticket = self._mover.submit(save=False, **self._job(move, self._options.load_timeout_ms))
+        except stemcache.StemcacheError as error:
+            return self._not_loaded(load, 0, error)
+        self._loads[ticket] = load
+
+    def _load_now(self, move: Move) -> None:
+        load = _Load(move, report=False)
+        self._report.loads_ended.add(move.request)
+        if self._mover is None:
+            self._not_loaded(load, 0, "no node")
+        else:
+            self._loaded(load, self._mover.run(save=False, **self._job(move, self._options.load_timeout_ms)))
+        if self._invalid:
+            self._failures += 1
+            self._report.failures[self._rank] = self._failures
+
+    def _loaded(self, load: _Load, result: stemcache.MoveResult) -> None:
+        self._count("loads")
+        self._count("load_seconds", result.took_s)
+        self._count("load_bytes", result.bytes)
+        for source, blocks in zip(SOURCES, result.blocks_from):
+            if blocks:
+                self._count(f"tokens_from_{source}", blocks * self._geometry.block_tokens)
+        if not result.ok:
+            return self._not_loaded(load, result.blocks_moved, result.error)
+        if load.report:
+            self._received.add(load.move.request)
+
+    def _not_loaded(self, load: _Load, blocks: int, why: object) -> None:
+        self._count("loads_failed")
+        if isinstance(why, stemcache.DataLoss):
+            self._count("proofs_failed")
+        pages = load.move.pages[blocks * self._geometry.pages_per_block:]
+        logger.warning("Stemcache: %d blocks of request %s were not loaded and are computed: %s",
+                       len(pages) // self._geometry.pages_per_block, load.move.request, why)
+        self._invalid.update(page for page in pages if page >= 0)
+        if load.report:
+            self._received.add(load.move.request)
+
+    def _start_save(self, move: Move) -> None:
+        if self._mover is None:
+            return self._save_ended(move)
+        try:
+            ticket = self._mover.submit(save=True, **self._job(move, self._options.save_timeout_ms))
+        except stemcache.StemcacheError as error:
+            logger.debug("Stemcache: a save of request %s is shed: %s", move.request, error)
+            self._count("saves_shed")
+            return self._save_ended(move)
+        self._saves[ticket] = move
+
+    def _saved(self, result: stemcache.MoveResult) -> None:
+        self._count("saves")
+        self._count("save_seconds", result.took_s)
+        self._count("save_bytes", result.bytes)
+        self._count("blocks_saved", result.blocks_moved)
+        self._count("blocks_held", result.blocks_held)
+        self._count("blocks_refused", result.blocks_refused)
+        if not result.ok:
+            self._count("saves_failed")
+            logger.debug("Stemcache: a save ended early: %s", result.error)
+
+    def _save_ended(self, move: Move) -> None:
+        self._report.saves_ended[move.job] = self._report.saves_ended.get(move.job, 0) + 1
+
+    @staticmethod
+    def _job(move: Move, timeout_ms: int) -> dict[str, Any]:
+        return {"keys": move.keys, "first_block": move.first_block, "pages": move.pages, "timeout_s": timeout_ms / 1000,
+                "request": move.request[:128], "traceparent": move.traceparent}
+
+    def _count(self, what: str, by: float = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + by

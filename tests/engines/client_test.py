@@ -1,0 +1,198 @@
+"""The Python client against real nodes: keys, memory of any kind in and out, calls that wait and calls of asyncio, errors by kind."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+import stemcache
+
+BLOCK_BYTES = 16384
+
+
+def namespace(**fields) -> stemcache.Namespace:
+    fields = {"model": "m", "kv_dtype": "opaque", "layout": "l", "block_tokens": 16, **fields}
+    return stemcache.Namespace(parts=[stemcache.Part(BLOCK_BYTES)], **fields)
+
+
+def payload(block: int) -> np.ndarray:
+    return ((np.arange(BLOCK_BYTES) * 7 + block * 31) % 251).astype(np.uint8)
+
+
+def publish(client: stemcache.Client, keys: bytes) -> int:
+    reservation = client.reserve(keys, timeout_s=20)
+    for block, _, staging in reservation.wanted:
+        np.asarray(staging)[:] = payload(block)
+    return client.commit(reservation, timeout_s=20).committed
+
+
+@pytest.fixture
+def client(cluster):
+    with stemcache.Client(cluster.node(0), namespace(), timeout_s=20) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(client) -> bytes:
+    return stemcache.Hasher(client).append(range(100, 100 + 5 * 16 + 3))
+
+
+def test_keys_are_the_same_from_any_kind_of_tokens(client, keys):
+    tokens = list(range(100, 100 + 83))
+    assert len(keys) == 5 * stemcache.KEY_BYTES
+    for kind in (tokens, tuple(tokens), np.array(tokens, np.uint32), np.array(tokens, np.int64), array.array("I", tokens)):
+        assert stemcache.Hasher(client).append(kind) == keys
+    hasher = stemcache.Hasher(client)
+    assert hasher.append(tokens[:20]) + hasher.append(tokens[20:]) == keys
+    assert (hasher.blocks, hasher.tail_tokens) == (5, 3)
+    assert stemcache.Hasher(client, b"salt").append(tokens) != keys
+    hasher.restart()
+    hasher.add_extra(stemcache.LORA, b"adapter")
+    assert hasher.append(tokens) != keys
+
+
+def test_what_one_client_publishes_others_load(cluster, client, keys):
+    assert client.acquire(keys, timeout_s=20).matched_blocks == 0
+    assert publish(client, keys) == 5
+    assert client.reserve(keys, timeout_s=20).held == 5
+    with stemcache.Client(cluster.node(1), namespace(), proof="header", timeout_s=20) as other:
+        with other.acquire(keys, timeout_s=20) as stem:
+            assert (stem.matched_blocks, stem.chain_blocks, stem.misses, stem.exact) == (5, 5, [], True)
+            pages = np.zeros((5, BLOCK_BYTES), np.uint8)
+            assert other.load(stem, 0, [pages[0], None, pages[2], bytearray(BLOCK_BYTES), memoryview(pages[4])], timeout_s=20) == 5
+            assert all((pages[block] == payload(block)).all() for block in (0, 2, 4)) and not pages[1].any()
+            assert stem.source(0) == "remote_dram"
+        assert other.stats()["payloads_loaded"]["remote_dram"] == 4
+        with pytest.raises(stemcache.InvalidArgument, match="released"):
+            _ = stem.matched_blocks
+
+
+def test_tensors_are_loaded_into_in_place(client, keys):
+    torch = pytest.importorskip("torch")
+    publish(client, keys)
+    stem = client.acquire(keys, timeout_s=20)
+    tensor = torch.zeros(2, 64, 64, dtype=torch.bfloat16)
+    tensors = [torch.zeros(BLOCK_BYTES // 4, dtype=torch.float32), torch.zeros(BLOCK_BYTES // 2, dtype=torch.bfloat16), tensor]
+    assert client.load(stem, 0, tensors, timeout_s=20) == 3
+    assert (tensors[1].view(torch.uint8).numpy() == payload(1)).all()
+    assert (tensor.view(torch.uint8).flatten().numpy() == payload(2)).all()
+    view = client.read(stem, 3, timeout_s=20)
+    assert (np.asarray(view.payload) == payload(3)).all() and view.intact
+    with pytest.raises(TypeError, match="contiguous"):
+        client.load(stem, 0, [torch.zeros(BLOCK_BYTES * 2, dtype=torch.uint8)[::2]], timeout_s=20)
+
+
+def test_memory_that_is_none_is_refused(client, keys):
+    publish(client, keys)
+    stem = client.acquire(keys, timeout_s=20)
+    for bad in (3, b"x" * BLOCK_BYTES, np.zeros((BLOCK_BYTES, 2), np.uint8)[:, 0]):
+        with pytest.raises(TypeError, match="memory"):
+            client.load(stem, 0, [bad], timeout_s=20)
+    with pytest.raises(stemcache.InvalidArgument, match="1 bytes"):
+        client.load(stem, 0, [bytearray(1)], timeout_s=20)
+
+
+def test_views_outlive_their_client_and_cannot_be_written(cluster, keys, client):
+    publish(client, keys)
+    reader = stemcache.Client(cluster.node(0), namespace(), staging_bytes=0, timeout_s=20)
+    view = reader.read(reader.acquire(keys, timeout_s=20), 0, timeout_s=20)
+    content = memoryview(view.payload)
+    assert content.readonly
+    reader.close()
+    assert bytes(content) == payload(0).tobytes() and not view.intact
+
+
+def test_asyncio_calls_leave_the_loop_free(client, keys):
+    async def life() -> int:
+        beats = 0
+
+        async def beat() -> None:
+            nonlocal beats
+            while True:
+                beats += 1
+                await asyncio.sleep(0)
+
+        beating = asyncio.ensure_future(beat())
+        stem = await client.acquire_async(keys, timeout_s=20)
+        assert stem.matched_blocks == 0
+        reservation = await client.reserve_async(keys, timeout_s=20)
+        for block, _, staging in reservation.wanted:
+            np.asarray(staging)[:] = payload(block)
+        assert (await client.commit_async(reservation, timeout_s=20)).committed == 5
+        stems = await asyncio.gather(*(client.acquire_async(keys, timeout_s=20) for _ in range(50)))
+        assert all(stem.matched_blocks == 5 for stem in stems)
+        page = np.zeros(BLOCK_BYTES, np.uint8)
+        assert await client.load_async(stems[0], 4, [page], timeout_s=20) == 1
+        assert (page == payload(4)).all()
+        with pytest.raises(stemcache.OutOfRange):
+            await client.load_async(stems[0], 5, [page])
+        beating.cancel()
+        return beats
+
+    assert asyncio.run(life()) > 0
+
+
+def test_waiting_calls_release_the_interpreter(client, keys):
+    publish(client, keys)
+    results = []
+
+    def work() -> None:
+        for _ in range(50):
+            with client.acquire(keys, timeout_s=20) as stem:
+                results.append(client.load(stem, 0, [bytearray(BLOCK_BYTES) for _ in range(5)], timeout_s=20))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [5] * 200
+
+
+def test_errors_are_told_by_kind(cluster, client, keys):
+    with pytest.raises(stemcache.Unavailable) as gone:
+        stemcache.Client("unix:///nowhere/node.sock", namespace(), timeout_s=1)
+    assert isinstance(gone.value, ConnectionError) and gone.value.code == 14
+    with pytest.raises(stemcache.InvalidArgument, match="model"):
+        stemcache.Client(cluster.node(0), namespace(model=""), timeout_s=20)
+    with pytest.raises(ValueError, match="16 bytes"):
+        client.acquire(b"short")
+    with pytest.raises(stemcache.InvalidArgument, match="must be 1 to"):
+        client.acquire(b"")
+    with pytest.raises(ValueError, match="token 1 is -3"):
+        stemcache.Hasher(client).append([1, -3])
+    reservation = client.reserve(keys, timeout_s=20)
+    reservation.abandon()
+    with pytest.raises(stemcache.InvalidArgument, match="committed or abandoned"):
+        client.commit(reservation)
+    client.close()
+    with pytest.raises(stemcache.FailedPrecondition, match="closed"):
+        client.acquire(keys)
+
+
+def test_a_namespace_that_differs_is_warned_about_with_its_field(cluster, client):
+    with stemcache.Client(cluster.node(0), namespace(kv_dtype="fp32"), timeout_s=20) as other:
+        assert any("kv_dtype" in warning for warning in other.warnings)
+        assert other.fingerprint != client.fingerprint
+        assert client.namespace.differing_fields(other.namespace) == ["kv_dtype (opaque, fp32)"]
+
+
+def test_calls_fail_at_once_while_the_node_is_gone_and_work_with_its_successor(cluster, client, keys):
+    cluster.kill(0)
+    for _ in range(3):
+        with pytest.raises(stemcache.StemcacheError):
+            client.acquire(keys, timeout_s=5)
+            client.acquire(keys, timeout_s=5)
+    cluster.up(resume=True)
+    before = client.stats()["reattaches"]
+    while True:
+        try:
+            client.acquire(keys, timeout_s=5)
+            break
+        except stemcache.StemcacheError:
+            continue
+    assert client.connected and client.stats()["reattaches"] > before

@@ -1,0 +1,304 @@
+"""vLLM's connector, its two real halves driven by a fake engine against real nodes. Whatever happens to the tier, an engine answers
+what an engine without it answers."""
+
+from __future__ import annotations
+
+import random
+import types
+
+import pytest
+
+import stemcache
+from tests.engines.local_cluster import until
+from tests.support.fake_engine import BLOCK_TOKENS, FakeEngine
+
+LOADS = ("async", "sync")
+
+
+def prompt(seed: int, tokens: int = 20 * BLOCK_TOKENS + 5) -> list[int]:
+    return [random.Random(seed).randrange(50000) for _ in range(tokens)] if seed >= 0 else []
+
+
+@pytest.fixture
+def engine(request):
+    made = []
+
+    def make(*args, **kwargs) -> FakeEngine:
+        made.append(FakeEngine(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def truth(tokens: list[int], **fields) -> list[int]:
+    return FakeEngine(None).answer(tokens, **fields).output
+
+
+def all_free(engine: FakeEngine) -> bool:
+    return len(engine.pool.free) == len(engine.pool.blocks) - 1
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("pipelined", (False, True))
+def test_another_engine_loads_what_the_first_computed(cluster, engine, load, pipelined):
+    a, b = (engine(cluster.node(i), load=load, pipelined=pipelined) for i in (0, 1))
+    tokens = prompt(1)
+    first = a.answer(tokens)
+    assert first.output == truth(tokens) and first.loaded_tokens == 0
+    second = b.answer(tokens)
+    assert second.output == first.output
+    assert second.loaded_tokens == 20 * BLOCK_TOKENS
+    assert second.computed_tokens == len(tokens) - second.loaded_tokens + 39
+    assert b.worker.counts["tokens_from_remote_dram"] == second.loaded_tokens
+    turn = b.answer(second.all_token_ids + prompt(2, 100))  # what was generated is reused too
+    assert turn.output == truth(second.all_token_ids + prompt(2, 100))
+    assert turn.loaded_tokens >= len(second.all_token_ids) - 2 * BLOCK_TOKENS
+    assert all_free(a) and all_free(b)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_the_last_token_is_never_claimed(cluster, engine, load):
+    tokens = prompt(3, 8 * BLOCK_TOKENS)  # full blocks, nothing beyond
+    engine(cluster.node(0), load=load).answer(tokens)
+    again = engine(cluster.node(0), load=load).answer(tokens)
+    assert 0 < again.loaded_tokens < len(tokens) and again.output == truth(tokens)
+
+
+def test_the_scheduler_is_told_to_ask_again_while_a_lookup_runs(cluster, engine):
+    a = engine(cluster.node(0))
+    tokens = prompt(4)
+    a.answer(tokens)
+    b = engine(cluster.node(0))
+    started = b.scheduler._client()
+    ended = False
+
+    class Slow:
+        """A call whose answer is late."""
+
+        def __init__(self, call):
+            self.call = call
+
+        def done(self):
+            return ended and self.call.done()
+
+        def result(self):
+            return self.call.result()
+
+    b.scheduler._client = lambda: types.SimpleNamespace(start_acquire=lambda *a, **k: Slow(started.start_acquire(*a, **k)))
+    b.scheduler._chain = lambda state, chain=b.scheduler._chain: _with_client(b.scheduler, started, lambda: chain(state))
+    request = b.add(tokens)
+    for _ in range(5):
+        assert b.scheduler.matched_tokens(request, 0) == (None, False)
+        b.step()
+    assert request.status == "waiting"
+    ended = True
+    b.run()
+    assert request.loaded_tokens > 0 and request.output == truth(tokens)
+
+
+def _with_client(scheduler, client, call):
+    fake, scheduler._client = scheduler._client, lambda: client
+    try:
+        return call()
+    finally:
+        scheduler._client = fake
+
+
+def alter(cluster, node: int, engine: FakeEngine, tokens: list[int], block: int) -> None:
+    """One bit of one published block, in the node's memory."""
+    client = engine.scheduler._client()
+    key = stemcache.Hasher(client).append(tokens)
+    keys = [key[i:i + 16] for i in range(0, len(key), 16)]
+    assert cluster.alter(node, client.fingerprint, keys[block], offset=777) == 1
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("pipelined", (False, True))
+def test_an_altered_block_is_refused_computed_and_poisons_nobody(cluster, engine, load, pipelined):
+    tokens = prompt(5)
+    a = engine(cluster.node(0))
+    a.answer(tokens)
+    alter(cluster, 0, a, tokens, 4)
+    b = engine(cluster.node(0), load=load, pipelined=pipelined)
+    second = b.answer(tokens)
+    assert second.output == truth(tokens)
+    assert b.worker.counts["proofs_failed"] == 1
+    c = engine(cluster.node(1), load=load)
+    third = c.answer(tokens)
+    assert third.output == truth(tokens), "what the second engine saved after its failed load is right"
+    assert all_free(b)
+
+
+def test_without_the_digest_the_altered_block_is_believed(cluster, engine):
+    """The control of the test above: it is the proof that refuses, and a wrong block would show."""
+    tokens = prompt(6)
+    a = engine(cluster.node(0))
+    a.answer(tokens)
+    alter(cluster, 0, a, tokens, 4)
+    assert engine(cluster.node(0), proof="header").answer(tokens).output != truth(tokens)
+
+
+def test_saves_planned_before_a_failed_load_was_known_are_dropped(cluster, engine):
+    """And the control: with the guard off, the third engine gets wrong tokens."""
+    outputs = {}
+    for guard in (True, False):
+        tokens = prompt(7 + guard)
+        a = engine(cluster.node(0))
+        a.answer(tokens[:12 * BLOCK_TOKENS])
+        alter(cluster, 0, a, tokens, 4)
+        b = engine(cluster.node(0), load="sync", pipelined=True, chunk_blocks=4)
+        if not guard:
+            b.worker.end = lambda plan, worker=b.worker: [worker._start_save(move) for move in plan.save]
+        b.answer(tokens)
+        dropped = b.worker.counts.get("saves_dropped", 0)
+        outputs[guard] = engine(cluster.node(0)).answer(tokens).output == truth(tokens)
+        assert (dropped > 0) == guard
+    assert outputs == {True: True, False: False}
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_a_request_whose_load_failed_is_never_offered_the_same_again(cluster, engine, load):
+    tokens = prompt(9)
+    engine(cluster.node(0)).answer(tokens)
+    b = engine(cluster.node(0), load=load, load_timeout_ms=1)
+
+    class Stale:
+        """Claims blocks that are gone, as an index does that has not heard of it."""
+
+        def __init__(self, run):
+            self.run = run
+
+        def __call__(self, **job):
+            return self.run(**{**job, "keys": bytes(len(job["keys"]))})
+
+    attach = b.worker._make_mover
+
+    def make() -> None:
+        attach()
+        if b.worker._mover is not None and not isinstance(b.worker._mover, types.SimpleNamespace):
+            mover = b.worker._mover
+            b.worker._mover = types.SimpleNamespace(run=Stale(mover.run), submit=_loads_fail(mover), poll=mover.poll, close=mover.close)
+
+    def _loads_fail(mover):
+        stale = Stale(mover.submit)
+        return lambda save, **job: mover.submit(save=True, **job) if save else stale(save=False, **job)
+
+    b.worker._make_mover = make
+    request = b.add(tokens)
+    b.run(steps_max=20000)
+    assert request.output == truth(tokens)
+    assert b.worker.counts["loads_failed"] == 1 and b.scheduler.counts["loads_failed"] == 1
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_requests_go_on_without_the_node_and_hit_again_with_its_successor(new_cluster, engine, load):
+    cluster = new_cluster(nodes=1, ssd="64MiB")
+    tokens = prompt(10)
+    a = engine(cluster.node(0), load=load)
+    a.answer(tokens)
+    cluster.stop()
+    for seed in (10, 11):
+        assert a.answer(prompt(seed)).output == truth(prompt(seed))
+    cluster.up(resume=True)
+
+    def hits() -> bool:
+        request = a.answer(tokens)
+        assert request.output == truth(tokens)
+        return request.loaded_tokens > 0
+
+    until(hits)
+    assert all_free(a)
+
+
+def test_an_engine_starts_without_a_node_and_attaches_when_there_is_one(new_cluster, engine):
+    cluster = new_cluster(nodes=1)
+    cluster.stop()
+    a = engine(cluster.node(0))
+    tokens = prompt(12)
+    assert a.answer(tokens).output == truth(tokens)
+    cluster.up(resume=True)
+    until(lambda: a.answer(tokens).loaded_tokens > 0)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_aborts_and_preemptions_in_every_state_leave_no_block_behind(cluster, engine, load):
+    rng = random.Random(13)
+    engine(cluster.node(0)).answer(prompt(13))
+    b = engine(cluster.node(1), load=load)
+    requests = []
+    for index in range(120):
+        tokens = prompt(13)[:rng.randrange(40, 325)] + prompt(14 + index, rng.randrange(1, 60))
+        requests.append((tokens, b.add(tokens, max_tokens=rng.randrange(1, 20))))
+        for _ in range(rng.randrange(6)):
+            b.step()
+        victim = rng.choice(requests)[1]
+        if victim.status == "finished":
+            continue
+        if rng.random() < 0.5:
+            b.abort(victim)
+            requests = [pair for pair in requests if pair[1] is not victim]
+        elif victim.status == "running":
+            b.preempt(victim)
+    b.run()
+    for tokens, request in requests:
+        assert request.output == truth(tokens, max_tokens=request.max_tokens)
+    assert all_free(b) and not b.scheduler._jobs and not b.scheduler._states
+
+
+def test_salts_adapters_and_models_do_not_meet(cluster, engine):
+    tokens = prompt(15)
+    a = engine(cluster.node(0))
+    a.answer(tokens)
+    lora = [types.SimpleNamespace(lora_name=name, lora_path=f"/nowhere/{name}") for name in ("one", "two")]
+    for fields in ({"cache_salt": "s"}, {"cache_salt": "t"}, {"lora_request": lora[0]}, {"lora_request": lora[1]}):
+        other = a.answer(tokens, **fields)
+        assert other.loaded_tokens == 0, fields
+        again = a.answer(tokens, **fields)
+        assert again.loaded_tokens > 0 and again.output == truth(tokens, **fields), fields
+    assert engine(cluster.node(0), model="another").answer(tokens).loaded_tokens == 0
+
+
+def test_drafts_that_were_not_accepted_are_not_saved(cluster, engine):
+    a = engine(cluster.node(0))
+    request = a.add(prompt(16, 6 * BLOCK_TOKENS), max_tokens=1)
+    a.step()
+    a.step()
+    state = a.scheduler._states[request.request_id]
+    saved = state.saved
+    request.num_computed_tokens = request.num_tokens + 3 * BLOCK_TOKENS  # drafts, as a verifying step has them in flight
+    assert saved + a.scheduler._new_blocks(state) == request.num_tokens // a.geometry.block_tokens
+    request.num_computed_tokens = 6 * BLOCK_TOKENS
+    a.run()
+
+
+def test_roles_load_or_save_only(cluster, engine):
+    tokens = prompt(17)
+    reader = engine(cluster.node(0), role="kv_consumer")
+    reader.answer(tokens)
+    writer = engine(cluster.node(0), role="kv_producer")
+    assert writer.answer(tokens).loaded_tokens == 0
+    assert writer.answer(tokens).loaded_tokens == 0
+    assert reader.answer(tokens).loaded_tokens > 0
+    assert "saves" not in reader.worker.counts
+
+
+def test_many_chats_at_once_answer_as_one_at_a_time(cluster, engine):
+    engines = [engine(cluster.node(i), blocks=400) for i in (0, 1)]
+    chats = [prompt(100 + i % 4, 96) for i in range(16)]
+    for turn in range(3):
+        running = [(engines[(i + turn) % 2].add(chat, max_tokens=12), chat) for i, chat in enumerate(chats)]
+        for each in engines:
+            each.run()
+        for request, chat in running:
+            assert request.output == truth(chat, max_tokens=12)
+        chats = [request.all_token_ids + prompt(1000 + i + turn, 20) for i, (request, _) in enumerate(running)]
+    assert all(all_free(each) for each in engines)
+
+
+def test_unknown_options_are_refused_by_name(cluster):
+    for extra, told in (({"nodes": "x"}, "'nodes', which is not one of"), ({"load": "never"}, "async or sync"),
+                        ({"load_threads": "2"}, "of type int"), ({"load_threads": 0}, "above 0")):
+        with pytest.raises(ValueError, match=told):
+            FakeEngine(cluster.node(0), **extra)

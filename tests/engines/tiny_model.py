@@ -1,0 +1,46 @@
+"""A small Llama with random weights and a byte-level tokenizer, made here: nothing is downloaded.
+
+    tiny_model.py FOLDER [--layers N] [--hidden N] [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def make(folder: str, layers: int = 4, hidden: int = 512, seed: int = 0, vocabulary: int = 4096) -> str:
+    """Weights wide enough apart that greedy tokens depend on the whole prompt. Returns the folder; made once."""
+    if os.path.exists(os.path.join(folder, "model.safetensors")):
+        return folder
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+                         num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=16384, initializer_range=0.2,
+                         bos_token_id=None, eos_token_id=None, pad_token_id=None, tie_word_embeddings=False)
+    LlamaForCausalLM(config).float().save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {letter: index for index, letter in enumerate(letters)}
+    words.update({f"<{index}>": index for index in range(len(letters), vocabulary)})
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make(arguments.folder, arguments.layers, arguments.hidden, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

