@@ -70,6 +70,22 @@ function(stem_test source)
   endif()
 endfunction()
 
+# stem_pytest(path/x_test.py LABELS engines ... [TIMEOUT s]): Python tests against the build's daemons. tests/engines/venv.sh makes
+# their environment, outside the tree; where it cannot, they are skipped.
+function(stem_pytest source)
+  if(NOT STEM_TESTS OR STEM_SANITIZE)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS" ${ARGN})
+  string(REGEX REPLACE "\\.py$" "" name ${source})
+  string(REPLACE "/" "." name ${name})
+  add_test(NAME ${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/engines/pytest.sh ${CMAKE_BINARY_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 900)  # the first one makes the environment
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77 RESOURCE_LOCK engines)
+endfunction()
+
 # stem_bench(x_bench.cc DEPS ...): a Google Benchmark binary in bin/.
 function(stem_bench source)
   if(NOT STEM_BENCH)

@@ -19,7 +19,7 @@ def make(folder: str, layers: int = 4, hidden: int = 512, seed: int = 0, vocabul
 
     torch.manual_seed(seed)
     config = LlamaConfig(vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-                         num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=16384, initializer_range=0.2,
+                         num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=16384, initializer_range=0.05,
                          bos_token_id=None, eos_token_id=None, pad_token_id=None, tie_word_embeddings=False)
     LlamaForCausalLM(config).float().save_pretrained(folder)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

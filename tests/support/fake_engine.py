@@ -181,7 +181,7 @@ class FakeEngine:
             plan = self.scheduler.plan(list(ids), ids.get)
         done = self._execute(work, plan)
         self._unread.append(done)
-        if not self.pipelined or len(self._unread) > 1 or not work:
+        while len(self._unread) > (1 if self.pipelined and work else 0):
             self._read(self._unread.pop(0))
 
     def _schedule_waiting(self) -> None:

@@ -158,6 +158,8 @@ class SchedulerSide:
             if state is None:
                 continue
             state.loading = False
+            if not state.never:
+                self._count_sources(state)
             self._drop_stem(state)
             if state.finished:
                 self._forget(state)
@@ -252,6 +254,13 @@ class SchedulerSide:
         self._drop_stem(state)
         self._states.pop(state.request.request_id, None)
 
+    def _count_sources(self, state: _State) -> None:
+        # All landed by now. The worker's own lookup found them here already, wherever they came from.
+        first = state.offered - len(state.sources)
+        state.sources = [state.stem.source(block) for block in range(first, state.offered)]
+        for source, tokens in self.sources(state.request, state.load_tokens).items():
+            self._count(f"tokens_from_{source}", tokens)
+
     # ---- Failed loads
 
     def _on_invalid(self, invalid: set[int]) -> None:
@@ -299,8 +308,8 @@ class SchedulerSide:
         del self._jobs[job]
         self._pool.free_blocks(reversed(blocks))  # as vLLM does: the chain's end is evicted first
 
-    def _count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
+    def _count(self, what: str, by: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + by
 
 
 def _traceparent(request: Any) -> str:

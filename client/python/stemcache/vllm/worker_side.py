@@ -20,9 +20,6 @@ from stemcache.vllm.plan import Geometry, Move, Report, StepPlan
 
 logger = logging.getLogger("vllm.stemcache")
 
-SOURCES = ("none", "local_dram", "remote_dram", "local_ssd", "remote_ssd")
-
-
 @dataclasses.dataclass
 class _Load:
     move: Move
@@ -133,9 +130,6 @@ class WorkerSide:
         self._count("loads")
         self._count("load_seconds", result.took_s)
         self._count("load_bytes", result.bytes)
-        for source, blocks in zip(SOURCES, result.blocks_from):
-            if blocks:
-                self._count(f"tokens_from_{source}", blocks * self._geometry.block_tokens)
         if not result.ok:
             return self._not_loaded(load, result.blocks_moved, result.error)
         if load.report:

