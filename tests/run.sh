@@ -4,12 +4,13 @@
 # that the last lines are ctest's own summary. With labels: only those, in the release build.
 #   tests/run.sh                 all
 #   tests/run.sh unit contract   these labels; `ctest --test-dir build/release --print-labels` lists them
-# Never run here: label gpu (needs one) and label long (soak runs). Fails when any test fails.
+#   tests/run.sh engines         Python's side and vLLM, the long scenarios too
+# Never run here: label gpu (needs one), and without labels those that are long. Fails when any test fails.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 case "${1:-}" in
-  --help|-h) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  --help|-h) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
   -*) echo "run.sh: unknown argument $1; labels or nothing (see --help)" >&2; exit 2 ;;
 esac
 
@@ -49,7 +50,7 @@ sanitized() {
 
 # Skips are not silence: each test that skipped says why.
 skips() {
-  awk '/^\[ RUN /{name=$NF} /: Skipped$/{getline; print "skipped: " name ": " $0}' \
+  awk '/^\[ RUN /{name=$NF} /: Skipped$/{getline; print "skipped: " name ": " $0} /^skipped: |^SKIPPED /' \
     build/release/Testing/Temporary/LastTest.log 2>/dev/null || true
 }
 

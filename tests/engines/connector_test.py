@@ -9,6 +9,7 @@ import types
 import pytest
 
 import stemcache
+from stemcache.vllm import version
 from tests.engines.local_cluster import until
 from tests.support.fake_engine import BLOCK_TOKENS, FakeEngine
 
@@ -309,6 +310,20 @@ def test_many_chats_at_once_answer_as_one_at_a_time(cluster, engine):
             assert request.output == truth(chat, max_tokens=12)
         chats = [request.all_token_ids + prompt(1000 + i + turn, 20) for i, (request, _) in enumerate(running)]
     assert all(all_free(each) for each in engines)
+
+
+def test_a_node_that_refuses_the_blocks_says_so_at_start(cluster):
+    FakeEngine(cluster.node(0)).close()
+    with pytest.raises(stemcache.FailedPrecondition, match="bytes does not fit the slots"):
+        FakeEngine(cluster.node(0), model="larger", min_block_bytes=1 << 20)
+
+
+def test_vllm_outside_the_range_is_refused_with_what_to_install():
+    version.check("0.32.0")
+    version.check("0.33.1+cpu")
+    for other in ("0.31.9", "0.34.0", "1.0"):
+        with pytest.raises(ImportError, match="0.32 to 0.33, and this is " + other.replace(".", r"\.")):
+            version.check(other)
 
 
 def test_unknown_options_are_refused_by_name(cluster):

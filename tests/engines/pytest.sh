@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs files of Python tests against the binaries of a build: tests/engines/pytest.sh BUILD_FOLDER FILE...
-# Exits 77 when the environment cannot be made, or when every test was skipped; each skip is told with its reason.
+# Fixtures are in conftest.py. Exits 77 when the environment cannot be made, or when every test was skipped; each skip is told with its reason.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -115,7 +115,7 @@ class FakeEngine:
         namespace = stemcache.Namespace(parts=[stemcache.Part(page_bytes * geometry.pages_per_block)], **fields)
 
         def attach(_: Any, staging: int = options.staging_bytes) -> Attachment:
-            return Attachment("fake", node, namespace, staging_bytes=staging, proof=options.proof)
+            return Attachment("fake", node, namespace, strict=True, staging_bytes=staging, proof=options.proof)
 
         self.geometry = geometry
         self.attachment = attach(None, 0)

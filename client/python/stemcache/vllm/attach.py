@@ -16,10 +16,10 @@ RETRY_SECONDS = 1.0
 class Attachment:
     """A client once there is one. The first try is made here; when no node answers, a thread goes on trying.
 
-    Raises what the node refuses with: a namespace that differs from what it knows is told at the start, with the field.
+    A node that refuses the namespace (its field is in the message) raises when `strict`, else it is logged and nothing is cached.
     """
 
-    def __init__(self, who: str, node: str, namespace: stemcache.Namespace, **options: Any) -> None:
+    def __init__(self, who: str, node: str, namespace: stemcache.Namespace, *, strict: bool = False, **options: Any) -> None:
         self._who, self._node, self._namespace, self._options = who, node, namespace, options
         self._lock = threading.Lock()
         self._client: stemcache.Client | None = None
@@ -27,7 +27,11 @@ class Attachment:
         self._thread: threading.Thread | None = None
         try:
             self._set(self._connect())
-        except (stemcache.Unavailable, stemcache.DeadlineExceeded) as error:
+        except (stemcache.FailedPrecondition, stemcache.InvalidArgument) as error:
+            if strict:
+                raise
+            self._refused(error)
+        except stemcache.StemcacheError as error:
             logger.warning("Stemcache: %s has no node at %s yet (%s); requests are computed until there is one", who, node, error)
             self._thread = threading.Thread(target=self._keep_trying, name="stemcache-attach", daemon=True)
             self._thread.start()
@@ -49,11 +53,13 @@ class Attachment:
         while not self._closed.wait(RETRY_SECONDS):
             try:
                 return self._set(self._connect())
-            except (stemcache.Unavailable, stemcache.DeadlineExceeded):
+            except (stemcache.FailedPrecondition, stemcache.InvalidArgument) as error:
+                return self._refused(error)
+            except stemcache.StemcacheError:
                 continue
-            except stemcache.StemcacheError as error:
-                logger.error("Stemcache: %s is refused by the node at %s, and stays off: %s", self._who, self._node, error)
-                return None
+
+    def _refused(self, error: stemcache.StemcacheError) -> None:
+        logger.error("Stemcache: %s is refused by the node at %s, and caches nothing: %s", self._who, self._node, error)
 
     @property
     def client(self) -> stemcache.Client | None:

@@ -77,7 +77,7 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
                 logger.warning("Stemcache: kv_load_failure_policy is '%s': a block that is lost fails its request. Set it to "
                                "'recompute', so that the block is computed instead", transfer.kv_load_failure_policy)
             fields = identity.namespace_of(vllm_config, kv_cache_config, geometry, self._options)
-            self._attachment = self._attach(fields, "vllm-scheduler", staging_bytes=0)
+            self._attachment = self._attach(fields, "vllm-scheduler", staging_bytes=0, strict=True)
             self._scheduler = SchedulerSide(self._options, geometry, lambda: self._attachment.client, namespace=fields,
                                             load=transfer.is_kv_consumer, save=transfer.is_kv_producer)
         else:
@@ -88,11 +88,11 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
                 self._options, geometry, rank,
                 lambda fields: self._attach(fields, f"vllm-rank-{rank}", staging_bytes=self._options.staging_bytes))
 
-    def _attach(self, fields: dict[str, Any], who: str, staging_bytes: int) -> Attachment:
+    def _attach(self, fields: dict[str, Any], who: str, staging_bytes: int, strict: bool = False) -> Attachment:
         parts = [stemcache.Part(block_bytes, id=rank, head_first=rank) for rank, block_bytes in enumerate(fields["parts"])]
         namespace = stemcache.Namespace(**{**fields, "parts": parts})
-        return Attachment(who, self._options.node, namespace, staging_bytes=staging_bytes, shared_group=self._options.shared_group,
-                          proof=self._options.proof)
+        return Attachment(who, self._options.node, namespace, strict=strict, staging_bytes=staging_bytes,
+                          shared_group=self._options.shared_group, proof=self._options.proof)
 
     @property
     def requires_kv_delivery(self) -> bool:
