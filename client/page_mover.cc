@@ -1,14 +1,11 @@
 #include "client/page_mover.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/proof.h"
 #include "kernels/checksum.h"
-#include "storage/pool/slot.h"
 
 namespace stem {
 namespace {
@@ -48,27 +45,6 @@ class PageWalk {
   size_t page_ = 0;
   uint64_t offset_ = 0;
 };
-
-// Copies one chunk to where it belongs and returns its hash, taken of what was written: another process may write the
-// source meanwhile. Bytes of skipped pages count in the hash all the same.
-uint64_t CopyChunk(std::span<const std::byte> chunk, PageWalk& walk) {
-  const PageWalk::Piece first = walk.Take(chunk.size());
-  if (first.bytes == chunk.size()) {
-    if (first.at == nullptr) return ChunkHash(chunk);
-    std::memcpy(first.at, chunk.data(), chunk.size());
-    return ChunkHash({first.at, chunk.size()});
-  }
-  // Pages end inside this chunk: once into memory that nobody else writes, and from there.
-  alignas(64) std::byte copy[kChunkBytes];
-  std::memcpy(copy, chunk.data(), chunk.size());
-  if (first.at != nullptr) std::memcpy(first.at, copy, first.bytes);
-  for (size_t done = first.bytes; done < chunk.size();) {
-    const PageWalk::Piece piece = walk.Take(chunk.size() - done);
-    if (piece.at != nullptr) std::memcpy(piece.at, copy + done, piece.bytes);
-    done += piece.bytes;
-  }
-  return ChunkHash({copy, chunk.size()});
-}
 
 void CopyPages(std::span<const std::byte> payload, PageWalk walk) {
   for (size_t done = 0; done < payload.size();) {
@@ -235,37 +211,23 @@ absl::Status PageMover::LoadBlock(const Stem& stem, const MoveJob& job, uint32_t
   const auto pages =
       std::span(job.pages).subspan(size_t{block - job.first_block} * pages_.pages_per_block, pages_.pages_per_block);
   if (std::ranges::all_of(pages, [](int32_t page) { return page == MoveJob::kSkip; })) return absl::OkStatus();
-  STEM_ASSIGN(const View view, client_.Read(stem, block, deadline));  // looks at the header
-  const std::span<const std::byte> payload = view.payload();
-  if (payload.size() != block_bytes_) {
-    return absl::DataLossError(absl::StrCat("block ", block, " has ", payload.size(), " bytes; its part has ", block_bytes_));
-  }
   if (proof_ == LocalProof::kHeader) {
-    CopyPages(payload, PageWalk(pages_, pages));
-    if (view.intact()) return absl::OkStatus();
-    return LoadOnceMore(stem, pages, block, deadline);  // without the session there is no pin: only the digest can tell
+    const absl::StatusOr<View> view = client_.Read(stem, block, deadline);
+    if (view.ok()) {
+      CopyPages(view->payload(), PageWalk(pages_, pages));
+      if (view->intact()) return absl::OkStatus();  // else there was no pin, and only the digest can tell
+    } else if (view.status().code() != absl::StatusCode::kFailedPrecondition) {
+      return view.status();  // another node's memory is not read in place
+    }
   }
-  std::vector<uint64_t> hashes(ChunkCount(payload.size()));
+  std::vector<PayloadRange> ranges;
   PageWalk walk(pages_, pages);
-  for (size_t i = 0; i < hashes.size(); ++i) {
-    const size_t at = i * kChunkBytes;
-    hashes[i] = CopyChunk(payload.subspan(at, std::min<size_t>(kChunkBytes, payload.size() - at)), walk);
+  for (uint64_t at = 0; at < block_bytes_;) {
+    const PageWalk::Piece piece = walk.Take(block_bytes_ - at);
+    if (piece.at != nullptr) ranges.push_back({.offset = at, .destination = {piece.at, piece.bytes}});
+    at += piece.bytes;
   }
-  SlotHeader header;  // lies before the payload (storage/pool/slot.h)
-  std::memcpy(static_cast<void*>(&header), payload.data() - sizeof(header), sizeof(header));
-  const BlockName name{client_.fingerprint(), PartKey(job.keys[block], pages_.part)};
-  if (header.name == name && header.digest == DigestOfChunks(name, payload.size(), hashes)) return absl::OkStatus();
-  return LoadOnceMore(stem, pages, block, deadline);
-}
-
-// The client's own way, which reports a copy that fails its proof to the node.
-absl::Status PageMover::LoadOnceMore(const Stem& stem, std::span<const int32_t> pages, uint32_t block, absl::Time deadline) {
-  std::vector<std::byte> payload(block_bytes_);
-  const std::span<std::byte> destination(payload);
-  const LoadResult loaded = client_.Load(stem, block, {&destination, 1}, deadline);
-  if (!loaded.status.ok()) return loaded.status;
-  CopyPages(payload, PageWalk(pages_, pages));
-  return absl::OkStatus();
+  return client_.LoadRanges(stem, block, ranges, deadline);
 }
 
 void PageMover::Save(const MoveJob& job, absl::Time deadline, MoveResult& result) {

@@ -97,7 +97,6 @@ class PageMover {
   void Work(bool saves);
   void Load(const MoveJob& job, absl::Time deadline, MoveResult& result);
   absl::Status LoadBlock(const Stem& stem, const MoveJob& job, uint32_t block, absl::Time deadline);
-  absl::Status LoadOnceMore(const Stem& stem, std::span<const int32_t> pages, uint32_t block, absl::Time deadline);
   void Save(const MoveJob& job, absl::Time deadline, MoveResult& result);
 
   CacheClient& client_;
