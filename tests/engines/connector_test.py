@@ -17,7 +17,8 @@ LOADS = ("async", "sync")
 
 
 def prompt(seed: int, tokens: int = 20 * BLOCK_TOKENS + 5) -> list[int]:
-    return [random.Random(seed).randrange(50000) for _ in range(tokens)] if seed >= 0 else []
+    rng = random.Random(seed)
+    return [rng.randrange(50000) for _ in range(tokens)]
 
 
 @pytest.fixture

