@@ -23,7 +23,8 @@ ENVIRONMENT = {
 
 
 def transfer_config(node: str, role: str = "kv_both", **extra: Any) -> dict[str, Any]:
-    """What --kv-transfer-config takes."""
+    """What --kv-transfer-config takes; with time-outs that only a hang meets, as a test's machine may be busy."""
+    extra = {"lookup_timeout_ms": 20000, "load_timeout_ms": 60000, "save_timeout_ms": 60000, **extra}
     return {"kv_connector": "StemcacheConnector", "kv_connector_module_path": "stemcache.vllm", "kv_role": role,
             "kv_load_failure_policy": "recompute", "kv_connector_extra_config": {"node": node, **extra}}
 
@@ -43,6 +44,10 @@ class VllmProcess:
     def generate(self, prompts: list[list[int]], max_tokens: int = 64, **options: Any) -> dict[str, Any]:
         """{"tokens": [[id]], "cached": [tokens], "seconds": of all, "metrics": sums of counters since the engine's start}."""
         return self._do({"do": "generate", "prompts": prompts, "max_tokens": max_tokens, **options})
+
+    def forget(self) -> None:
+        """The engine's own prefix cache is empty after this; the tier's is not."""
+        self._do({"do": "forget"})
 
     def stop(self) -> None:
         self._do({"do": "stop"})
@@ -120,6 +125,11 @@ class _Engine:
                 "cached": [output.num_cached_tokens for output in outputs],
                 "first_token_seconds": [output.metrics.first_token_latency if output.metrics else None for output in outputs],
                 "reasons": [output.outputs[0].finish_reason for output in outputs], "seconds": seconds, "metrics": metrics}
+
+    def forget(self) -> dict[str, Any]:
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("blocks are in use still")
+        return {}
 
     def stop(self) -> dict[str, Any]:
         from vllm.distributed.kv_transfer import kv_transfer_state

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import time
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,8 @@ class FakeEngine:
             self._connect(node, role, model, extra)
 
     def _connect(self, node: str, role: str, model: str, extra: dict[str, Any]) -> None:
-        options = parse({"node": node, "min_block_bytes": 8192, "staging_bytes": 1 << 20, **extra})
+        options = parse({"node": node, "min_block_bytes": 8192, "staging_bytes": 1 << 20, "lookup_timeout_ms": 20000,
+                         "load_timeout_ms": 20000, **extra})
         page_bytes = LAYERS * PAGE_BYTES
         geometry = Geometry(BLOCK_TOKENS * -(-options.min_block_bytes // page_bytes), BLOCK_TOKENS, page_bytes, ranks=1)
         fields = {"model": model, "kv_dtype": "opaque", "layout": "fake", "block_tokens": geometry.block_tokens}
@@ -147,7 +149,8 @@ class FakeEngine:
         for _ in range(steps_max):
             if not self.waiting and not self.running and not self._unread and not (self.scheduler and self.scheduler.has_work()):
                 return
-            self.step()
+            if not self.step():
+                time.sleep(0.001)  # as vLLM does
         raise AssertionError(f"requests are not through after {steps_max} steps: a livelock")
 
     def answer(self, tokens: list[int], **fields: Any) -> Request:
@@ -170,7 +173,8 @@ class FakeEngine:
 
     # ---- A step
 
-    def step(self) -> None:
+    def step(self) -> bool:
+        """False when there was nothing to compute."""
         self.steps += 1
         self._schedule_waiting()
         work = [(request, min(request.num_tokens - request.num_computed_tokens, self.chunk_tokens)) for request in list(self.running)]
@@ -183,6 +187,7 @@ class FakeEngine:
         self._unread.append(done)
         while len(self._unread) > (1 if self.pipelined and work else 0):
             self._read(self._unread.pop(0))
+        return bool(work)
 
     def _schedule_waiting(self) -> None:
         for request in list(self.waiting):
