@@ -1,0 +1,18 @@
+// Public models by name, each as the fields of its config.json that decide sizes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "proto/status.h"
+#include "services/ctl/planner/model_shape.h"
+
+namespace stem::planner {
+
+// Errors: InvalidArgument lists the names.
+absl::StatusOr<ModelShape> FindModel(absl::string_view name);
+
+std::vector<std::string> ModelNames();
+
+}  // namespace stem::planner
