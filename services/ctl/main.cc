@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   stem::Command run;
   stem::AddBenchCommand(app, binaries, &run);
   stem::AddClusterCommand(app, binaries, &run);
+  stem::AddPlanCommand(app, &run);
   stem::AddReplayCommand(app, &run);
   stem::AddSimulateCommand(app, &run);
   stem::AddStatusCommand(app, &run);

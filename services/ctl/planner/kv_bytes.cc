@@ -13,7 +13,7 @@ namespace {
 // fp8 has one scale a tensor. fp8_ds_mla: 512 fp8 values, 4 fp32 scales, 64 rope values in bf16 = 656 bytes.
 const std::vector<KvDtype>& Dtypes() {
   static const std::vector<KvDtype>& dtypes = *new std::vector<KvDtype>{
-      {"fp16", 32, 0, true, false},      {"bf16", 32, 0, true, false}, {"fp8", 16, 0, true, false},
+      {"fp16", 32, 0, true, false},      {"bf16", 32, 0, true, false},  {"fp8", 16, 0, true, false},
       {"fp8_ds_mla", 16, 0, true, true}, {"int8", 16, 8, false, false}, {"int4", 8, 8, false, false},
       {"nvfp4", 9, 0, false, false}};
   return dtypes;
@@ -71,8 +71,9 @@ absl::StatusOr<KvBytes> KvBytes::Of(const ModelShape& shape, const KvDtype& dtyp
   }
   if (latent) result.copies_ = parallel.tensor;
   if (latent ? !dtype.latent : dtype.latent_only) {
-    return absl::InvalidArgumentError(absl::StrCat("KV dtype ", dtype.word, latent ? " is not for MLA; use bf16, fp8 or fp8_ds_mla"
-                                                                                   : " is for MLA only; use fp8"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV dtype ", dtype.word,
+                     latent ? " is not for MLA; use bf16, fp8 or fp8_ds_mla" : " is for MLA only; use fp8"));
   }
   result.Inflate();
   result.Sum();

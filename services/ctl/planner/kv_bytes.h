@@ -13,9 +13,9 @@ namespace stem::planner {
 // How cached values are kept. Source: vllm/v1/kv_cache_interface.py (real page sizes by cache dtype).
 struct KvDtype {
   std::string word;
-  uint32_t sixteenths = 32;        // of a byte, per value
-  uint32_t head_scale_bytes = 0;   // per token and head, for keys and values together
-  bool latent = true;              // engines have it for MLA
+  uint32_t sixteenths = 32;       // of a byte, per value
+  uint32_t head_scale_bytes = 0;  // per token and head, for keys and values together
+  bool latent = true;             // engines have it for MLA
   bool latent_only = false;
 };
 
@@ -63,8 +63,8 @@ class KvBytes {
   uint64_t RankRequestBytes(uint64_t context) const { return Request(context, true); }
 
   // Tokens of an attention block after the engine has made it as large as a linear layer's state; the engine's own
-  // without linear layers. A shorter prompt never hits. Source: vllm/platforms/interface.py and v1/core/kv_cache_utils.py;
-  // blocks of 784 tokens (Qwen3.5 27B) are seen in the field.
+  // without linear layers. A shorter prompt never hits. Source: vllm/platforms/interface.py and
+  // v1/core/kv_cache_utils.py; blocks of 784 tokens (Qwen3.5 27B) are seen in the field.
   uint32_t engine_block_tokens() const { return block_tokens_; }
   uint32_t copies() const { return copies_; }  // of each key-value head over the tensor-parallel ranks
 

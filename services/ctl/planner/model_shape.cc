@@ -18,10 +18,10 @@ namespace {
 // Read with this parser's rules against their public configs; anything else is read by the same fields and said to be.
 bool IsKnown(const std::string& type) {
   static const std::set<std::string>& known = *new std::set<std::string>{
-      "llama",   "llama4",      "mistral",     "mixtral",      "qwen2",        "qwen2_moe",   "qwen3",
-      "gemma",   "gemma2",      "gemma3",      "qwen3_moe",    "qwen3_next",   "qwen3_5",     "qwen3_5_moe",
-      "phi3",    "qwen3_vl",    "qwen3_vl_moe", "deepseek_v2", "deepseek_v3",  "deepseek_v32", "kimi_k2",
-      "glm4",    "glm4_moe",    "glm_moe_dsa", "gpt_oss",      "falcon",       "minimax_m2",  "nemotron_h"};
+      "llama", "llama4",   "mistral",      "mixtral",     "qwen2",       "qwen2_moe",    "qwen3",
+      "gemma", "gemma2",   "gemma3",       "qwen3_moe",   "qwen3_next",  "qwen3_5",      "qwen3_5_moe",
+      "phi3",  "qwen3_vl", "qwen3_vl_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2",
+      "glm4",  "glm4_moe", "glm_moe_dsa",  "gpt_oss",     "falcon",      "minimax_m2",   "nemotron_h"};
   return known.contains(type);
 }
 
@@ -43,12 +43,16 @@ constexpr Refusal kRefused[] = {
 
 // layer_types words (transformers) to kinds.
 absl::StatusOr<LayerKind> KindOf(const std::string& word) {
-  static const std::map<std::string, LayerKind>& kinds = *new std::map<std::string, LayerKind>{
-      {"full_attention", LayerKind::kFull},       {"attention", LayerKind::kFull},
-      {"sliding_attention", LayerKind::kSliding}, {"chunked_attention", LayerKind::kSliding},
-      {"linear_attention", LayerKind::kLinear},   {"mamba", LayerKind::kLinear},
-      {"mamba2", LayerKind::kLinear},             {"moe", LayerKind::kNone},
-      {"mlp", LayerKind::kNone}};
+  static const std::map<std::string, LayerKind>& kinds =
+      *new std::map<std::string, LayerKind>{{"full_attention", LayerKind::kFull},
+                                            {"attention", LayerKind::kFull},
+                                            {"sliding_attention", LayerKind::kSliding},
+                                            {"chunked_attention", LayerKind::kSliding},
+                                            {"linear_attention", LayerKind::kLinear},
+                                            {"mamba", LayerKind::kLinear},
+                                            {"mamba2", LayerKind::kLinear},
+                                            {"moe", LayerKind::kNone},
+                                            {"mlp", LayerKind::kNone}};
   const auto found = kinds.find(word);
   if (found != kinds.end()) return found->second;
   return absl::InvalidArgumentError(absl::StrCat("the config's 'layer_types' holds '", word.substr(0, 40),
@@ -121,8 +125,8 @@ absl::StatusOr<std::vector<LayerKind>> KindsOf(const std::string& type, ConfigFi
 
 // One gated-delta-net or Mamba-2 layer's state: vllm/model_executor/layers/mamba/mamba_utils.py, as page shapes.
 void AddState(ConfigFields& fields, LayerGroup* group) {
-  const std::string dtype = fields.Has("mamba_ssm_cache_dtype") ? fields.Text("mamba_ssm_cache_dtype")
-                                                                : fields.Text("mamba_ssm_dtype");
+  const std::string dtype =
+      fields.Has("mamba_ssm_cache_dtype") ? fields.Text("mamba_ssm_cache_dtype") : fields.Text("mamba_ssm_dtype");
   group->state_value_bytes = dtype == "bfloat16" || dtype == "float16" ? 2 : 4;
   if (fields.Has("linear_num_value_heads")) {
     const uint64_t keys = uint64_t{fields.Required("linear_num_key_heads")} * fields.Required("linear_key_head_dim");
@@ -155,7 +159,8 @@ uint32_t KvHeads(const std::string& type, ConfigFields& fields, ModelShape* shap
 
 uint32_t WindowOf(const std::string& type, ConfigFields& fields, ModelShape* shape) {
   if (type == "llama4") return fields.Required("attention_chunk_size");
-  if (fields.Has("attention_chunk_size") && !fields.Has("sliding_window")) return fields.Required("attention_chunk_size");
+  if (fields.Has("attention_chunk_size") && !fields.Has("sliding_window"))
+    return fields.Required("attention_chunk_size");
   if (type != "gemma2" && type != "gemma3") return fields.Required("sliding_window");
   if (!fields.Has("sliding_window")) shape->assumed.push_back("no 'sliding_window': 4096, the type's default");
   return fields.Optional("sliding_window", 4096);
@@ -256,8 +261,9 @@ absl::StatusOr<ModelShape> ParseModel(const nlohmann::json& config, absl::string
   }
   STEM_TRY(Refuse(fields));
   if (!IsKnown(shape.type)) {
-    shape.assumed.push_back(absl::StrCat("architecture '", shape.type.empty() ? "not said" : shape.type,
-                                         "' is not known: read as a decoder by its fields; check it against the engine"));
+    shape.assumed.push_back(
+        absl::StrCat("architecture '", shape.type.empty() ? "not said" : shape.type,
+                     "' is not known: read as a decoder by its fields; check it against the engine"));
   }
   ReadHeads(fields, &shape);
   STEM_TRY(fields.status());

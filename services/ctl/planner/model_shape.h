@@ -44,14 +44,14 @@ struct ModelShape {
   uint32_t value_dim = 0;  // of one head
   uint32_t hidden = 0;
   uint32_t vocab = 0;
-  uint64_t feed_forward = 0;   // widest feed-forward layer a token goes through
-  uint64_t context_max = 0;    // max_position_embeddings; 0 = not said
-  uint64_t parameters = 0;     // all weights, counted from the shapes; norms and biases are left out (< 0.1 %)
-  uint64_t active = 0;         // of them, used by one token
-  uint64_t routed = 0;         // of `parameters`, in routed experts
-  uint64_t experts = 0;        // 0 = dense
-  uint64_t experts_used = 0;   // by one token
-  std::string weights;         // dtype word that the config says, or "bf16"
+  uint64_t feed_forward = 0;         // widest feed-forward layer a token goes through
+  uint64_t context_max = 0;          // max_position_embeddings; 0 = not said
+  uint64_t parameters = 0;           // all weights, counted from the shapes; norms and biases are left out (< 0.1 %)
+  uint64_t active = 0;               // of them, used by one token
+  uint64_t routed = 0;               // of `parameters`, in routed experts
+  uint64_t experts = 0;              // 0 = dense
+  uint64_t experts_used = 0;         // by one token
+  std::string weights;               // dtype word that the config says, or "bf16"
   std::vector<std::string> assumed;  // what the config does not say and what was taken instead, one sentence each
 };
 

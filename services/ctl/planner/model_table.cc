@@ -13,41 +13,34 @@ struct Entry {
   const char* config;
 };
 
-// Source: each model's public config.json, the fields that the parser reads, as published with the weights. A model whose
-// config was not at hand is not here: give its file with --config.
+// Source: each model's public config.json, the fields that the parser reads, as published with the weights. A model
+// whose config was not at hand is not here: give its file with --config.
 constexpr Entry kModels[] = {
-    {"llama-2-7b",
-     R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
-     R"("num_key_value_heads":32,"intermediate_size":11008,"vocab_size":32000,)"
-     R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})"},
-    {"llama-2-13b",
-     R"({"model_type":"llama","num_hidden_layers":40,"hidden_size":5120,"num_attention_heads":40,)"
-     R"("num_key_value_heads":40,"intermediate_size":13824,"vocab_size":32000,)"
-     R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})"},
+    {"llama-2-7b", R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
+                   R"("num_key_value_heads":32,"intermediate_size":11008,"vocab_size":32000,)"
+                   R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})"},
+    {"llama-2-13b", R"({"model_type":"llama","num_hidden_layers":40,"hidden_size":5120,"num_attention_heads":40,)"
+                    R"("num_key_value_heads":40,"intermediate_size":13824,"vocab_size":32000,)"
+                    R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})"},
     {"llama-2-70b",
      R"({"model_type":"llama","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
      R"("num_key_value_heads":8,"intermediate_size":28672,"vocab_size":32000,"max_position_embeddings":4096,)"
      R"("tie_word_embeddings":false,"torch_dtype":"float16"})"},
-    {"llama-3-8b",
-     R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
-     R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":128256,)"
-     R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"llama-3-70b",
-     R"({"model_type":"llama","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
-     R"("num_key_value_heads":8,"intermediate_size":28672,"vocab_size":128256,)"
-     R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"llama-3.1-8b",
-     R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
-     R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":128256,)"
-     R"("max_position_embeddings":131072,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"llama-3.1-70b",
-     R"({"model_type":"llama","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
-     R"("num_key_value_heads":8,"intermediate_size":28672,"vocab_size":128256,)"
-     R"("max_position_embeddings":131072,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"llama-3.1-405b",
-     R"({"model_type":"llama","num_hidden_layers":126,"hidden_size":16384,"num_attention_heads":128,)"
-     R"("num_key_value_heads":8,"intermediate_size":53248,"vocab_size":128256,)"
-     R"("max_position_embeddings":131072,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"llama-3-8b", R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
+                   R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":128256,)"
+                   R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"llama-3-70b", R"({"model_type":"llama","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
+                    R"("num_key_value_heads":8,"intermediate_size":28672,"vocab_size":128256,)"
+                    R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"llama-3.1-8b", R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
+                     R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":128256,)"
+                     R"("max_position_embeddings":131072,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"llama-3.1-70b", R"({"model_type":"llama","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
+                      R"("num_key_value_heads":8,"intermediate_size":28672,"vocab_size":128256,)"
+                      R"("max_position_embeddings":131072,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"llama-3.1-405b", R"({"model_type":"llama","num_hidden_layers":126,"hidden_size":16384,"num_attention_heads":128,)"
+                       R"("num_key_value_heads":8,"intermediate_size":53248,"vocab_size":128256,)"
+                       R"("max_position_embeddings":131072,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
     {"llama-4-scout",
      R"({"model_type":"llama4_text","num_hidden_layers":48,"hidden_size":5120,"num_attention_heads":40,)"
      R"("num_key_value_heads":8,"intermediate_size":8192,"vocab_size":202048,)"
@@ -60,54 +53,43 @@ constexpr Entry kModels[] = {
      R"("max_position_embeddings":1048576,"num_local_experts":128,"num_experts_per_tok":1,)"
      R"("intermediate_size_mlp":16384,"interleave_moe_layer_step":2,"attention_chunk_size":8192,)"
      R"("torch_dtype":"bfloat16","tie_word_embeddings":false,"head_dim":128})"},
-    {"mistral-7b-v0.1",
-     R"({"model_type":"mistral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
-     R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32000,)"
-     R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
-     R"("sliding_window":4096})"},
-    {"mistral-7b-v0.3",
-     R"({"model_type":"mistral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
-     R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32768,)"
-     R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"mixtral-8x7b",
-     R"({"model_type":"mixtral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
-     R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32000,)"
-     R"("max_position_embeddings":32768,"num_local_experts":8,"num_experts_per_tok":2,)"
-     R"("tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"mixtral-8x22b",
-     R"({"model_type":"mixtral","num_hidden_layers":56,"hidden_size":6144,"num_attention_heads":48,)"
-     R"("num_key_value_heads":8,"intermediate_size":16384,"vocab_size":32000,)"
-     R"("max_position_embeddings":65536,"num_local_experts":8,"num_experts_per_tok":2,)"
-     R"("tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"qwen2.5-7b",
-     R"({"model_type":"qwen2","num_hidden_layers":28,"hidden_size":3584,"num_attention_heads":28,)"
-     R"("num_key_value_heads":4,"intermediate_size":18944,"vocab_size":152064,)"
-     R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"qwen2.5-32b",
-     R"({"model_type":"qwen2","num_hidden_layers":64,"hidden_size":5120,"num_attention_heads":40,)"
-     R"("num_key_value_heads":8,"intermediate_size":27648,"vocab_size":152064,)"
-     R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"qwen2.5-72b",
-     R"({"model_type":"qwen2","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
-     R"("num_key_value_heads":8,"intermediate_size":29568,"vocab_size":152064,)"
-     R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"qwen3-0.6b",
-     R"({"model_type":"qwen3","num_hidden_layers":28,"hidden_size":1024,"num_attention_heads":16,)"
-     R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":3072,"vocab_size":151936,)"
-     R"("max_position_embeddings":40960,"tie_word_embeddings":true,"torch_dtype":"bfloat16"})"},
-    {"qwen3-8b",
-     R"({"model_type":"qwen3","num_hidden_layers":36,"hidden_size":4096,"num_attention_heads":32,)"
-     R"("num_key_value_heads":8,"intermediate_size":12288,"vocab_size":151936,)"
-     R"("max_position_embeddings":40960,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"qwen3-32b",
-     R"({"model_type":"qwen3","num_hidden_layers":64,"hidden_size":5120,"num_attention_heads":64,)"
-     R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":25600,"vocab_size":151936,)"
-     R"("max_position_embeddings":40960,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
-    {"qwen3-30b-a3b",
-     R"({"model_type":"qwen3_moe","num_hidden_layers":48,"hidden_size":2048,"num_attention_heads":32,)"
-     R"("num_key_value_heads":4,"head_dim":128,"intermediate_size":6144,"vocab_size":151936,)"
-     R"("max_position_embeddings":40960,"num_experts":128,"num_experts_per_tok":8,)"
-     R"("moe_intermediate_size":768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"mistral-7b-v0.1", R"({"model_type":"mistral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
+                        R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32000,)"
+                        R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
+                        R"("sliding_window":4096})"},
+    {"mistral-7b-v0.3", R"({"model_type":"mistral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
+                        R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32768,)"
+                        R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"mixtral-8x7b", R"({"model_type":"mixtral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
+                     R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32000,)"
+                     R"("max_position_embeddings":32768,"num_local_experts":8,"num_experts_per_tok":2,)"
+                     R"("tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"mixtral-8x22b", R"({"model_type":"mixtral","num_hidden_layers":56,"hidden_size":6144,"num_attention_heads":48,)"
+                      R"("num_key_value_heads":8,"intermediate_size":16384,"vocab_size":32000,)"
+                      R"("max_position_embeddings":65536,"num_local_experts":8,"num_experts_per_tok":2,)"
+                      R"("tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"qwen2.5-7b", R"({"model_type":"qwen2","num_hidden_layers":28,"hidden_size":3584,"num_attention_heads":28,)"
+                   R"("num_key_value_heads":4,"intermediate_size":18944,"vocab_size":152064,)"
+                   R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"qwen2.5-32b", R"({"model_type":"qwen2","num_hidden_layers":64,"hidden_size":5120,"num_attention_heads":40,)"
+                    R"("num_key_value_heads":8,"intermediate_size":27648,"vocab_size":152064,)"
+                    R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"qwen2.5-72b", R"({"model_type":"qwen2","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
+                    R"("num_key_value_heads":8,"intermediate_size":29568,"vocab_size":152064,)"
+                    R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"qwen3-0.6b", R"({"model_type":"qwen3","num_hidden_layers":28,"hidden_size":1024,"num_attention_heads":16,)"
+                   R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":3072,"vocab_size":151936,)"
+                   R"("max_position_embeddings":40960,"tie_word_embeddings":true,"torch_dtype":"bfloat16"})"},
+    {"qwen3-8b", R"({"model_type":"qwen3","num_hidden_layers":36,"hidden_size":4096,"num_attention_heads":32,)"
+                 R"("num_key_value_heads":8,"intermediate_size":12288,"vocab_size":151936,)"
+                 R"("max_position_embeddings":40960,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"qwen3-32b", R"({"model_type":"qwen3","num_hidden_layers":64,"hidden_size":5120,"num_attention_heads":64,)"
+                  R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":25600,"vocab_size":151936,)"
+                  R"("max_position_embeddings":40960,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"qwen3-30b-a3b", R"({"model_type":"qwen3_moe","num_hidden_layers":48,"hidden_size":2048,"num_attention_heads":32,)"
+                      R"("num_key_value_heads":4,"head_dim":128,"intermediate_size":6144,"vocab_size":151936,)"
+                      R"("max_position_embeddings":40960,"num_experts":128,"num_experts_per_tok":8,)"
+                      R"("moe_intermediate_size":768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
     {"qwen3-235b-a22b",
      R"({"model_type":"qwen3_moe","num_hidden_layers":94,"hidden_size":4096,"num_attention_heads":64,)"
      R"("num_key_value_heads":4,"head_dim":128,"intermediate_size":12288,"vocab_size":151936,)"
@@ -172,10 +154,9 @@ constexpr Entry kModels[] = {
      R"("num_key_value_heads":16,"intermediate_size":21504,"vocab_size":262208,)"
      R"("max_position_embeddings":131072,"tie_word_embeddings":true,"torch_dtype":"bfloat16","head_dim":128,)"
      R"("sliding_window":1024,"sliding_window_pattern":6})"},
-    {"phi-4",
-     R"({"model_type":"phi3","num_hidden_layers":40,"hidden_size":5120,"num_attention_heads":40,)"
-     R"("num_key_value_heads":10,"intermediate_size":17920,"vocab_size":100352,)"
-     R"("max_position_embeddings":16384,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+    {"phi-4", R"({"model_type":"phi3","num_hidden_layers":40,"hidden_size":5120,"num_attention_heads":40,)"
+              R"("num_key_value_heads":10,"intermediate_size":17920,"vocab_size":100352,)"
+              R"("max_position_embeddings":16384,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
     {"deepseek-v2-lite",
      R"({"model_type":"deepseek_v2","num_hidden_layers":27,"hidden_size":2048,"num_attention_heads":16,)"
      R"("num_key_value_heads":16,"intermediate_size":10944,"vocab_size":102400,)"
@@ -219,19 +200,17 @@ constexpr Entry kModels[] = {
      R"("v_head_dim":128,"q_lora_rank":1536,"n_routed_experts":384,"n_shared_experts":1,)"
      R"("num_experts_per_tok":8,"moe_intermediate_size":2048,"first_k_dense_replace":1,)"
      R"("tie_word_embeddings":false,"torch_dtype":"bfloat16","quantization_config":{"quant_method":"fp8"}})"},
-    {"glm-4.7",
-     R"({"model_type":"glm4_moe","num_hidden_layers":92,"hidden_size":5120,"num_attention_heads":96,)"
-     R"("num_key_value_heads":8,"intermediate_size":12288,"vocab_size":151552,)"
-     R"("max_position_embeddings":202752,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
-     R"("head_dim":128,"n_routed_experts":160,"n_shared_experts":1,"num_experts_per_tok":8,)"
-     R"("moe_intermediate_size":1536,"first_k_dense_replace":3})"},
-    {"glm-5",
-     R"({"model_type":"glm_moe_dsa","num_hidden_layers":78,"hidden_size":6144,"num_attention_heads":64,)"
-     R"("num_key_value_heads":64,"head_dim":64,"intermediate_size":12288,"vocab_size":154880,)"
-     R"("max_position_embeddings":202752,"kv_lora_rank":512,"qk_rope_head_dim":64,"qk_nope_head_dim":192,)"
-     R"("v_head_dim":256,"q_lora_rank":2048,"n_routed_experts":256,"n_shared_experts":1,)"
-     R"("num_experts_per_tok":8,"moe_intermediate_size":2048,"first_k_dense_replace":3,)"
-     R"("tie_word_embeddings":false,"index_head_dim":128,"index_n_heads":32,"dtype":"bfloat16"})"},
+    {"glm-4.7", R"({"model_type":"glm4_moe","num_hidden_layers":92,"hidden_size":5120,"num_attention_heads":96,)"
+                R"("num_key_value_heads":8,"intermediate_size":12288,"vocab_size":151552,)"
+                R"("max_position_embeddings":202752,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
+                R"("head_dim":128,"n_routed_experts":160,"n_shared_experts":1,"num_experts_per_tok":8,)"
+                R"("moe_intermediate_size":1536,"first_k_dense_replace":3})"},
+    {"glm-5", R"({"model_type":"glm_moe_dsa","num_hidden_layers":78,"hidden_size":6144,"num_attention_heads":64,)"
+              R"("num_key_value_heads":64,"head_dim":64,"intermediate_size":12288,"vocab_size":154880,)"
+              R"("max_position_embeddings":202752,"kv_lora_rank":512,"qk_rope_head_dim":64,"qk_nope_head_dim":192,)"
+              R"("v_head_dim":256,"q_lora_rank":2048,"n_routed_experts":256,"n_shared_experts":1,)"
+              R"("num_experts_per_tok":8,"moe_intermediate_size":2048,"first_k_dense_replace":3,)"
+              R"("tie_word_embeddings":false,"index_head_dim":128,"index_n_heads":32,"dtype":"bfloat16"})"},
     {"gpt-oss-20b",
      R"({"model_type":"gpt_oss","num_hidden_layers":24,"hidden_size":2880,"num_attention_heads":64,)"
      R"("num_key_value_heads":8,"head_dim":64,"intermediate_size":2880,"vocab_size":201088,)"
@@ -242,19 +221,17 @@ constexpr Entry kModels[] = {
      R"("num_key_value_heads":8,"head_dim":64,"intermediate_size":2880,"vocab_size":201088,)"
      R"("max_position_embeddings":131072,"sliding_window":128,"num_local_experts":128,)"
      R"("num_experts_per_tok":4,"tie_word_embeddings":false,"quantization_config":{"quant_method":"mxfp4"}})"},
-    {"falcon-7b",
-     R"({"model_type":"falcon","num_hidden_layers":32,"hidden_size":4544,"num_attention_heads":71,)"
-     R"("vocab_size":65024,"max_position_embeddings":2048,"multi_query":true,)"
-     R"("new_decoder_architecture":false,"torch_dtype":"bfloat16"})"},
+    {"falcon-7b", R"({"model_type":"falcon","num_hidden_layers":32,"hidden_size":4544,"num_attention_heads":71,)"
+                  R"("vocab_size":65024,"max_position_embeddings":2048,"multi_query":true,)"
+                  R"("new_decoder_architecture":false,"torch_dtype":"bfloat16"})"},
     {"falcon-40b",
      R"({"model_type":"falcon","num_hidden_layers":60,"hidden_size":8192,"num_attention_heads":128,)"
      R"("vocab_size":65024,"max_position_embeddings":2048,"new_decoder_architecture":true,"num_kv_heads":8,)"
      R"("torch_dtype":"bfloat16"})"},
-    {"minimax-m2.5",
-     R"({"model_type":"minimax_m2","num_hidden_layers":62,"hidden_size":3072,"num_attention_heads":48,)"
-     R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":1536,"vocab_size":200064,)"
-     R"("max_position_embeddings":196608,"num_local_experts":256,"num_experts_per_tok":8,)"
-     R"("tie_word_embeddings":false,"quantization_config":{"quant_method":"fp8"}})"},
+    {"minimax-m2.5", R"({"model_type":"minimax_m2","num_hidden_layers":62,"hidden_size":3072,"num_attention_heads":48,)"
+                     R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":1536,"vocab_size":200064,)"
+                     R"("max_position_embeddings":196608,"num_local_experts":256,"num_experts_per_tok":8,)"
+                     R"("tie_word_embeddings":false,"quantization_config":{"quant_method":"fp8"}})"},
     {"nemotron-3-nano-30b",
      R"({"model_type":"nemotron_h","num_hidden_layers":52,"hidden_size":2688,"num_attention_heads":32,)"
      R"("num_key_value_heads":2,"head_dim":128,"intermediate_size":1856,"vocab_size":131072,)"

@@ -15,7 +15,8 @@ uint64_t AttentionWeights(const ModelShape& shape, ConfigFields& fields) {
     const uint64_t latent = fields.Required("kv_lora_rank"), rope = fields.Required("qk_rope_head_dim");
     const uint64_t nope = fields.Required("qk_nope_head_dim");
     const uint64_t queries = heads * shape.key_dim;
-    uint64_t sum = hidden * (latent + rope) + latent * heads * (nope + shape.value_dim) + heads * shape.value_dim * hidden;
+    uint64_t sum =
+        hidden * (latent + rope) + latent * heads * (nope + shape.value_dim) + heads * shape.value_dim * hidden;
     const uint64_t q_rank = fields.Has("q_lora_rank") ? fields.Required("q_lora_rank") : 0;
     sum += q_rank > 0 ? hidden * q_rank + q_rank * queries : hidden * queries;
     if (fields.Has("index_head_dim")) {
@@ -100,8 +101,8 @@ bool HasExperts(const std::string& type, ConfigFields& fields, uint32_t layer) {
 }
 
 std::string WeightsWord(const nlohmann::json& outer, ConfigFields& fields, ModelShape* shape) {
-  const nlohmann::json& quantization = outer.contains("quantization_config") ? outer["quantization_config"]
-                                                                              : fields.object();
+  const nlohmann::json& quantization =
+      outer.contains("quantization_config") ? outer["quantization_config"] : fields.object();
   const std::string method = quantization.is_object() ? ConfigFields(quantization).Text("quant_method") : "";
   const ConfigFields quantized(quantization);
   if (method == "fp8" || method == "mxfp4") return method;
@@ -129,7 +130,8 @@ absl::Status CountWeights(const nlohmann::json& outer, ConfigFields& fields, con
   STEM_TRY(fields.status());
   const uint64_t hidden = shape->hidden;
   const bool tied_by_default = absl::StartsWith(shape->type, "gemma") || shape->type == "falcon";
-  const bool tied = ConfigFields(outer).Flag("tie_word_embeddings", fields.Flag("tie_word_embeddings", tied_by_default));
+  const bool tied =
+      ConfigFields(outer).Flag("tie_word_embeddings", fields.Flag("tie_word_embeddings", tied_by_default));
   shape->parameters = hidden * shape->vocab * (tied ? 1 : 2);
   const bool pattern = shape->type == "nemotron_h";
   uint64_t routed_used = 0;

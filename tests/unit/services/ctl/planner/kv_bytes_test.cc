@@ -68,7 +68,8 @@ TEST(KvBytesTest, LatentVectorIsCopiedToEveryRank) {
   EXPECT_EQ(Bytes("deepseek-v3.2", "bf16").per_token(), 61u * (1152 + 132));
 }
 
-// 27B: 62 layers, every sixth is full: 10 full, 52 with a window of 1024; 2 x 16 x 128 x 2 = 8,192 bytes a layer and token.
+// 27B: 62 layers, every sixth is full: 10 full, 52 with a window of 1024; 2 x 16 x 128 x 2 = 8,192 bytes a layer and
+// token.
 TEST(KvBytesTest, GemmaWindowsStopGrowing) {
   const KvBytes bytes = Bytes("gemma-3-27b", "bf16");
   EXPECT_EQ(bytes.per_token(), 10 * 8192u);

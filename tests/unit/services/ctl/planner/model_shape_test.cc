@@ -19,9 +19,10 @@ using ::testing::IsEmpty;
 using Json = nlohmann::json;
 
 Json Plain() {
-  return {{"model_type", "llama"},    {"num_hidden_layers", 2},  {"hidden_size", 64},     {"num_attention_heads", 4},
-          {"num_key_value_heads", 2}, {"intermediate_size", 96}, {"vocab_size", 1000},    {"torch_dtype", "bfloat16"},
-          {"max_position_embeddings", 4096}, {"tie_word_embeddings", false}};
+  return {{"model_type", "llama"},       {"num_hidden_layers", 2},    {"hidden_size", 64},
+          {"num_attention_heads", 4},    {"num_key_value_heads", 2},  {"intermediate_size", 96},
+          {"vocab_size", 1000},          {"torch_dtype", "bfloat16"}, {"max_position_embeddings", 4096},
+          {"tie_word_embeddings", false}};
 }
 
 std::string ErrorOf(const Json& config) {
@@ -38,19 +39,41 @@ struct Published {
 
 // Sizes that the models' publishers state (names, papers, cards); counted from the shapes to within 2 %.
 TEST(ModelShapeTest, CountedWeightsAgreeWithWhatIsPublished) {
-  constexpr Published kPublished[] = {
-      {"llama-2-7b", 6.74, 0},       {"llama-2-13b", 13.02, 0},     {"llama-2-70b", 68.98, 0},
-      {"llama-3.1-8b", 8.03, 0},     {"llama-3.1-70b", 70.55, 0},   {"llama-3.1-405b", 405.85, 0},
-      {"mistral-7b-v0.1", 7.24, 0},  {"mixtral-8x7b", 46.7, 12.9},  {"mixtral-8x22b", 140.6, 39.1},
-      {"qwen2.5-7b", 7.61, 0},       {"qwen2.5-32b", 32.5, 0},      {"qwen2.5-72b", 72.7, 0},
-      {"qwen3-8b", 8.19, 0},         {"qwen3-32b", 32.8, 0},        {"qwen3-30b-a3b", 30.5, 3.3},
-      {"qwen3-235b-a22b", 235, 22},  {"qwen3-coder-480b", 480, 35}, {"gemma-2-9b", 9.24, 0},
-      {"gemma-2-27b", 27.2, 0},      {"gemma-3-27b", 27.0, 0},      {"phi-4", 14.7, 0},
-      {"deepseek-v2", 236, 21},      {"deepseek-v2-lite", 15.7, 0}, {"deepseek-v3", 671, 37},
-      {"kimi-k2", 1026, 32},         {"gpt-oss-120b", 116.8, 0},    {"gpt-oss-20b", 20.9, 0},
-      {"falcon-7b", 7.0, 0},         {"falcon-40b", 41.3, 0},       {"llama-4-scout", 108, 17},
-      {"llama-4-maverick", 400, 17}, {"nemotron-3-nano-30b", 31.6, 0}, {"qwen3.5-27b", 27, 0},
-      {"qwen3.5-397b-a17b", 397, 17}, {"glm-4.7", 355, 32}};
+  constexpr Published kPublished[] = {{"llama-2-7b", 6.74, 0},
+                                      {"llama-2-13b", 13.02, 0},
+                                      {"llama-2-70b", 68.98, 0},
+                                      {"llama-3.1-8b", 8.03, 0},
+                                      {"llama-3.1-70b", 70.55, 0},
+                                      {"llama-3.1-405b", 405.85, 0},
+                                      {"mistral-7b-v0.1", 7.24, 0},
+                                      {"mixtral-8x7b", 46.7, 12.9},
+                                      {"mixtral-8x22b", 140.6, 39.1},
+                                      {"qwen2.5-7b", 7.61, 0},
+                                      {"qwen2.5-32b", 32.5, 0},
+                                      {"qwen2.5-72b", 72.7, 0},
+                                      {"qwen3-8b", 8.19, 0},
+                                      {"qwen3-32b", 32.8, 0},
+                                      {"qwen3-30b-a3b", 30.5, 3.3},
+                                      {"qwen3-235b-a22b", 235, 22},
+                                      {"qwen3-coder-480b", 480, 35},
+                                      {"gemma-2-9b", 9.24, 0},
+                                      {"gemma-2-27b", 27.2, 0},
+                                      {"gemma-3-27b", 27.0, 0},
+                                      {"phi-4", 14.7, 0},
+                                      {"deepseek-v2", 236, 21},
+                                      {"deepseek-v2-lite", 15.7, 0},
+                                      {"deepseek-v3", 671, 37},
+                                      {"kimi-k2", 1026, 32},
+                                      {"gpt-oss-120b", 116.8, 0},
+                                      {"gpt-oss-20b", 20.9, 0},
+                                      {"falcon-7b", 7.0, 0},
+                                      {"falcon-40b", 41.3, 0},
+                                      {"llama-4-scout", 108, 17},
+                                      {"llama-4-maverick", 400, 17},
+                                      {"nemotron-3-nano-30b", 31.6, 0},
+                                      {"qwen3.5-27b", 27, 0},
+                                      {"qwen3.5-397b-a17b", 397, 17},
+                                      {"glm-4.7", 355, 32}};
   for (const Published& model : kPublished) {
     const absl::StatusOr<ModelShape> shape = FindModel(model.name);
     ASSERT_TRUE(shape.ok()) << shape.status();
@@ -111,7 +134,8 @@ TEST(ModelShapeTest, UnknownArchitectureIsReadAndSaid) {
 }
 
 TEST(ModelShapeTest, MissingAndWrongFieldsAreNamed) {
-  for (const char* field : {"num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"}) {
+  for (const char* field :
+       {"num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"}) {
     Json config = Plain();
     config.erase(field);
     EXPECT_THAT(ErrorOf(config), HasSubstr(std::string("no '") + field + "'"));
