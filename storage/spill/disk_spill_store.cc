@@ -16,9 +16,10 @@ namespace {
 constexpr uint64_t kGrowPages = (64ULL << 20) / kSpillPageBytes;  // at a time
 constexpr uint64_t kIndexSlackBytes = 1 << 20;                    // file ends, manifest
 constexpr size_t kReaders = 16;                                   // fills a disk with requests of 64 KiB (spill_bench)
-constexpr size_t kWriters = 7;                                    // beside the one who puts; used for scattered holes alone
+constexpr size_t kWriters = 7;                                    // beside the one who puts
 constexpr uint64_t kReadPagesMax = (512 << 10) / kSpillPageBytes;  // of neighbours in one request; leaves depth for others
-constexpr uint64_t kWritePagesMax = (2 << 20) / kSpillPageBytes;  // one request; between two of them reads get their turn
+constexpr uint64_t kWritePagesMax = (1 << 20) / kSpillPageBytes;  // of one request
+constexpr uint64_t kWavePagesMax = (4 << 20) / kSpillPageBytes;   // of requests at once; after each wave reads get their turn
 constexpr size_t kPiecesMax = 512;                                // of one request
 
 }  // namespace
@@ -148,12 +149,9 @@ absl::Status DiskSpillStore::Recover() {
   return absl::OkStatus();
 }
 
-absl::Status DiskSpillStore::ReleaseRemoved() {
-  if (removed_.empty()) return absl::OkStatus();
-  STEM_TRY(index_->Sync());
+void DiskSpillStore::ReleaseRemoved() {
   for (const Extent& extent : removed_) map_.Release(extent);
   removed_.clear();
-  return absl::OkStatus();
 }
 
 absl::Status DiskSpillStore::RequireRoom(uint64_t pages, size_t records) {
@@ -203,10 +201,10 @@ absl::StatusOr<Extents> DiskSpillStore::TakePages(uint32_t pages) {
 
 absl::Status DiskSpillStore::WriteRuns(std::span<WriteRun> runs) {
   while (!runs.empty()) {
-    // One large run, or many where only small holes were left: at once, as a disk likes it.
+    // A few large runs, or many where only small holes were left: at once, as a disk likes it.
     size_t count = 0;
     uint64_t pages = 0;
-    while (count < runs.size() && pages < kWritePagesMax) pages += runs[count++].pages;
+    while (count < runs.size() && pages < kWavePagesMax) pages += runs[count++].pages;
     std::vector<absl::Status> results(count);
     const absl::Time start = absl::Now();
     writers_.Run(count, [&](size_t i) { results[i] = file_->Write(runs[i].page, runs[i].pieces); });
@@ -252,8 +250,12 @@ absl::Status DiskSpillStore::Put(std::span<const SpillWrite> writes) {
   }
   const MutexLock lock(mutex_);
   STEM_TRY(Recover());
-  if (const absl::Status released = ReleaseRemoved(); !released.ok()) return Failed(names, released);
-  if (writes.empty()) return index_->Sync();
+  // A Put's own flush makes earlier removals durable too; one more is needed only where their room is.
+  if (writes.empty() || (!removed_.empty() && map_.free_pages() < pages)) {
+    if (const absl::Status synced = index_->Sync(); !synced.ok()) return Failed(names, synced);
+    ReleaseRemoved();
+  }
+  if (writes.empty()) return absl::OkStatus();
   if (const absl::Status room = RequireRoom(pages, writes.size()); !room.ok()) {
     STEM_TRY(Forget(names));
     return room;
@@ -268,6 +270,7 @@ absl::Status DiskSpillStore::Put(std::span<const SpillWrite> writes) {
     return Failed(names, status);
   }
   for (const SpillRecord& record : records) Enter(record);
+  ReleaseRemoved();
   writes_.fetch_add(writes.size(), std::memory_order_relaxed);
   write_bytes_.fetch_add(bytes, std::memory_order_relaxed);
   return absl::OkStatus();

@@ -75,7 +75,8 @@ class DiskSpillStore final : public SpillStore {
   absl::Status Recover() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Failed(std::span<const BlockName> names, const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Forget(std::span<const BlockName> names) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status ReleaseRemoved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Gives the pages of removed records out again; all removals are durable.
+  void ReleaseRemoved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status RequireRoom(uint64_t pages, size_t records) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Grow(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Extents> TakePages(uint32_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

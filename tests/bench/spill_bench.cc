@@ -3,7 +3,7 @@
 //   spill_bench compare [DIRECTORY] [ROUNDS] [KIB...]  read and write, 64 KiB to 4 MiB; 3 GiB are used and given back
 //   spill_bench churn [DIRECTORY] [SECONDS]            put and remove at random beside a reader: write amplification, stalls
 //   spill_bench restart [DIRECTORY] [RECORDS]          how long RECORDS small records take to come back, at 4 KiB each
-#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -51,11 +51,12 @@ double Quantile(std::vector<double> values, double share) {
   return *at;
 }
 
-// Page-aligned, like slots.
+// Page-aligned and in huge pages where the system has some, like slots.
 class Memory {
  public:
-  explicit Memory(size_t bytes) : bytes_(static_cast<std::byte*>(std::aligned_alloc(4096, bytes)), bytes) {
+  explicit Memory(size_t bytes) : bytes_(static_cast<std::byte*>(std::aligned_alloc(2 << 20, bytes)), bytes) {
     STEM_CHECK(bytes_.data() != nullptr);
+    madvise(bytes_.data(), bytes, MADV_HUGEPAGE);
     std::mt19937_64 random(1);
     for (size_t at = 0; at < bytes; at += sizeof(uint64_t)) {
       const uint64_t word = random();
