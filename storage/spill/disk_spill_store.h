@@ -80,10 +80,12 @@ class DiskSpillStore final : public SpillStore {
   absl::Status RequireRoom(uint64_t pages, size_t records) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Grow(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Extents> TakePages(uint32_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Finds pages for `writes`, writes and flushes them; `records` are those that have pages, also after an error.
+  // Finds pages for `writes` and writes them; `records` are those that have pages, also after an error.
   absl::Status Place(std::span<const SpillWrite> writes, std::vector<SpillRecord>& records)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteRuns(std::span<WriteRun> runs);
+  // Flushes payloads and enters them.
+  absl::Status MakeDurable(std::span<const SpillRecord> records) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enter(const SpillRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Strike(const BlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
