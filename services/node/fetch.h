@@ -88,6 +88,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   bool Land(size_t position, BlockPin pin, v1::Source source);
   void FlushLanded();
   void Lose(size_t position, const absl::Status& why);
+  void LearnRates();
   void Finish();
 
   std::optional<BlockKey> ParentOf(size_t position) const {

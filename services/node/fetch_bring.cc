@@ -36,7 +36,15 @@ void Fetch::Bring() {
     if (!pin.ok()) return Lose(position, pin.status());
     if (!Land(position, *std::move(pin), source)) return;
   }
+  LearnRates();  // first, so that what the client asks for next is weighed with it
   FlushLanded();
+}
+
+void Fetch::LearnRates() {
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    const RunTally& tally = tallies_[i];
+    parts_.rates.Learn(PlaceOf(runs_[i]->lease().node, runs_[i]->from_ssd()), tally.bytes, tally.last - tally.leased);
+  }
 }
 
 // Promotes the run of spilled blocks that starts at step `first`.
@@ -150,8 +158,6 @@ void Fetch::TallyFailure(size_t run, const absl::Status& why) {
 void Fetch::Finish() {
   for (size_t i = 0; i < runs_.size(); ++i) {
     parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
-    const PeerLease& lease = runs_[i]->lease();
-    parts_.rates.Learn(PlaceOf(lease.node, runs_[i]->from_ssd()), tallies_[i].bytes, tallies_[i].last - tallies_[i].leased);
     if (tallies_[i].tried) parts_.peer_reports.Count(runs_[i]->lease().node, tallies_[i].result);
   }
   pool_.Touch(std::span(names_).first(size_t{matched_} * parts_asked_));
