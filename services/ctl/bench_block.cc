@@ -71,7 +71,7 @@ class Case {
         block_bytes_(block_bytes),
         stem_blocks_(stem_blocks),
         threads_(threads),
-        stems_(static_cast<uint32_t>(std::max<uint64_t>(1, options.working_set_bytes / block_bytes / stem_blocks))),
+        stems_(static_cast<uint32_t>(std::max<uint64_t>(1, WorkingSet() / block_bytes / stem_blocks))),
         source_(round_bytes(), Pages::Kind::kShared),
         target_(round_bytes(), Pages::Kind::kPrivate) {}
 
@@ -89,22 +89,29 @@ class Case {
   }
 
  private:
+  uint64_t stem_slots_bytes() const { return stem_blocks_ * (block_bytes_ + 3 * 4096); }  // a slot has a head
+  // Of the path ssd: little more than what is being read.
+  uint64_t SsdDramBytes() const { return std::max<uint64_t>(2 * stem_slots_bytes(), 64 << 20); }
+  // Read in a circle under LRU, four times the DRAM comes from the disk alone.
+  uint64_t WorkingSet() const {
+    return path_ == BenchPath::kSsd ? std::max(options_.working_set_bytes, 4 * SsdDramBytes()) : options_.working_set_bytes;
+  }
   size_t round_bytes() const { return size_t{stems_} * stem_blocks_ * block_bytes_; }
   bool remote() const { return path_ == BenchPath::kRemoteShm || path_ == BenchPath::kRemoteTcp; }
 
   absl::Status StartCluster() {
-    // A block that was read is a copy on the reader's node: every remote round needs blocks of its own. A slot has a head.
+    // A block that was read is a copy on the reader's node: every remote round needs blocks of its own.
     const uint64_t rounds = remote() ? options_.rounds + 1 : 1;
-    const uint64_t stem_bytes = stem_blocks_ * (block_bytes_ + 3 * 4096);
-    const uint64_t slots_bytes = (uint64_t{stems_} + 1) * stem_bytes;
-    const bool ssd = path_ == BenchPath::kSsd;  // then DRAM holds little more than what is being read
-    const uint64_t dram_bytes = ssd ? std::max<uint64_t>(2 * stem_bytes, 32 << 20) : rounds * slots_bytes;
+    const uint64_t slots_bytes = (uint64_t{stems_} + 1) * stem_slots_bytes();
+    const bool ssd = path_ == BenchPath::kSsd;
+    const uint64_t dram_bytes = ssd ? SsdDramBytes() : rounds * slots_bytes + (64 << 20);
     ClusterUpOptions up{.dir = "",
                         .nodes = remote() ? 2u : 1u,
-                        .dram_bytes = (dram_bytes + (64 << 20)) >> 20 << 20,
+                        .dram_bytes = (dram_bytes + (1 << 20)) >> 20 << 20,
                         .ssd_bytes = ssd ? 2 * slots_bytes + (1 << 30) : 0,
                         .map_host_peers = path_ != BenchPath::kRemoteTcp,
                         .binaries = options_.binaries};
+    if (ssd) up.policy = "lru";
     STEM_ASSIGN(cluster_, TemporaryCluster::Start(up));
     STEM_ASSIGN(writer_, Connect(0, kStagingBytes));
     STEM_ASSIGN(reader_, Connect(remote() ? 1 : 0, 0));
