@@ -2,7 +2,6 @@
 // answer the client. The lease is renewed for as long as the run lives, and given back with its end.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
