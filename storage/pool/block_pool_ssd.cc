@@ -1,0 +1,166 @@
+// The pool's side of the SSD tier: what is spilled and makes room there, and what a restart finds.
+#include "storage/pool/block_pool.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+
+namespace stem {
+
+// ---- Spilling -----------------------------------------------------------------------------------------------------------
+
+bool BlockPool::SpillWanted() const {
+  return options_.ssd_bytes_max > 0 && (slot_waiters_ > 0 || free_slots_.size() < options_.spill_ahead_slots);
+}
+
+std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
+  const absl::Time now = absl::Now();
+  std::vector<BlockPin> batch;
+  MutexLock lock(mutex_);
+  uint64_t bytes = 0;
+  for (uint64_t tries = blocks_dram_; tries > 0 && bytes < bytes_max; --tries) {
+    if (!SpillWanted() || free_slots_.size() + batch.size() >= 2 * uint64_t{options_.spill_ahead_slots} + slot_waiters_) {
+      break;
+    }
+    const std::optional<BlockId> victim = dram_policy_->Victim(now);
+    if (!victim.has_value()) break;
+    Block& block = blocks_[*victim];
+    if (block.pins == 0 && (block.on_ssd || !WorthSpilling(block))) {
+      LeaveDram(*victim);
+      continue;
+    }
+    if (block.pins > 0) {
+      dram_policy_->Defer(*victim, now);
+      continue;
+    }
+    // Out of the ranks, so that its parent is the next leaf and the chain goes together; a use meanwhile brings it back.
+    dram_policy_->Remove(*victim);
+    block.ranked = false;
+    block.spilling = true;
+    bytes += block.meta.length;
+    batch.push_back(PinLocked(*victim));
+  }
+  return batch;
+}
+
+void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
+  MutexLock lock(mutex_);
+  spill_failing_ = !stored;
+  for (BlockPin& pin : batch) {
+    const BlockId id = std::exchange(pin.id_, kNoBlock);
+    pin.pool_ = nullptr;  // unpinned here, under the lock that is held
+    Block& block = blocks_[id];
+    const bool withdrawn = block.withdrawn;
+    UnpinLocked(id);
+    if (withdrawn) continue;
+    block.spilling = false;
+    if (!stored) {
+      if (!block.ranked && block.pins == 0) UseLocked(id, ++requests_, absl::Now());
+      continue;
+    }
+    if (!block.on_ssd) {
+      block.on_ssd = true;
+      block.spill_generation = block.meta.generation;
+      ++blocks_ssd_;
+      ssd_bytes_ += SpillRecordBytes(block.meta.length);
+      ssd_policy_->Admit(id, InfoOf(block), absl::Now());
+    }
+    if (block.pins == 0 && !block.ranked) LeaveDram(id);
+  }
+  slot_freed_.NotifyAll();
+}
+
+std::vector<BlockName> BlockPool::MakeSsdRoom(uint64_t bytes) {
+  const absl::Time now = absl::Now();
+  std::vector<BlockName> gone;
+  MutexLock lock(mutex_);
+  for (uint64_t tries = 2 * blocks_ssd_; tries > 0 && ssd_bytes_ + bytes > options_.ssd_bytes_max; --tries) {
+    const std::optional<BlockId> victim = ssd_policy_->Victim(now);
+    if (!victim.has_value()) break;
+    const Block& block = blocks_[*victim];
+    if (block.filling || (!block.in_slot && block.first_child != kNoBlock)) {
+      ssd_policy_->Defer(*victim, now);
+      continue;
+    }
+    gone.push_back(block.meta.name);
+    LeaveSsd(*victim);
+  }
+  return gone;
+}
+
+void BlockPool::LeaveSsd(BlockId id) {
+  Block& block = blocks_[id];
+  if (!block.in_slot) {
+    ++evicted_;
+    Withdraw(id, GoneReason::kEvicted);
+    return;
+  }
+  ssd_policy_->Remove(id);
+  --blocks_ssd_;
+  ssd_bytes_ -= SpillRecordBytes(block.meta.length);
+  block.on_ssd = false;  // its best place is DRAM still: nothing to announce
+}
+
+void BlockPool::WaitForSpillDemand(absl::Duration timeout) {
+  MutexLock lock(mutex_);
+  if (!SpillWanted()) spill_demand_.WaitFor(mutex_, timeout);
+}
+
+// ---- Restart ------------------------------------------------------------------------------------------------------------
+
+void BlockPool::Restore(const BlockMeta& meta) {
+  MutexLock lock(mutex_);
+  if (table_.contains(meta.name)) return;
+  const BlockId id = NewBlock(meta.name, meta.parent);
+  Block& block = blocks_[id];
+  block.meta = meta;
+  block.spill_generation = meta.generation;
+  block.on_ssd = true;
+  ++blocks_ssd_;
+  ssd_bytes_ += SpillRecordBytes(block.meta.length);
+}
+
+std::vector<BlockName> BlockPool::FinishRestore() {
+  MutexLock lock(mutex_);
+  std::vector<BlockName> gone;
+  std::vector<BlockId> orphans;
+  for (BlockId id = 0; id < blocks_.size(); ++id) {
+    const Block& block = blocks_[id];
+    if (!block.used || !block.meta.parent.has_value() || block.parent != kNoBlock) continue;
+    const auto it = table_.find(BlockName{block.meta.name.space, *block.meta.parent});
+    if (it != table_.end()) {
+      Link(id, it->second);
+    } else {
+      orphans.push_back(id);
+    }
+  }
+  for (size_t i = 0; i < orphans.size(); ++i) {
+    gone.push_back(blocks_[orphans[i]].meta.name);
+    for (BlockId child = blocks_[orphans[i]].first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
+      orphans.push_back(child);
+    }
+  }
+  for (size_t i = orphans.size(); i-- > 0;) Withdraw(orphans[i], GoneReason::kEvicted);
+  RankRestored();
+  return gone;
+}
+
+void BlockPool::RankRestored() {
+  const absl::Time now = absl::Now();
+  std::vector<BlockId> chain_order;
+  for (BlockId id = 0; id < blocks_.size(); ++id) {
+    if (blocks_[id].used && !blocks_[id].withdrawn && blocks_[id].parent == kNoBlock) chain_order.push_back(id);
+  }
+  for (size_t i = 0; i < chain_order.size(); ++i) {
+    Block& block = blocks_[chain_order[i]];
+    block.depth = block.parent == kNoBlock ? 0 : blocks_[block.parent].depth + 1;
+    block.request = block.parent == kNoBlock ? ++requests_ : blocks_[block.parent].request;
+    if (block.on_ssd) ssd_policy_->Admit(chain_order[i], InfoOf(block), now);
+    for (BlockId child = block.first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
+      chain_order.push_back(child);
+    }
+  }
+}
+
+}  // namespace stem
