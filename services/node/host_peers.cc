@@ -42,6 +42,7 @@ std::shared_ptr<const HostPeerMemory> HostPeers::MemoryOf(const v1::NodeAddress&
     MutexLock lock(mutex_);
     Known& known = known_[address.node()];
     if (known.incarnation == address.incarnation()) return known.memory;
+    if (known.memory != nullptr) on_gone_(*known.memory);  // its successor was heard of before its socket's end was seen
     known = Known{.incarnation = address.incarnation(), .retry = now + kRetryAfter};
   }
   absl::StatusOr<Known> attached = Attach(address, std::min(deadline, now + kAttachMax));
