@@ -2,7 +2,6 @@
 // the other node lives.
 #include <sys/mman.h>
 
-#include <fstream>
 #include <regex>
 #include <string>
 #include <vector>
@@ -12,12 +11,14 @@
 #include "gtest/gtest.h"
 #include "httplib.h"
 #include "storage/pool/fd_socket.h"
+#include "tests/support/arena_maps.h"
 #include "tests/support/in_process_cluster.h"
 #include "tests/support/publishing.h"
 
 namespace stem {
 namespace {
 
+using ::stem::testing::ArenasMapped;
 using ::stem::testing::ChainOf;
 using ::stem::testing::FillWithPosition;
 using ::stem::testing::Soon;
@@ -46,14 +47,6 @@ uint32_t Fetch(CacheClient& client, const std::vector<BlockKey>& keys) {
     EXPECT_THAT(memory[block], ::testing::Each(static_cast<std::byte>(block)));
   }
   return result.blocks_loaded;
-}
-
-// Mappings of arenas in this process, in which all nodes run.
-size_t ArenasMapped() {
-  std::ifstream maps("/proc/self/maps");
-  size_t count = 0;
-  for (std::string line; std::getline(maps, line);) count += line.find("memfd:stemcache-default") != std::string::npos;
-  return count;
 }
 
 class HostPeersPathTest : public ::testing::TestWithParam<bool> {};

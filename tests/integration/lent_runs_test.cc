@@ -1,18 +1,19 @@
 // A client reads what another node of its host holds in that node's memory: proved by digest, under leases that are renewed, for no longer
 // than the node lives; and a copy is made afterwards, so that the chain can go on here.
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/arena_maps.h"
 #include "tests/support/in_process_cluster.h"
 #include "tests/support/publishing.h"
 
 namespace stem {
 namespace {
 
+using ::stem::testing::ArenasMapped;
 using ::stem::testing::ChainOf;
 using ::stem::testing::FillWithPosition;
 using ::stem::testing::Soon;
@@ -38,13 +39,6 @@ Loaded LoadAll(CacheClient& client, const Stem& stem) {
   const LoadResult result = client.Load(stem, 0, std::vector<std::span<std::byte>>(memory.begin(), memory.end()), Soon());
   for (uint32_t block = 0; block < result.blocks_loaded; ++block) EXPECT_THAT(memory[block], Each(static_cast<std::byte>(block)));
   return {.blocks = result.blocks_loaded, .status = result.status};
-}
-
-size_t ArenasMapped() {
-  std::ifstream maps("/proc/self/maps");
-  size_t count = 0;
-  for (std::string line; std::getline(maps, line);) count += line.find("memfd:stemcache-default") != std::string::npos;
-  return count;
 }
 
 // Two nodes; the reader's client of node 1 has mapped node 0's memory.
