@@ -100,47 +100,91 @@ LoadResult Loader::result() const {
   return {.blocks_loaded = static_cast<uint32_t>(reached / stem_->parts_asked()), .status = status_};
 }
 
-LoadResult LoadNow(Loader loader, const Deadline& deadline) {
+namespace {
+
+// Steps to the end, waiting in between.
+void LoadNow(Loader& loader, const Deadline& deadline) {
   while (const std::optional<uint32_t> position = loader.Step(deadline)) {
     if (absl::Status waited = loader.stem().AwaitDecided(*position, deadline); !waited.ok()) {
       loader.Fail(std::move(waited));
       break;
     }
   }
-  return loader.result();
 }
+
+// The shares of one load, and who works on each.
+class SharedLoad {
+ public:
+  SharedLoad(const std::function<Loader(LoadShare)>& load, size_t count, const Deadline& deadline) : deadline_(deadline) {
+    shares_.reserve(count);
+    for (size_t index = 0; index < count; ++index) shares_.push_back({.loader = load({.index = index, .count = count})});
+  }
+
+  // For the executor: goes on with a free share until it has ended, or would have to wait. After the load has ended it finds none.
+  void Help(size_t index) {
+    if (!TakeShare(index)) return;
+    Leave(index, !shares_[index].loader.Step(deadline_).has_value());
+  }
+
+  // For the caller: ends every share.
+  LoadResult Finish() {
+    for (size_t index = 0; index < shares_.size(); ++index) {
+      if (!TakeOrAwait(index)) continue;
+      LoadNow(shares_[index].loader, deadline_);
+      Leave(index, true);
+    }
+    MutexLock lock(mutex_);
+    LoadResult least = shares_.front().loader.result();
+    for (const Share& share : shares_) {
+      LoadResult result = share.loader.result();
+      if (std::pair(result.blocks_loaded, result.status.ok()) < std::pair(least.blocks_loaded, least.status.ok())) least = std::move(result);
+    }
+    return least;
+  }
+
+ private:
+  struct Share {
+    Loader loader;
+    bool taken = false;
+    bool ended = false;
+  };
+
+  bool TakeShare(size_t index) {
+    MutexLock lock(mutex_);
+    if (shares_[index].taken || shares_[index].ended) return false;
+    return shares_[index].taken = true;
+  }
+  // False when it has ended; who works on it does not wait.
+  bool TakeOrAwait(size_t index) {
+    MutexLock lock(mutex_);
+    Share& share = shares_[index];
+    while (share.taken) changed_.Wait(mutex_);
+    return share.taken = !share.ended;
+  }
+  void Leave(size_t index, bool ended) {
+    MutexLock lock(mutex_);
+    shares_[index].taken = false;
+    shares_[index].ended = ended;
+    changed_.NotifyAll();
+  }
+
+  const Deadline deadline_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<Share> shares_;  // a loader is of whoever took its share
+};
+
+}  // namespace
 
 LoadResult LoadShared(const std::function<Loader(LoadShare)>& load, uint64_t bytes, uint32_t threads, Executor& executor,
                       const Deadline& deadline) {
   constexpr uint64_t kBytesPerThreadMin = 1 << 20;
   const auto count = static_cast<size_t>(std::clamp<uint64_t>(bytes / kBytesPerThreadMin, 1, threads));
-  std::vector<LoadResult> results(count);
-  const auto run = [&](size_t index) { results[index] = LoadNow(load({.index = index, .count = count}), deadline); };
-  Mutex mutex;
-  CondVar ended;
-  size_t running = 0;
+  const auto shared = std::make_shared<SharedLoad>(load, count, deadline);
   for (size_t index = 1; index < count; ++index) {
-    {
-      MutexLock lock(mutex);
-      ++running;
-    }
-    const bool posted = executor.Post([&, index] {
-      run(index);
-      MutexLock lock(mutex);
-      --running;
-      ended.NotifyOne();
-    });
-    if (posted) continue;
-    run(index);
-    MutexLock lock(mutex);
-    --running;
+    if (!executor.Post([shared, index] { shared->Help(index); })) break;
   }
-  run(0);
-  MutexLock lock(mutex);
-  while (running > 0) ended.Wait(mutex);
-  return *std::min_element(results.begin(), results.end(), [](const LoadResult& a, const LoadResult& b) {
-    return std::pair(a.blocks_loaded, a.status.ok()) < std::pair(b.blocks_loaded, b.status.ok());
-  });
+  return shared->Finish();
 }
 
 absl::Status LoadRanges(StemState& stem, uint32_t position, std::span<const PayloadRange> ranges, const Deadline& deadline) {

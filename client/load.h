@@ -53,10 +53,8 @@ class Loader {
   absl::Status status_;
 };
 
-// Steps to the end, waiting in between.
-LoadResult LoadNow(Loader loader, const Deadline& deadline);
-
-// The same by `threads` at once, the caller's and the executor's; fewer where there is less than a MiB for each. `load`: a share of it.
+// Steps to the end, by `threads` at once, the caller's and the executor's; fewer where there is less than a MiB for each. The executor's never wait:
+// a share that has to, or that they do not come to, is the caller's again. `load`: makes a share of it.
 LoadResult LoadShared(const std::function<Loader(LoadShare)>& load, uint64_t bytes, uint32_t threads, Executor& executor,
                       const Deadline& deadline);
 

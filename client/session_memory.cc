@@ -29,30 +29,33 @@ absl::StatusOr<std::shared_ptr<SessionMemory>> SessionMemory::Map(const Namespac
     STEM_ASSIGN(memory->staging_,
                 MapGranted("staging", descriptors[next++], grant.staging_bytes, Mapping::Access::kReadWrite));
   }
-  MutexLock lock(memory->mutex_);
+  std::vector<std::shared_ptr<const MappedArena>> mapped;
   for (const v1::ArenaMap& arena : grant.arenas) {
     STEM_ASSIGN(Mapping mapping, MapGranted(absl::StrCat("arena ", arena.arena()), descriptors[next++], arena.bytes(),
                                             Mapping::Access::kReadOnly));
-    memory->arenas_.push_back(std::make_shared<MappedArena>(arena, std::move(mapping), ""));
+    mapped.push_back(std::make_shared<MappedArena>(arena, std::move(mapping), ""));
   }
+  MutexLock lock(memory->mutex_);
+  memory->Replace(std::move(mapped));
   return memory;
 }
 
-std::vector<v1::ArenaMap> SessionMemory::arenas() const {
-  MutexLock lock(mutex_);
-  std::vector<v1::ArenaMap> maps;
-  maps.reserve(arenas_.size());
-  for (const auto& arena : arenas_) maps.push_back(arena->map());
-  return maps;
+const std::shared_ptr<const MappedArena>& SessionMemory::Arenas::Find(uint32_t arena) const {
+  const auto found = std::find_if(mapped.begin(), mapped.end(), [&](const auto& each) { return each->map().arena() == arena; });
+  STEM_CHECK(found != mapped.end() && "the arena was validated");
+  return *found;
 }
 
-std::shared_ptr<const MappedArena> SessionMemory::Find(uint32_t arena) const {
+std::shared_ptr<const SessionMemory::Arenas> SessionMemory::arenas() const {
   MutexLock lock(mutex_);
-  for (const auto& each : arenas_) {
-    if (each->map().arena() == arena) return each;
-  }
-  STEM_CHECK(false && "the arena was validated");
-  return nullptr;
+  return arenas_;
+}
+
+void SessionMemory::Replace(std::vector<std::shared_ptr<const MappedArena>> mapped) {
+  auto arenas = std::make_shared<Arenas>();
+  for (const auto& each : mapped) arenas->maps.push_back(each->map());
+  arenas->mapped = std::move(mapped);
+  arenas_ = std::move(arenas);
 }
 
 absl::StatusOr<bool> SessionMemory::Take(const v1::ArenaOffer& offer, std::vector<UniqueFd> descriptors) {
@@ -64,30 +67,30 @@ absl::StatusOr<bool> SessionMemory::Take(const v1::ArenaOffer& offer, std::vecto
                                     offer.arena().bytes(), Mapping::Access::kReadOnly));
   }
   MutexLock lock(mutex_);
-  const auto known = std::find_if(arenas_.begin(), arenas_.end(),
+  std::vector<std::shared_ptr<const MappedArena>> mapped = arenas_->mapped;
+  const auto known = std::find_if(mapped.begin(), mapped.end(),
                                   [&](const auto& each) { return each->map().arena() == offer.arena().arena(); });
   if (withdrawal) {
-    if (known != arenas_.end()) *known = std::make_shared<MappedArena>((*known)->map(), Mapping(), offer.node());
+    if (known == mapped.end()) return false;
+    *known = std::make_shared<MappedArena>((*known)->map(), Mapping(), offer.node());
+    Replace(std::move(mapped));
     return false;
   }
-  if (known != arenas_.end()) return false;
+  if (known != mapped.end()) return false;
   const auto is_offered = [](const auto& each) { return each->lent(); };
-  if (std::count_if(arenas_.begin(), arenas_.end(), is_offered) >= static_cast<ptrdiff_t>(kOfferedArenasMax)) {
-    const auto gone = std::find_if(arenas_.begin(), arenas_.end(), [](const auto& each) { return each->withdrawn(); });
-    if (gone == arenas_.end()) return false;
-    arenas_.erase(gone);
+  if (std::count_if(mapped.begin(), mapped.end(), is_offered) >= static_cast<ptrdiff_t>(kOfferedArenasMax)) {
+    const auto gone = std::find_if(mapped.begin(), mapped.end(), [](const auto& each) { return each->withdrawn(); });
+    if (gone == mapped.end()) return false;
+    mapped.erase(gone);
   }
-  arenas_.push_back(std::make_shared<MappedArena>(offer.arena(), std::move(mapping), offer.node()));
+  mapped.push_back(std::make_shared<MappedArena>(offer.arena(), std::move(mapping), offer.node()));
+  Replace(std::move(mapped));
   return true;
 }
 
 bool SessionMemory::PrefaultSome() {
-  std::vector<std::shared_ptr<const MappedArena>> arenas;
-  {
-    MutexLock lock(mutex_);
-    arenas = arenas_;
-  }
-  for (const auto& arena : arenas) {
+  const std::shared_ptr<const Arenas> now = arenas();
+  for (const auto& arena : now->mapped) {
     size_t& done = prefaulted_bytes_[arena->map().arena()];
     if (done >= arena->mapping().bytes().size()) continue;
     done = arena->mapping().PrefaultFrom(done);

@@ -57,10 +57,15 @@ class SessionMemory {
 
   const NamespaceSpec& spec() const { return spec_; }
   const NamespaceFingerprint& space() const { return space_; }
-  // As validated, withdrawn ones too: answers that were on the way may still name them.
-  std::vector<v1::ArenaMap> arenas() const;
-  // The arena with id `arena`, which is one of arenas().
-  std::shared_ptr<const MappedArena> Find(uint32_t arena) const;
+  // What is mapped at one moment, withdrawn ones too: answers that were on the way may still name them.
+  struct Arenas {
+    std::vector<v1::ArenaMap> maps;  // as validated
+    std::vector<std::shared_ptr<const MappedArena>> mapped;  // the same, in the same order
+
+    // The arena with id `arena`, which is one of these.
+    const std::shared_ptr<const MappedArena>& Find(uint32_t arena) const;
+  };
+  std::shared_ptr<const Arenas> arenas() const;
 
   // Maps what is offered. False, and nothing is done, when it is withdrawn (what stems use of it stays mapped until they end), known
   // already, or one too many. Errors: InvalidArgument (validation refuses it), Internal, ResourceExhausted, as Map.
@@ -74,12 +79,13 @@ class SessionMemory {
 
  private:
   SessionMemory(const NamespaceSpec& spec, const AttachGrant& grant);
+  void Replace(std::vector<std::shared_ptr<const MappedArena>> mapped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const NamespaceSpec spec_;
   const NamespaceFingerprint space_;
   Mapping staging_;
   mutable Mutex mutex_;
-  std::vector<std::shared_ptr<const MappedArena>> arenas_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Arenas> arenas_ ABSL_GUARDED_BY(mutex_);  // replaced whole
   std::map<uint32_t, size_t> prefaulted_bytes_;  // by arena; of the prefaulting thread
   StagingAllocator allocator_;
 };

@@ -35,23 +35,25 @@ StemState::~StemState() {
 }
 
 absl::Status StemState::OnAcquired(const v1::Acquired& message) {
-  STEM_TRY(ValidateAcquired(message, chain_blocks(), parts_asked(), origin_.memory->arenas()));
+  const std::shared_ptr<const SessionMemory::Arenas> arenas = origin_.memory->arenas();
+  STEM_TRY(ValidateAcquired(message, chain_blocks(), parts_asked(), arenas->maps));
   MutexLock lock(mutex_);
   matched_ = message.matched_blocks();
   places_.resize(size_t{matched_} * parts_asked());
   misses_ = MissRuns(message.misses());
   truth_ = message.truth();
-  return Settle(message.ready());
+  return Settle(message.ready(), *arenas);
 }
 
 absl::Status StemState::OnLanded(const v1::Landed& message) {
+  const std::shared_ptr<const SessionMemory::Arenas> arenas = origin_.memory->arenas();
   std::vector<std::function<void()>> wakes;
   {
     MutexLock lock(mutex_);
     for (const v1::SlotRun& run : message.ready()) {
-      STEM_TRY(ValidateSlotRun(run, places_.size(), origin_.memory->arenas()));
+      STEM_TRY(ValidateSlotRun(run, places_.size(), arenas->maps));
     }
-    STEM_TRY(Settle(message.ready()));
+    STEM_TRY(Settle(message.ready(), *arenas));
     wakes.swap(wakes_);
     changed_.NotifyAll();
   }
@@ -86,13 +88,13 @@ void StemState::OnGone(const absl::Status& why) {
   for (const auto& wake : wakes) wake();
 }
 
-absl::Status StemState::Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs) {
+absl::Status StemState::Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, const SessionMemory::Arenas& arenas) {
   for (const v1::SlotRun& run : runs) {
     if (run.source() < v1::SOURCE_LOCAL_DRAM || run.source() > v1::SOURCE_REMOTE_SSD) {
       return absl::InvalidArgumentError(
           absl::StrCat("source is ", static_cast<int>(run.source()), "; it must be 1 to 4"));
     }
-    const std::shared_ptr<const MappedArena> arena = origin_.memory->Find(run.arena());
+    const std::shared_ptr<const MappedArena>& arena = arenas.Find(run.arena());
     if (arena->withdrawn()) {  // the answer crossed its withdrawal
       gone_ = absl::UnavailableError(absl::StrCat("node ", arena->lender(), ", in whose memory the blocks lay, is gone"));
       continue;

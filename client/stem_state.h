@@ -82,7 +82,7 @@ class StemState {
   v1::Truth truth() const;
 
  private:
-  absl::Status Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs)
+  absl::Status Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, const SessionMemory::Arenas& arenas)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::optional<Place>> LookLocked(uint32_t position) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status LostStatus(uint32_t block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
