@@ -5,22 +5,26 @@ namespace {
 constexpr double kNewest = 0.2;  // weight of the newest figure
 }  // namespace
 
-void BringRates::Learn(const std::string& place, uint64_t bytes, absl::Duration time) {
+void BringRates::Learn(const std::string& place, uint64_t bytes, absl::Duration time, absl::Time now) {
   if (bytes == 0 || time <= absl::ZeroDuration()) return;
-  const double now = absl::ToDoubleSeconds(time) / static_cast<double>(bytes);
+  const double newest = absl::ToDoubleSeconds(time) / static_cast<double>(bytes);
   MutexLock lock(mutex_);
-  const auto known = seconds_per_byte_.find(place);
-  if (known != seconds_per_byte_.end()) {
-    known->second += kNewest * (now - known->second);
-  } else if (seconds_per_byte_.size() < kPlacesMax) {
-    seconds_per_byte_.emplace(place, now);
+  const auto known = rates_.find(place);
+  if (known == rates_.end()) {
+    if (rates_.size() < kPlacesMax) rates_[place] = {.seconds_per_byte = newest, .learned = now};
+    return;
   }
+  Rate& rate = known->second;
+  if (now - rate.learned > kForgottenAfter) rate.seconds_per_byte = newest;
+  rate.seconds_per_byte += kNewest * (newest - rate.seconds_per_byte);
+  rate.learned = now;
 }
 
-absl::Duration BringRates::Expect(const std::string& place, uint64_t bytes) const {
+absl::Duration BringRates::Expect(const std::string& place, uint64_t bytes, absl::Time now) const {
   MutexLock lock(mutex_);
-  const auto known = seconds_per_byte_.find(place);
-  return known == seconds_per_byte_.end() ? absl::ZeroDuration() : absl::Seconds(known->second * static_cast<double>(bytes));
+  const auto known = rates_.find(place);
+  if (known == rates_.end() || now - known->second.learned > kForgottenAfter) return absl::ZeroDuration();
+  return absl::Seconds(known->second.seconds_per_byte * static_cast<double>(bytes));
 }
 
 }  // namespace stem

@@ -32,18 +32,23 @@ Copier::~Copier() {
 }
 
 void Copier::Add(std::shared_ptr<LentRun> run) {
-  const size_t blocks = run->blocks().size();
-  const size_t blocks_max = run->loan().pool->slots() / options_.pool_share;
-  std::vector<std::shared_ptr<LentRun>> dropped;  // ends after the lock
+  const BlockPool* const pool = run->loan().pool;
+  size_t blocks = run->blocks().size();
+  std::vector<std::shared_ptr<LentRun>> put_off;  // ends after the lock
   MutexLock lock(mutex_);
-  while (!waiting_.empty() && waiting_blocks_ + blocks > blocks_max) {
-    dropped.push_back(std::move(waiting_.front().run));
-    waiting_blocks_ -= dropped.back()->blocks().size();
-    waiting_.pop_front();
-    metrics_.CountCopies("put_off", dropped.back()->blocks().size());
-    Remember(dropped.back()->loan());
+  for (const Waiting& each : waiting_) blocks += each.run->loan().pool == pool ? each.run->blocks().size() : 0;
+  // Oldest first, and only its own pool's: trust groups do not press each other.
+  for (auto it = waiting_.begin(); it != waiting_.end() && blocks > pool->slots() / options_.pool_share;) {
+    if (it->run->loan().pool != pool) {
+      ++it;
+      continue;
+    }
+    blocks -= it->run->blocks().size();
+    metrics_.CountCopies("put_off", it->run->blocks().size());
+    Remember(it->run->loan());
+    put_off.push_back(std::move(it->run));
+    it = waiting_.erase(it);
   }
-  waiting_blocks_ += blocks;
   waiting_.push_back({.run = std::move(run), .since = absl::Now()});
   changed_.NotifyAll();
 }
@@ -57,7 +62,13 @@ void Copier::Remember(const LentRun::Loan& loan) {
   }
 }
 
-std::shared_ptr<LentRun> Copier::Find(const BlockName& name) {
+bool Copier::Knows(const BlockName& name) {
+  MutexLock lock(mutex_);
+  return std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& each) { return Holds(each.run->blocks(), name); }) ||
+         std::any_of(loans_.begin(), loans_.end(), [&](const LentRun::Loan& each) { return Holds(each.blocks, name); });
+}
+
+std::shared_ptr<LentRun> Copier::Find(const BlockName& name, absl::Time deadline) {
   LentRun::Loan loan;
   {
     MutexLock lock(mutex_);
@@ -69,15 +80,15 @@ std::shared_ptr<LentRun> Copier::Find(const BlockName& name) {
     if (known == loans_.rend()) return nullptr;
     loan = *known;
   }
-  return lent_runs_.LendAgain(loan, absl::Now() + options_.lease_wait_max);
+  return lent_runs_.LendAgain(loan, std::min(deadline, absl::Now() + options_.lease_wait_max));
 }
 
-bool Copier::CopyNow(const BlockName& name) {
+bool Copier::CopyNow(const BlockName& name, absl::Time deadline) {
   // From the last run to that whose parent is here.
   std::vector<std::pair<std::shared_ptr<LentRun>, size_t>> runs;  // and the last block that is wanted of each
   std::optional<BlockName> wanted = name;
-  while (wanted.has_value()) {
-    std::shared_ptr<LentRun> run = Find(*wanted);
+  while (wanted.has_value() && runs.size() < options_.runs_now_max) {
+    std::shared_ptr<LentRun> run = Find(*wanted, deadline);
     if (run == nullptr) break;
     const std::optional<BlockKey> parent = run->blocks().front().parent;
     const size_t last = IndexOf(run->blocks(), *wanted);
@@ -87,7 +98,7 @@ bool Copier::CopyNow(const BlockName& name) {
   }
   for (auto it = runs.rbegin(); it != runs.rend(); ++it) {
     for (size_t i = 0; i <= it->second; ++i) {
-      if (!CopyOne(*it->first, i)) return false;
+      if (!CopyOne(*it->first, i, deadline)) return false;
     }
   }
   return !runs.empty();
@@ -99,8 +110,8 @@ bool Copier::MayCopy(absl::Time since) const {
          now - absl::FromUnixNanos(last_fetch_.load(std::memory_order_relaxed)) >= options_.quiet;
 }
 
-bool Copier::CopyOne(const LentRun& run, size_t index) {
-  const absl::Status copied = run.CopyBlock(index);
+bool Copier::CopyOne(const LentRun& run, size_t index, absl::Time deadline) {
+  const absl::Status copied = run.CopyBlock(index, deadline);
   metrics_.CountCopies(copied.ok() ? "copied" : "failed", copied.ok() ? 1 : run.blocks().size() - index);
   if (!copied.ok()) log_.Debug("copy_given_up", {{"peer", run.lease().node}, {"block", index}, {"why", copied.message()}});
   return copied.ok();
@@ -121,12 +132,12 @@ void Copier::Run() {
       run = waiting_.front().run;
       index = waiting_.front().next++;
     }
-    const bool goes_on = CopyOne(*run, index) && index + 1 < run->blocks().size();
-    if (goes_on) continue;
+    const bool copied = CopyOne(*run, index, absl::InfiniteFuture());
+    if (copied && index + 1 < run->blocks().size()) continue;
     MutexLock lock(mutex_);
+    if (!copied) Remember(run->loan());
     const auto done = std::find_if(waiting_.begin(), waiting_.end(), [&](const Waiting& each) { return each.run == run; });
     if (done == waiting_.end()) continue;
-    waiting_blocks_ -= run->blocks().size();
     waiting_.erase(done);
   }
 }

@@ -28,7 +28,8 @@ class Copier {
     absl::Duration patience = absl::Seconds(1);     // a run that waited so long is copied all the same
     uint32_t pool_share = 32;                       // one run waits, or as many as have a 32nd of the pool's slots
     size_t loans_blocks_max = 1 << 16;              // that are remembered beside those
-    absl::Duration lease_wait_max = absl::Milliseconds(200);  // of CopyNow
+    absl::Duration lease_wait_max = absl::Milliseconds(200);  // of CopyNow, for each run
+    size_t runs_now_max = 64;                                 // of CopyNow
   };
 
   // Borrows all but the options.
@@ -43,8 +44,11 @@ class Copier {
 
   void Add(std::shared_ptr<LentRun> run);
 
-  // Copies, at once and on the caller's thread, what was lent of the chain up to `name`. False when nothing is known of it, or it cannot be.
-  bool CopyNow(const BlockName& name);
+  // True when something is known of `name`: it waits, or it is remembered who lent it.
+  bool Knows(const BlockName& name);
+  // Copies, at once and on the caller's thread, what was lent of the chain up to `name`. False when nothing is known of it, or it cannot be
+  // by `deadline`.
+  bool CopyNow(const BlockName& name, absl::Time deadline);
 
  private:
   struct Waiting {
@@ -56,9 +60,9 @@ class Copier {
   void Run();
   bool MayCopy(absl::Time since) const;
   // False when the rest of the run cannot be copied.
-  bool CopyOne(const LentRun& run, size_t index);
+  bool CopyOne(const LentRun& run, size_t index, absl::Time deadline);
   // The run that holds `name`, leased again where it no longer waits. Null when none does.
-  std::shared_ptr<LentRun> Find(const BlockName& name);
+  std::shared_ptr<LentRun> Find(const BlockName& name, absl::Time deadline);
   void Remember(const LentRun::Loan& loan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;
@@ -70,7 +74,6 @@ class Copier {
   CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
-  size_t waiting_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<LentRun::Loan> loans_ ABSL_GUARDED_BY(mutex_);  // oldest first
   size_t loans_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
   std::thread thread_;

@@ -71,6 +71,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   size_t worth_positions() const { return worth_blocks_ * parts_asked_; }
   void PlanLocal();
   void PlanRemote();
+  // The client has mapped the holder's memory.
+  bool ReadsInPlace(const v1::NodeAddress& holder) const;
   // True when the client can read all of `reply` in place. A part would not do: what this node is to hold needs parents here (law 7).
   bool MayLend(const v1::MatchReply& reply) const;
   bool PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block);

@@ -33,7 +33,10 @@ void Fetch::Bring() {
     } else {
       pin = BringOne(i, &source);
     }
-    if (!pin.ok()) return Lose(position, pin.status());
+    if (!pin.ok()) {
+      LearnRates();
+      return Lose(position, pin.status());
+    }
     if (!Land(position, *std::move(pin), source)) return;
   }
   LearnRates();  // first, so that what the client asks for next is weighed with it
@@ -43,7 +46,8 @@ void Fetch::Bring() {
 void Fetch::LearnRates() {
   for (size_t i = 0; i < runs_.size(); ++i) {
     const RunTally& tally = tallies_[i];
-    parts_.rates.Learn(PlaceOf(runs_[i]->lease().node, runs_[i]->from_ssd()), tally.bytes, tally.last - tally.leased);
+    parts_.rates.Learn(PlaceOf(runs_[i]->lease().node, runs_[i]->from_ssd()), tally.bytes, tally.last - tally.leased,
+                       tally.last);
   }
 }
 
@@ -60,7 +64,8 @@ std::vector<absl::StatusOr<BlockPin>> Fetch::PromoteFrom(size_t first) {
   std::vector<absl::StatusOr<BlockPin>> promoted = parts_.promoter.Promote(pool_, std::move(fillings));
   uint64_t bytes = 0;
   for (const absl::StatusOr<BlockPin>& pin : promoted) bytes += pin.ok() ? pin->meta().length : 0;
-  parts_.rates.Learn(kOwnSsd, bytes, absl::Now() - begin);
+  const absl::Time end = absl::Now();
+  parts_.rates.Learn(kOwnSsd, bytes, end - begin, end);
   return promoted;
 }
 

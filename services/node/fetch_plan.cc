@@ -13,6 +13,7 @@ void Fetch::Appraise() {
   if (call_.block_compute == absl::ZeroDuration()) return;
   uint64_t block_bytes = 0;
   for (const uint32_t part : call_.chain.parts) block_bytes += session_->space().spec.part(part)->block_bytes;
+  const absl::Time now = absl::Now();
   size_t block = pinned_ / parts_asked_;
   worth_blocks_ = block;
   absl::Duration gain, best_gain;
@@ -29,7 +30,7 @@ void Fetch::Appraise() {
     for (size_t position = block * parts_asked_; position < (block + 1) * parts_asked_; ++position) {
       const BlockPool::Presence presence = pool_.Find(names_[position]);
       held = held && presence != BlockPool::Presence::kAbsent;
-      if (presence == BlockPool::Presence::kSsd) bring = parts_.rates.Expect(kOwnSsd, block_bytes);
+      if (presence == BlockPool::Presence::kSsd) bring = parts_.rates.Expect(kOwnSsd, block_bytes, now);
     }
     if (!held) break;
     add(bring);
@@ -40,8 +41,10 @@ void Fetch::Appraise() {
   }
   if (appraised_.has_value()) {
     for (const v1::HolderRun& run : appraised_->runs()) {
-      const absl::Duration bring =
-          parts_.rates.Expect(PlaceOf(appraised_->holders(static_cast<int>(run.holder())).node(), run.tier() == v1::TIER_SSD), block_bytes);
+      const v1::NodeAddress& holder = appraised_->holders(static_cast<int>(run.holder()));
+      const bool ssd = run.tier() == v1::TIER_SSD;
+      absl::Duration bring = parts_.rates.Expect(PlaceOf(holder.node(), ssd), block_bytes, now);
+      if (!ssd && ReadsInPlace(holder)) bring = absl::ZeroDuration();  // nothing is brought
       for (uint32_t i = 0; i < run.count(); ++i) add(bring);
     }
   }
@@ -96,10 +99,14 @@ void Fetch::PlanRemote() {
   PlanMisses(&*reply, first_block);
 }
 
+bool Fetch::ReadsInPlace(const v1::NodeAddress& holder) const {
+  const std::shared_ptr<const HostPeerMemory> memory = parts_.host_peers.MemoryOf(holder, call_.deadline);
+  return memory != nullptr && session_->Reads(*memory);
+}
+
 bool Fetch::MayLend(const v1::MatchReply& reply) const {
   return std::all_of(reply.runs().begin(), reply.runs().end(), [&](const v1::HolderRun& run) {
-    const auto memory = parts_.host_peers.MemoryOf(reply.holders(static_cast<int>(run.holder())), call_.deadline);
-    return memory != nullptr && session_->Reads(*memory);
+    return ReadsInPlace(reply.holders(static_cast<int>(run.holder())));
   });
 }
 

@@ -42,7 +42,10 @@ std::shared_ptr<const HostPeerMemory> HostPeers::MemoryOf(const v1::NodeAddress&
     MutexLock lock(mutex_);
     Known& known = known_[address.node()];
     if (known.incarnation == address.incarnation()) return known.memory;
-    if (known.memory != nullptr) on_gone_(*known.memory);  // its successor was heard of before its socket's end was seen
+    if (known.memory != nullptr) {
+      if (!HasEnded(known)) return nullptr;  // it lives: whoever named another incarnation is behind
+      LetGo(*known.memory);
+    }
     known = Known{.incarnation = address.incarnation(), .retry = now + kRetryAfter};
   }
   absl::StatusOr<Known> attached = Attach(address, std::min(deadline, now + kAttachMax));
@@ -54,8 +57,12 @@ std::shared_ptr<const HostPeerMemory> HostPeers::MemoryOf(const v1::NodeAddress&
   const std::shared_ptr<const HostPeerMemory> memory = attached->memory;
   MutexLock lock(mutex_);
   Known& known = known_[address.node()];
-  if (known.incarnation == address.incarnation()) known = *std::move(attached);
-  return memory;  // of the incarnation that was asked for, whichever is known by now
+  if (known.incarnation == address.incarnation()) {
+    known = *std::move(attached);
+  } else {
+    memory->MarkGone();  // good for this lease; nobody would hear of its end
+  }
+  return memory;
 }
 
 absl::StatusOr<HostPeers::Known> HostPeers::Attach(const v1::NodeAddress& address, absl::Time deadline) {
@@ -113,16 +120,25 @@ void HostPeers::PrefaultSome() {
   }
 }
 
+bool HostPeers::HasEnded(const Known& known) {
+  char byte = 0;
+  const ssize_t got = recv(known.socket.get(), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
+  return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+void HostPeers::LetGo(const HostPeerMemory& memory) const {
+  memory.MarkGone();
+  on_gone_(memory);
+}
+
 void HostPeers::DropDead() {
   MutexLock lock(mutex_);
   std::erase_if(known_, [this, now = absl::Now()](const auto& each) {
     const Known& known = each.second;
     if (known.memory == nullptr) return now >= known.retry;
-    char byte = 0;
-    const ssize_t got = recv(known.socket.get(), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
-    const bool dead = got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
-    if (dead) on_gone_(*known.memory);
-    return dead;
+    const bool ended = HasEnded(known);
+    if (ended) LetGo(*known.memory);
+    return ended;
   });
 }
 

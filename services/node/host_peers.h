@@ -22,7 +22,7 @@
 
 namespace stem {
 
-// One incarnation's arenas. They stay readable after its death, with whatever they held. Immutable; threads: any.
+// One incarnation's arenas. They stay readable after its death, with whatever they held. Threads: any.
 class HostPeerMemory {
  public:
   struct PeerArena {
@@ -35,6 +35,9 @@ class HostPeerMemory {
   HostPeerMemory(std::string node, std::map<uint32_t, PeerArena> arenas) : node_(std::move(node)), arenas_(std::move(arenas)) {}
 
   const std::string& node() const { return node_; }
+  // Set before clients are told to let go: from then on it is offered to nobody.
+  void MarkGone() const { gone_.store(true); }
+  bool gone() const { return gone_.load(); }
 
   // True when every slot that `lease`, validated, names lies in the arena.
   bool Covers(const stemcache::v1::LeaseReply& lease) const;
@@ -46,6 +49,7 @@ class HostPeerMemory {
  private:
   const std::string node_;
   const std::map<uint32_t, PeerArena> arenas_;
+  mutable std::atomic<bool> gone_ = false;
 };
 
 // Threads: any.
@@ -78,6 +82,8 @@ class HostPeers {
     std::shared_ptr<const HostPeerMemory> memory;
     size_t first = 0;
   };
+  static bool HasEnded(const Known& known);
+  void LetGo(const HostPeerMemory& memory) const;
   void DropDead();
   void PrefaultSome();
 

@@ -25,9 +25,11 @@ void LentRun::MarkCorrupt(size_t index) {
   corrupt_.push_back(loan_.blocks[index].name.key);
 }
 
-absl::Status LentRun::CopyBlock(size_t index) const {
+absl::Status LentRun::CopyBlock(size_t index, absl::Time deadline) const {
+  const absl::Time now = absl::Now();
+  if (now >= deadline) return absl::DeadlineExceededError("the deadline passed before the block was copied");
   const Block& block = loan_.blocks[index];
-  absl::StatusOr<Filling> filling = loan_.pool->BeginFill(block.name, block.parent, absl::Now() + kSlotWaitMax);
+  absl::StatusOr<Filling> filling = loan_.pool->BeginFill(block.name, block.parent, std::min(deadline, now + kSlotWaitMax));
   if (absl::IsAlreadyExists(filling.status())) return absl::OkStatus();
   STEM_TRY(filling.status());
   if (absl::Now() >= expiry()) return absl::AbortedError("the lease ended before the block was copied");

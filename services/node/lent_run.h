@@ -45,9 +45,9 @@ class LentRun {
   // A reader's copy of block `index` failed its proof: the peer will be told, and look at its own.
   void MarkCorrupt(size_t index);
 
-  // Copies block `index` into the pool, proved. OK too when the pool has it, or is getting it. Waits up to 100 ms for a slot. Errors: those
-  // of BlockPool::BeginFill and of ProveLanded.
-  absl::Status CopyBlock(size_t index) const;
+  // Copies block `index` into the pool, proved. OK too when the pool has it, or is getting it. Waits up to 100 ms for a slot, and not
+  // beyond `deadline`. Errors: DeadlineExceeded, those of BlockPool::BeginFill and of ProveLanded.
+  absl::Status CopyBlock(size_t index, absl::Time deadline) const;
 
   absl::Time expiry() const;
   void Extend(absl::Time expiry);

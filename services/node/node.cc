@@ -26,7 +26,7 @@ constexpr size_t kChangesKept = 1 << 20;      // a directory may be this many ch
 constexpr size_t kLeasesMax = 65536;
 constexpr size_t kFetchesQueuedMax = 1024;
 constexpr size_t kCommitsQueuedMax = 256;
-constexpr absl::Duration kHousekeeping = absl::Milliseconds(100);
+constexpr absl::Duration kHousekeeping = Scrubber::kTick;
 constexpr absl::Duration kDrain = absl::Seconds(2);
 
 // The SSD tier's index keeps files open beside the sockets; the usual soft limit of 1024 is for select(), which nothing

@@ -144,11 +144,8 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
       Release(*session, message.release());
       return absl::OkStatus();
     case v1::ClientMessage::kReserve: {
-      STEM_ASSIGN(const ReserveCall call, ValidateReserve(message.reserve(), spec));
-      v1::NodeMessage answer;
-      answer.set_request_id(message.request_id());
-      STEM_ASSIGN(*answer.mutable_reserved(), parts_.publisher.Reserve(*session, message.request_id(), call));
-      session->Send(std::move(answer));
+      STEM_ASSIGN(ReserveCall call, ValidateReserve(message.reserve(), spec));
+      parts_.publisher.Reserve(session, message.request_id(), std::move(call), deadline);
       return absl::OkStatus();
     }
     case v1::ClientMessage::kCommit:

@@ -1,6 +1,5 @@
 #include "services/node/peer_service.h"
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -25,14 +24,27 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
     reactor->Finish(ToGrpc(call.status()));
     return reactor;
   }
-  const absl::Time deadline = absl::FromChrono(context->deadline());
-  if (IsAllInDram(*call)) {  // nothing to wait for: no queue
-    reactor->Finish(ToGrpc(Grant(*call, request->known_incarnation(), deadline, reply)));
+  const Space* const space = parts_.spaces.Find(call->space);
+  if (space == nullptr) {
+    reactor->Finish(ToGrpc(absl::NotFoundError(absl::StrCat("namespace ", call->space.ToHex(), " is not known on this node"))));
     return reactor;
   }
-  const bool posted = queue_.TryPost([this, reactor, reply, deadline, known = request->known_incarnation(),
-                                      shared = std::make_shared<LeaseCall>(*std::move(call))] {
-    reactor->Finish(ToGrpc(Grant(*shared, known, deadline, reply)));
+  auto asked = std::make_shared<Asked>();
+  asked->space = space;
+  asked->known_incarnation = request->known_incarnation();
+  asked->deadline = absl::FromChrono(context->deadline());
+  asked->names.reserve(call->keys.size());
+  for (const BlockKey& key : call->keys) asked->names.push_back({call->space, key});
+  asked->pins.reserve(call->keys.size());
+  space->pool().PinRun(asked->names, asked->pins);
+  reply->mutable_from_ssd()->Resize(static_cast<int>(asked->pins.size()), false);
+  if (asked->pins.size() == asked->names.size()) {  // nothing to wait for: no queue
+    reactor->Finish(ToGrpc(Grant(*asked, v1::MISS_CAUSE_UNSPECIFIED, reply)));
+    return reactor;
+  }
+  const bool posted = queue_.TryPost([this, reactor, reply, asked] {
+    const v1::MissCause miss = PinRest(*asked, reply);
+    reactor->Finish(ToGrpc(Grant(*asked, miss, reply)));
   });
   if (!posted) {
     parts_.metrics.CountRefused("lease", request->keys().size() / sizeof(BlockKey));
@@ -42,26 +54,11 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
   return reactor;
 }
 
-bool PeerService::IsAllInDram(const LeaseCall& call) const {
-  const Space* const space = parts_.spaces.Find(call.space);
-  return space != nullptr && std::all_of(call.keys.begin(), call.keys.end(), [&](const BlockKey& key) {
-    return space->pool().Find({call.space, key}) == BlockPool::Presence::kDram;
-  });
-}
-
-absl::Status PeerService::Grant(const LeaseCall& call, uint64_t known_incarnation, absl::Time deadline,
-                                v1::LeaseReply* reply) {
-  const Space* const space = parts_.spaces.Find(call.space);
-  if (space == nullptr) {
-    return absl::NotFoundError(absl::StrCat("namespace ", call.space.ToHex(), " is not known on this node"));
-  }
-  std::vector<BlockName> names;
-  names.reserve(call.keys.size());
-  for (const BlockKey& key : call.keys) names.push_back({call.space, key});
-  v1::MissCause miss = v1::MISS_CAUSE_UNSPECIFIED;
-  std::vector<BlockPin> pins = PinRun(space->pool(), names, deadline, reply, &miss);
+absl::Status PeerService::Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply* reply) {
+  std::vector<BlockPin>& pins = asked.pins;
+  BlockPool& pool = asked.space->pool();
   const size_t leased = pins.size();
-  space->pool().Touch(std::span(names).first(leased));
+  pool.Touch(std::span(asked.names).first(leased));
 
   for (const BlockPin& pin : pins) {
     const BlockMeta& meta = pin.meta();
@@ -72,15 +69,15 @@ absl::Status PeerService::Grant(const LeaseCall& call, uint64_t known_incarnatio
   }
   reply->set_incarnation(options_.incarnation);
   reply->set_duration_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease)));
-  reply->set_arena(space->memory->arena_id);
-  reply->set_slot_bytes(space->pool().geometry().slot_bytes);
-  reply->set_payload_offset(space->pool().geometry().payload_offset);
-  if (known_incarnation != options_.incarnation) *reply->mutable_memory() = options_.memory;
+  reply->set_arena(asked.space->memory->arena_id);
+  reply->set_slot_bytes(pool.geometry().slot_bytes);
+  reply->set_payload_offset(pool.geometry().payload_offset);
+  if (asked.known_incarnation != options_.incarnation) *reply->mutable_memory() = options_.memory;
   if (leased > 0) {
     reply->set_lease_id(parts_.leases.Grant(std::move(pins), absl::Now(), options_.lease));
     if (reply->lease_id() == 0) return absl::ResourceExhaustedError("this node has granted all the leases it may");
   }
-  if (leased < names.size()) {
+  if (leased < asked.names.size()) {
     reply->mutable_miss()->set_first(static_cast<uint32_t>(leased));
     reply->mutable_miss()->set_count(1);
     reply->mutable_miss()->set_cause(miss);
@@ -88,9 +85,11 @@ absl::Status PeerService::Grant(const LeaseCall& call, uint64_t known_incarnatio
   return absl::OkStatus();
 }
 
-std::vector<BlockPin> PeerService::PinRun(BlockPool& pool, const std::vector<BlockName>& names, absl::Time deadline,
-                                          v1::LeaseReply* reply, v1::MissCause* miss) {
-  std::vector<BlockPin> pins;
+v1::MissCause PeerService::PinRest(Asked& asked, v1::LeaseReply* reply) {
+  BlockPool& pool = asked.space->pool();
+  const std::vector<BlockName>& names = asked.names;
+  const absl::Time deadline = asked.deadline;
+  std::vector<BlockPin>& pins = asked.pins;
   while (pins.size() < names.size()) {
     BlockPin pin = pool.Pin(names[pins.size()]);
     if (pin.valid()) {
@@ -100,7 +99,7 @@ std::vector<BlockPin> PeerService::PinRun(BlockPool& pool, const std::vector<Blo
     }
     // A sweep of spilled blocks at a time.
     std::vector<Filling> fillings;
-    *miss = v1::MISS_CAUSE_EVICTED;  // it left since the directory heard of it
+    v1::MissCause miss = v1::MISS_CAUSE_EVICTED;  // it left since the directory heard of it
     while (pins.size() + fillings.size() < names.size() && fillings.size() < kPromotesPerSweep) {
       const size_t next = pins.size() + fillings.size();
       const BlockPool::Presence presence = pool.Find(names[next]);
@@ -111,7 +110,7 @@ std::vector<BlockPin> PeerService::PinRun(BlockPool& pool, const std::vector<Blo
       if (presence != BlockPool::Presence::kSsd) break;
       absl::StatusOr<Filling> filling = pool.BeginFill(names[next], std::nullopt, deadline);
       if (!filling.ok()) {
-        if (absl::IsResourceExhausted(filling.status())) *miss = v1::MISS_CAUSE_REFUSED;
+        if (absl::IsResourceExhausted(filling.status())) miss = v1::MISS_CAUSE_REFUSED;
         break;
       }
       fillings.push_back(*std::move(filling));
@@ -123,19 +122,18 @@ std::vector<BlockPin> PeerService::PinRun(BlockPool& pool, const std::vector<Blo
     }
     if (fillings.empty()) {
       if (pool.Find(names[pins.size()]) == BlockPool::Presence::kDram) continue;  // it came meanwhile
-      return pins;
+      return miss;
     }
     const StageTimer timer(parts_.metrics, Stage::kPromote);
     for (absl::StatusOr<BlockPin>& promoted : parts_.promoter.Promote(pool, std::move(fillings))) {
       if (!promoted.ok()) {
-        *miss = v1::MISS_CAUSE_INTEGRITY;
-        return pins;
+        return v1::MISS_CAUSE_INTEGRITY;
       }
       pins.push_back(*std::move(promoted));
       reply->add_from_ssd(true);
     }
   }
-  return pins;
+  return v1::MISS_CAUSE_UNSPECIFIED;
 }
 
 grpc::ServerUnaryReactor* PeerService::Return(grpc::CallbackServerContext* context, const v1::ReturnRequest* request,

@@ -1,6 +1,9 @@
 // The node's gRPC face to other nodes: leases of what it holds.
 #pragma once
 
+#include <memory>
+#include <vector>
+
 #include "absl/time/time.h"
 #include "proto/validate.h"
 #include "services/node/lease_table.h"
@@ -41,11 +44,17 @@ class PeerService final : public v1::Peer::CallbackService {
                                   v1::RenewReply* reply) override;
 
  private:
-  bool IsAllInDram(const LeaseCall& call) const;
-  absl::Status Grant(const LeaseCall& call, uint64_t known_incarnation, absl::Time deadline, v1::LeaseReply* reply);
-  // Pins the leading run of `names`, promoting from SSD; `miss`: why the first one beyond it is not.
-  std::vector<BlockPin> PinRun(BlockPool& pool, const std::vector<BlockName>& names, absl::Time deadline,
-                               v1::LeaseReply* reply, v1::MissCause* miss);
+  struct Asked {  // one Lease
+    const Space* space = nullptr;
+    std::vector<BlockName> names;
+    std::vector<BlockPin> pins;  // of the leading names
+    uint64_t known_incarnation = 0;
+    absl::Time deadline;
+  };
+  // Leases what is pinned; `miss`: why no more is.
+  absl::Status Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply* reply);
+  // Pins more of the leading run, promoting from SSD; returns why the first one beyond it is not.
+  v1::MissCause PinRest(Asked& asked, v1::LeaseReply* reply);
 
   const Parts parts_;
   const Options options_;

@@ -31,13 +31,38 @@ absl::Status CheckCommit(Session& session, const ReservedChain& chain, const v1:
 
 }  // namespace
 
-// A chain that a client read in a host peer's memory goes on here: then its copy waits no longer.
-bool Publisher::Holds(const Space& space, const BlockKey& parent) {
-  const BlockName name{space.fingerprint, parent};
-  return space.pool().Find(name) != BlockPool::Presence::kAbsent || copier_.CopyNow(name);
+void Publisher::Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCall call, absl::Time deadline) {
+  const Space& space = session->space();
+  std::optional<BlockName> lent;  // the first part's parent says it for all
+  if (call.parent.has_value()) {
+    const BlockName parent{space.fingerprint, PartKey(*call.parent, call.chain.parts.front())};
+    if (space.pool().Find(parent) == BlockPool::Presence::kAbsent && copier_.Knows(parent)) lent = parent;
+  }
+  if (!lent.has_value()) return AnswerReserve(*session, id, call);
+  // Copies take time that the stream's other messages do not have.
+  auto shared_call = std::make_shared<ReserveCall>(std::move(call));
+  const bool posted = queue_.TryPost([this, session, id, shared_call, deadline] {
+    for (const uint32_t part : shared_call->chain.parts) {
+      (void)copier_.CopyNow({session->space().fingerprint, PartKey(*shared_call->parent, part)}, deadline);
+    }
+    AnswerReserve(*session, id, *shared_call);
+  });
+  if (!posted) AnswerReserve(*session, id, *shared_call);  // refuses, with the reason
 }
 
-absl::StatusOr<v1::Reserved> Publisher::Reserve(Session& session, uint64_t id, const ReserveCall& call) {
+void Publisher::AnswerReserve(Session& session, uint64_t id, const ReserveCall& call) {
+  v1::NodeMessage answer;
+  answer.set_request_id(id);
+  if (absl::StatusOr<v1::Reserved> reserved = Decide(session, id, call); reserved.ok()) {
+    *answer.mutable_reserved() = *std::move(reserved);
+  } else {
+    answer.set_code(static_cast<uint32_t>(reserved.status().code()));
+    answer.set_error(std::string(reserved.status().message()));
+  }
+  session.Send(std::move(answer));
+}
+
+absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, const ReserveCall& call) {
   const StageTimer timer(metrics_, Stage::kReserve);
   const Space& space = session.space();
   const size_t parts_asked = call.chain.parts.size();
@@ -61,7 +86,8 @@ absl::StatusOr<v1::Reserved> Publisher::Reserve(Session& session, uint64_t id, c
       bool wanted = false;
       if (held) {
         reserved.set_held(reserved.held() + 1);
-      } else if (block == 0 && parent.has_value() && !Holds(space, *parent)) {
+      } else if (block == 0 && parent.has_value() &&
+                 space.pool().Find({space.fingerprint, *parent}) == BlockPool::Presence::kAbsent) {
         reserved.set_refused(reserved.refused() + 1);
         reserved.set_reason(absl::StrCat("the parent ", parent->ToHex(), " is not held here; reserve from the chain's first missing block"));
         block_extends = false;

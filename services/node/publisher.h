@@ -25,8 +25,9 @@ class Publisher {
         reservation_max_(reservation_max),
         queue_(threads, queue_depth_max) {}
 
-  // Answers at once. Errors as of Session::AddReservation.
-  absl::StatusOr<v1::Reserved> Reserve(Session& session, uint64_t id, const ReserveCall& call);
+  // Answers with Reserved through `session`: at once, or after a copy of what the chain goes on from, where the client read that in a host
+  // peer's memory.
+  void Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCall call, absl::Time deadline);
 
   // Answers with Committed through `session`, after the copies. `commit` is validated.
   void Commit(std::shared_ptr<Session> session, uint64_t id, const v1::Commit& commit, absl::Time deadline);
@@ -36,7 +37,9 @@ class Publisher {
   size_t queue_depth() const { return queue_.depth(); }
 
  private:
-  bool Holds(const Space& space, const BlockKey& parent);
+  void AnswerReserve(Session& session, uint64_t id, const ReserveCall& call);
+  // Errors as of Session::AddReservation.
+  absl::StatusOr<v1::Reserved> Decide(Session& session, uint64_t id, const ReserveCall& call);
   v1::Committed Copy(Session& session, const ReservedChain& chain, const v1::Commit& commit, absl::Time deadline);
 
   Reservations& reservations_;

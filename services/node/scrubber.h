@@ -15,15 +15,17 @@ namespace stem {
 // Threads: one.
 class Scrubber {
  public:
+  static constexpr absl::Duration kTick = absl::Milliseconds(100);
+
   // Every block is proved about once in `period`; zero = never. Borrows the rest.
   Scrubber(absl::Duration period, const SpaceTable& spaces, Promoter& promoter, NodeMetrics& metrics)
       : period_(period), spaces_(spaces), promoter_(promoter), metrics_(metrics) {}
 
-  // Proves what is due at `now`, at most a few blocks; what fails is quarantined. To be called often.
+  // Proves what is due at `now`, of a pause no more than a moment's; what fails is quarantined. To be called every kTick.
   void Step(absl::Time now);
 
  private:
-  // One block; false when no pool holds any.
+  // One block, or a look at a few thousand entries that hold none: then false.
   bool ProveNext(const std::vector<BlockPool*>& pools);
 
   const absl::Duration period_;

@@ -73,7 +73,7 @@ void Session::Offer(const PeerLease& lease) {
   offer.mutable_arena()->set_payload_offset(lease.reply.payload_offset());
   const int file = arena.file.get();
   MutexLock lock(mutex_);
-  if (!offers_.valid() || offered_.contains(arena.offer) || offered_.size() >= kOfferedArenasMax) return;
+  if (lease.mapped->gone() || !offers_.valid() || offered_.contains(arena.offer) || offered_.size() >= kOfferedArenasMax) return;
   if (SendFdPacket(offers_.get(), offer.SerializeAsString(), {&file, 1}).ok()) offered_[arena.offer] = false;
 }
 

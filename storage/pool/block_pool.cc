@@ -9,7 +9,7 @@
 
 namespace stem {
 namespace {
-constexpr size_t kSnapshotBlocksPerLock = 4096;
+constexpr size_t kEntriesPerLock = 4096;
 
 // What the quota holds, for policies that divide it up.
 size_t SsdBlocks(const BlockPool::Options& options, const SlotGeometry& geometry) {
@@ -119,10 +119,12 @@ void BlockPool::PinRun(std::span<const BlockName> names, std::vector<BlockPin>& 
 
 BlockPin BlockPool::PinNext(BlockId* next) {
   MutexLock lock(mutex_);
-  for (; *next < blocks_.size(); ++*next) {
+  const size_t end = std::min<size_t>(*next + kEntriesPerLock, blocks_.size());
+  for (; *next < end; ++*next) {
     const Block& block = blocks_[*next];
     if (block.used && !block.withdrawn && block.in_slot && !block.filling) return PinLocked((*next)++);
   }
+  if (*next >= blocks_.size()) *next = 0;
   return {};
 }
 
@@ -451,10 +453,10 @@ void BlockPool::Link(BlockId id, BlockId parent) {
 }
 
 void BlockPool::Snapshot(const std::function<void(const BlockChange&)>& visit) const {
-  for (size_t first = 0;; first += kSnapshotBlocksPerLock) {
+  for (size_t first = 0;; first += kEntriesPerLock) {
     MutexLock lock(mutex_);
     if (first >= blocks_.size()) return;
-    const size_t end = std::min(first + kSnapshotBlocksPerLock, blocks_.size());
+    const size_t end = std::min(first + kEntriesPerLock, blocks_.size());
     for (size_t id = first; id < end; ++id) {
       const Block& block = blocks_[id];
       if (!block.used || block.withdrawn || (block.filling && !block.on_ssd)) continue;

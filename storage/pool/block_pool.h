@@ -122,8 +122,8 @@ class BlockPool {
   BlockPin Pin(const BlockName& name);
   // Pins the leading run of `names` that is Ready in DRAM, many under one lock; appends to `pins`.
   void PinRun(std::span<const BlockName> names, std::vector<BlockPin>& pins);
-  // Pins the first block from entry `*next` on that is Ready in DRAM, and sets `*next` behind it; invalid when there is none. Blocks come in
-  // no order; some that change meanwhile are passed over.
+  // Pins the first block from entry `*next` on that is Ready in DRAM, and sets `*next` behind it. Invalid when a few thousand entries held
+  // none, and with `*next` 0 after the last of all. Blocks come in no order; some that change meanwhile are passed over.
   BlockPin PinNext(BlockId* next);
   // Waits for a block that someone else is filling. Invalid when it was given up or `deadline` passed.
   BlockPin PinWhenFilled(const BlockName& name, absl::Time deadline);
