@@ -57,6 +57,7 @@ namespace {
 
 static_assert(sizeof(stem_key) == sizeof(BlockKey));
 static_assert(STEM_INVALID_ARGUMENT == static_cast<int>(absl::StatusCode::kInvalidArgument));
+static_assert(STEM_UNIMPLEMENTED == static_cast<int>(absl::StatusCode::kUnimplemented));
 static_assert(STEM_DATA_LOSS == static_cast<int>(absl::StatusCode::kDataLoss));
 static_assert(STEM_REMOTE_SSD == static_cast<int>(stemcache::v1::SOURCE_REMOTE_SSD));
 static_assert(STEM_SOURCES == std::tuple_size_v<decltype(ClientStats::bytes_loaded)>);
@@ -110,6 +111,7 @@ absl::StatusOr<CacheClient::Options> OptionsOf(const stem_client_options* from) 
   options.client_name = Text(known.client_name);
   options.shared_group = Text(known.shared_group);
   options.local_proof = known.local_proof == STEM_PROOF_HEADER ? LocalProof::kHeader : LocalProof::kFull;
+  if (known.load_threads != 0) options.load_threads = known.load_threads;
   NamespaceSpec& space = options.space;
   space.model = Text(known.model);
   space.revision = Text(known.revision);
@@ -141,7 +143,8 @@ absl::StatusOr<AcquireOptions> OptionsOf(const stem_acquire_options* from) {
   return AcquireOptions{.parts = Ids(known.parts, known.part_count),
                         .request = Text(known.request),
                         .traceparent = Text(known.traceparent),
-                        .compute = absl::Microseconds(static_cast<int64_t>(known.compute_us))};
+                        .compute = absl::Microseconds(static_cast<int64_t>(known.compute_us)),
+                        .block_compute = absl::Microseconds(static_cast<int64_t>(known.block_compute_us))};
 }
 
 absl::StatusOr<ReserveOptions> OptionsOf(const stem_reserve_options* from) {
@@ -228,6 +231,7 @@ const char* stem_code_name(int32_t code) {
     case STEM_FAILED_PRECONDITION: return "FAILED_PRECONDITION";
     case STEM_ABORTED: return "ABORTED";
     case STEM_OUT_OF_RANGE: return "OUT_OF_RANGE";
+    case STEM_UNIMPLEMENTED: return "UNIMPLEMENTED";
     case STEM_INTERNAL: return "INTERNAL";
     case STEM_UNAVAILABLE: return "UNAVAILABLE";
     case STEM_DATA_LOSS: return "DATA_LOSS";

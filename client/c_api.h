@@ -1,12 +1,12 @@
-/* Stemcache for C, and for whatever can call C: Rust, Go, Python's ctypes. Everything that client/cache_client.h offers, by
- * opaque handles. example/example.c is the whole life of a prompt in one page.
+/* Stemcache for C, and for whatever can call C: Rust, Go, Python's ctypes. What client/cache_client.h offers, by opaque handles,
+ * but for payloads read in place or in ranges. example/example.c is the whole life of a prompt in one page.
  *
  * Versions: STEM_ABI_VERSION counts incompatible changes, and is in the name of the shared library. Options and counts begin
  * with `struct_bytes`: set it to sizeof, then fields that are added later at the end stay unset for old callers.
  * Errors: calls return a code (0 = ok) and fill `error` (may be NULL) when it is not. Every code means: recompute. A miss is no
- * error. Deadlines are given as microseconds from now; no call takes longer.
+ * error. Deadlines are given as microseconds from now, at most an hour; no call takes longer. Waiting for one is only stem_call_free.
  * Handles: made by a call, ended by the stem_*_free of their kind (NULL is fine). One handle is for one thread at a time,
- * except stem_client, which is for any. Strings and lists are borrowed for the call unless said otherwise.
+ * except stem_client, which is for any until it is freed. Strings and lists are borrowed for the call unless said otherwise.
  */
 #ifndef STEM_CLIENT_C_API_H_
 #define STEM_CLIENT_C_API_H_
@@ -23,9 +23,10 @@ extern "C" {
 uint32_t stem_abi_version(void);    /* of the library that was loaded: compare with STEM_ABI_VERSION */
 const char* stem_version(void);     /* "0.1.0"; lives for ever */
 
-/* gRPC's numbers. */
+/* gRPC's numbers; others mean the same. */
 enum {
   STEM_OK = 0,
+  STEM_UNKNOWN = 2,
   STEM_INVALID_ARGUMENT = 3,
   STEM_DEADLINE_EXCEEDED = 4,
   STEM_NOT_FOUND = 5,
@@ -33,6 +34,7 @@ enum {
   STEM_FAILED_PRECONDITION = 9,
   STEM_ABORTED = 10,
   STEM_OUT_OF_RANGE = 11,
+  STEM_UNIMPLEMENTED = 12,
   STEM_INTERNAL = 13,
   STEM_UNAVAILABLE = 14,
   STEM_DATA_LOSS = 15
@@ -85,6 +87,7 @@ typedef struct stem_client_options {
   const char* client_name;
   const char* shared_group;
   uint32_t local_proof; /* STEM_PROOF_... */
+  uint32_t load_threads; /* that copy for one load, 1 to 16; 0 = 1 */
 } stem_client_options;
 
 typedef struct stem_stats {
@@ -96,7 +99,8 @@ typedef struct stem_stats {
 
 typedef struct stem_client stem_client;
 int32_t stem_connect(const stem_client_options* options, uint64_t timeout_us, stem_client** client, stem_error* error);
-/* Ends every call that runs. Stems and reservations may be freed later; calls (stem_call) must be freed before. */
+/* Ends every stem_call that runs with STEM_UNAVAILABLE, and returns once their `done` ran. No other thread may be in a call of the
+ * client, nor may `done` free it. Stems, reservations, hashers and stem_calls may be freed later. */
 void stem_client_free(stem_client* client);
 int32_t stem_client_connected(const stem_client* client); /* 0 once the node is gone; the next call finds its successor */
 uint64_t stem_client_incarnation(const stem_client* client);
@@ -130,6 +134,7 @@ typedef struct stem_acquire_options {
   const char* request;     /* for logs; NULL = none */
   const char* traceparent; /* W3C; NULL = none */
   uint64_t compute_us;     /* AcquireOptions::compute */
+  uint64_t block_compute_us; /* AcquireOptions::block_compute */
 } stem_acquire_options;
 
 typedef struct stem_miss {
@@ -181,9 +186,9 @@ int32_t stem_commit(stem_client* client, stem_reservation* reservation, uint64_t
                     stem_error* error);
 
 /* ---- The same without waiting. Each stem_*_start returns at once with a call, which ends by itself within its time.
- * `done` (may be NULL) runs once on a thread of the client, and must not wait or free anything; or ask with stem_call_done, or
- * wait. Then take the result, and free the call. Freeing a call that runs waits for it. Memory that a load writes to, and the
- * stem, must live until it is done. */
+ * `done` (may be NULL) runs once on a thread of the client, or before the start returns where it is refused at once; it must not wait
+ * or free anything. Or ask with stem_call_done, or wait. Then take the result, and free the call. Freeing a call that runs waits
+ * for it. Memory that a load writes to must live until it is done. */
 typedef struct stem_call stem_call;
 typedef void (*stem_done)(void* argument);
 int32_t stem_acquire_start(stem_client* client, const stem_key* keys, size_t key_count, const stem_acquire_options* options,

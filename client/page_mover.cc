@@ -46,6 +46,11 @@ class PageWalk {
   uint64_t offset_ = 0;
 };
 
+// Page ids of `block` of the job's chain.
+std::span<const int32_t> PagesOf(const EnginePages& engine, const MoveJob& job, size_t block) {
+  return std::span(job.pages).subspan((block - job.first_block) * engine.pages_per_block, engine.pages_per_block);
+}
+
 void CopyPages(std::span<const std::byte> payload, PageWalk walk) {
   for (size_t done = 0; done < payload.size();) {
     const PageWalk::Piece piece = walk.Take(payload.size() - done);
@@ -199,7 +204,9 @@ void PageMover::Load(const MoveJob& job, absl::Time deadline, MoveResult& result
     if (!result.status.ok()) return;
     ++result.blocks_moved;
     ++result.blocks_from[static_cast<size_t>(stem->source(block))];
-    result.bytes += block_bytes_;
+    const auto pages = PagesOf(pages_, job, block);
+    const auto skipped = static_cast<uint64_t>(std::ranges::count(pages, MoveJob::kSkip));
+    result.bytes += block_bytes_ / pages_.pages_per_block * (pages_.pages_per_block - skipped);
   }
   if (end < job.keys.size()) {
     result.status = absl::NotFoundError(
@@ -208,8 +215,7 @@ void PageMover::Load(const MoveJob& job, absl::Time deadline, MoveResult& result
 }
 
 absl::Status PageMover::LoadBlock(const Stem& stem, const MoveJob& job, uint32_t block, absl::Time deadline) {
-  const auto pages =
-      std::span(job.pages).subspan(size_t{block - job.first_block} * pages_.pages_per_block, pages_.pages_per_block);
+  const std::span<const int32_t> pages = PagesOf(pages_, job, block);
   if (std::ranges::all_of(pages, [](int32_t page) { return page == MoveJob::kSkip; })) return absl::OkStatus();
   if (proof_ == LocalProof::kHeader) {
     const absl::StatusOr<View> view = client_.Read(stem, block, deadline);
@@ -254,8 +260,7 @@ void PageMover::Save(const MoveJob& job, absl::Time deadline, MoveResult& result
       next = first + reserved->wanted().back().block + 1;
     }
     for (const WantedPayload& wanted : reserved->wanted()) {
-      const size_t at = (first + wanted.block - job.first_block) * pages_.pages_per_block;
-      GatherPages(PageWalk(pages_, std::span(job.pages).subspan(at, pages_.pages_per_block)), wanted.staging);
+      GatherPages(PageWalk(pages_, PagesOf(pages_, job, first + wanted.block)), wanted.staging);
       result.bytes += wanted.staging.size();
     }
     const absl::StatusOr<CommitResult> committed = client_.Commit(*std::move(reserved), deadline);

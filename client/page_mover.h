@@ -59,7 +59,7 @@ struct MoveResult {
   uint32_t blocks_held = 0;   // save: held by the node already, or being published by another
   uint32_t blocks_refused = 0;
   std::array<uint32_t, 5> blocks_from = {};  // load, by v1::Source
-  uint64_t bytes = 0;         // copied
+  uint64_t bytes = 0;         // copied; those of skipped pages are not
   absl::Duration took;        // from the start of the work; waiting in the queue is not part of it
 };
 

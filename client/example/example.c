@@ -38,7 +38,10 @@ static uint32_t Publish(stem_client* client, const stem_key* keys, uint32_t firs
   if (stem_reserve(client, keys + first, BLOCKS - first, &options, SECOND_US, &reservation, error) != STEM_OK) return 0;
   for (size_t i = 0; i < stem_wanted_count(reservation); ++i) {
     stem_wanted wanted;
-    if (stem_wanted_at(reservation, i, &wanted, error) != STEM_OK) break;
+    if (stem_wanted_at(reservation, i, &wanted, error) != STEM_OK) {
+      stem_reservation_free(reservation); /* what is not written is not published */
+      return 0;
+    }
     memcpy(wanted.staging.data, kv + (size_t)(first + wanted.block) * BLOCK_BYTES, wanted.staging.bytes);
   }
   stem_commit(client, reservation, SECOND_US, &counts, error);
@@ -53,9 +56,11 @@ static int Run(stem_client* client) {
   stem_key keys[BLOCKS];
   size_t key_count = 0;
   unsigned char* kv = calloc(BLOCKS, BLOCK_BYTES); /* the engine's pages */
+  if (kv == NULL) return fprintf(stderr, "stem-c-example: no memory\n"), 1;
   for (uint32_t i = 0; i < TOKENS; ++i) prompt[i] = i + 1;
   if (stem_hasher_create(client, NULL, 0, &hasher, &error) != STEM_OK ||
       stem_hasher_append_tokens(hasher, prompt, TOKENS, keys, BLOCKS, &key_count, &error) != STEM_OK) {
+    stem_hasher_free(hasher);
     free(kv);
     return Failed("keys", &error);
   }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import asyncio
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -28,6 +30,27 @@ def publish(client: stemcache.Client, keys: bytes) -> int:
     for block, _, staging in reservation.wanted:
         np.asarray(staging)[:] = payload(block)
     return client.commit(reservation, timeout_s=20).committed
+
+
+APART = f"""
+import sys, threading, time
+import numpy as np
+import stemcache
+
+BLOCK_BYTES = {BLOCK_BYTES}
+
+def connect():
+    space = stemcache.Namespace(model="m", kv_dtype="opaque", layout="l", block_tokens=16, parts=[stemcache.Part(BLOCK_BYTES)])
+    client = stemcache.Client(sys.argv[1], space, timeout_s=20)
+    return client, stemcache.Hasher(client).append(range(5 * 16))
+"""
+
+
+def apart(cluster, code: str) -> str:
+    """What a process of its own prints: one that hangs with the GIL held, or dies, is a test that failed."""
+    done = subprocess.run([sys.executable, "-c", APART + code, cluster.node(0)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    return done.stdout
 
 
 @pytest.fixture
@@ -153,6 +176,99 @@ def test_waiting_calls_release_the_interpreter(client, keys):
     assert results == [5] * 200
 
 
+def test_a_client_is_closed_beside_calls_that_run_without_a_hang(cluster):
+    assert "30 rounds" in apart(cluster, """
+kinds = set()
+for round in range(30):
+    client, keys = connect()
+
+    def work():
+        try:
+            while True:
+                client.start_acquire(keys, timeout_s=5, notify=lambda: None)
+                client.acquire(keys, timeout_s=5)
+        except stemcache.StemcacheError as error:
+            kinds.add(type(error).__name__)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.01 + 0.001 * round)
+    client.close()
+    for thread in threads:
+        thread.join()
+assert kinds <= {"FailedPrecondition", "ResourceExhausted", "Unavailable"} and "FailedPrecondition" in kinds, kinds
+print("30 rounds")
+""")
+
+
+def test_a_mover_is_closed_beside_a_run(cluster):
+    assert "30 rounds" in apart(cluster, """
+memory = np.ones((64, BLOCK_BYTES), np.uint8)
+for round in range(30):
+    client, keys = connect()
+    mover = stemcache.PageMover(client, [(memory.ctypes.data, BLOCK_BYTES, BLOCK_BYTES)], page_count=64, pages_per_block=1)
+    job = dict(keys=keys, first_block=0, pages=list(range(5)), timeout_s=5)
+    mover.run(save=True, **job)
+    ended = []
+
+    def work():
+        try:
+            while True:
+                client.start_acquire(keys, timeout_s=5, notify=lambda: None)
+                mover.run(save=False, **job)
+        except stemcache.StemcacheError as error:
+            ended.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.01 + 0.001 * round)
+    for each in (mover, client) if round % 2 else (client, mover):
+        each.close()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 4 and all("closed" in text or "outstanding" in text for text in ended), ended
+print("30 rounds")
+""")
+
+
+def test_memory_of_a_load_that_was_dropped_is_let_go_on_any_thread(cluster, client):
+    publish(client, stemcache.Hasher(client).append(range(5 * 16)))
+    assert "let go of 400" in apart(cluster, """
+freed = []
+
+class Page(bytearray):
+    def __del__(self):
+        freed.append(threading.current_thread().name)
+
+class Tensor:
+    \"\"\"DLPack and no buffer.\"\"\"
+
+    def __init__(self):
+        self.page = Page(BLOCK_BYTES)
+
+    def __dlpack__(self, **_):
+        return np.frombuffer(self.page, np.uint8).__dlpack__()
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+client, keys = connect()
+stem = client.acquire(keys, timeout_s=20)
+assert stem.matched_blocks == 5
+for round in range(40):
+    for kind in (lambda: Page(BLOCK_BYTES), Tensor):
+        client.start_load(stem, 0, [kind() for _ in range(5)], timeout_s=20)
+end = time.monotonic() + 30
+while len(freed) < 400 and time.monotonic() < end:
+    sum(range(1000))
+    time.sleep(0)
+assert any("Dummy" in name for name in freed), "none was let go on a thread of the client"
+print("let go of", len(freed))
+""")
+
+
 def test_errors_are_told_by_kind(cluster, client, keys):
     with pytest.raises(stemcache.Unavailable) as gone:
         stemcache.Client("unix:///nowhere/node.sock", namespace(), timeout_s=1)
@@ -172,6 +288,8 @@ def test_errors_are_told_by_kind(cluster, client, keys):
     client.close()
     with pytest.raises(stemcache.FailedPrecondition, match="closed"):
         client.acquire(keys)
+    kinds = {kind.__name__ for kind in stemcache.StemcacheError.__subclasses__()}
+    assert kinds <= set(stemcache.__all__) and all(hasattr(stemcache, name) for name in stemcache.__all__)
 
 
 def test_a_namespace_that_differs_is_warned_about_with_its_field(cluster, client):

@@ -9,7 +9,7 @@ import types
 import pytest
 
 import stemcache
-from stemcache.vllm import version
+from stemcache.vllm import identity, version
 from tests.engines.local_cluster import until
 from tests.support.fake_engine import BLOCK_TOKENS, FakeEngine
 
@@ -267,17 +267,62 @@ def test_aborts_and_preemptions_in_every_state_leave_no_block_behind(cluster, en
     assert all_free(b) and not b.scheduler._jobs and not b.scheduler._states
 
 
-def test_salts_adapters_and_models_do_not_meet(cluster, engine):
+def adapter(folder, name: str, weights: bytes, number: int = 1, **fields) -> types.SimpleNamespace:
+    """vLLM's LoRARequest, of files that lie there now."""
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / "adapter_model.safetensors").write_bytes(weights)
+    return types.SimpleNamespace(lora_name=name, lora_path=str(folder / name), lora_int_id=number, **fields)
+
+
+def test_salts_adapters_and_models_do_not_meet(cluster, engine, tmp_path):
     tokens = prompt(15)
     a = engine(cluster.node(0))
     a.answer(tokens)
-    lora = [types.SimpleNamespace(lora_name=name, lora_path=f"/nowhere/{name}") for name in ("one", "two")]
+    lora = [adapter(tmp_path, name, name.encode()) for name in ("one", "two")]
     for fields in ({"cache_salt": "s"}, {"cache_salt": "t"}, {"lora_request": lora[0]}, {"lora_request": lora[1]}):
         other = a.answer(tokens, **fields)
         assert other.loaded_tokens == 0, fields
         again = a.answer(tokens, **fields)
         assert again.loaded_tokens > 0 and again.output == truth(tokens, **fields), fields
     assert engine(cluster.node(0), model="another").answer(tokens).loaded_tokens == 0
+
+
+def test_an_adapter_is_what_its_files_are(cluster, engine, tmp_path):
+    tokens = prompt(18)
+    a, b = engine(cluster.node(0)), engine(cluster.node(0))
+    a.answer(tokens, lora_request=adapter(tmp_path, "lora", b"old"))
+    assert a.answer(tokens, lora_request=adapter(tmp_path, "another", b"old", 2)).loaded_tokens == 0
+    replaced = adapter(tmp_path, "lora", b"new")
+    assert a.answer(tokens, lora_request=replaced).loaded_tokens == 0, "the engine may hold the old or the new ones"
+    assert b.answer(tokens, lora_request=replaced).loaded_tokens == 0, "and none of it was published as the new ones"
+    assert b.answer(tokens, lora_request=replaced).loaded_tokens > 0
+    reloaded = adapter(tmp_path, "lora", b"new", 3)
+    assert a.answer(tokens, lora_request=reloaded).loaded_tokens > 0, "loaded again, it has a number of its own"
+
+
+def test_an_adapter_that_changed_while_the_engine_loaded_it_publishes_nothing(cluster, engine, tmp_path):
+    tokens = prompt(19)
+    a = engine(cluster.node(0))
+    request = a.add(tokens, lora_request=adapter(tmp_path, "lora", b"before"))
+    state = a.scheduler._states[request.request_id]
+    state.adapter.result()
+    adapter(tmp_path, "lora", b"after!")
+    a.run()
+    assert request.loaded_tokens == 0 and "saves" not in a.worker.counts
+    assert engine(cluster.node(0)).answer(tokens, lora_request=adapter(tmp_path, "lora", b"before")).loaded_tokens == 0
+
+
+def test_adapters_that_cannot_be_read_are_computed_and_told_once(cluster, engine, tmp_path, caplog):
+    tokens = prompt(20)
+    a = engine(cluster.node(0))
+    gone = types.SimpleNamespace(lora_name="gone", lora_path=str(tmp_path / "gone"), lora_int_id=1)
+    in_place = adapter(tmp_path, "lora", b"weights", 2, load_inplace=True)
+    for lora in (gone, in_place, gone, in_place):
+        request = a.answer(tokens, lora_request=lora)
+        assert request.loaded_tokens == 0 and request.output == truth(tokens, lora_request=lora)
+    told = [record.getMessage() for record in caplog.records if "are not cached" in record.getMessage()]
+    assert len(told) == 2 and "No such file" in told[0] and "load_inplace" in told[1]
+    assert not a.worker.counts.get("saves")
 
 
 def test_drafts_that_were_not_accepted_are_not_saved(cluster, engine):
@@ -322,6 +367,33 @@ def test_a_node_that_refuses_the_blocks_says_so_at_start(cluster):
     FakeEngine(cluster.node(0)).close()
     with pytest.raises(stemcache.FailedPrecondition, match="bytes does not fit the slots"):
         FakeEngine(cluster.node(0), model="larger", min_block_bytes=1 << 20)
+
+
+def weights_of(model: str, *, load_format: str = "auto", commit: str | None = None, **fields) -> tuple[str, str]:
+    config = types.SimpleNamespace(model=model, hf_config=types.SimpleNamespace(_commit_hash=commit),
+                                   **{"revision": None, "hf_config_path": None, "model_weights": "", **fields})
+    return identity.weights_of(types.SimpleNamespace(model_config=config, load_config=types.SimpleNamespace(load_format=load_format)))
+
+
+def test_weights_are_named_by_a_commit_only_when_they_come_from_it(tmp_path):
+    commit, other = "0123456789abcdef0123456789abcdef01234567", "f" * 40
+    assert weights_of("org/model", commit=commit) == (commit, "")
+    assert weights_of("org/model", commit=commit, hf_config_path="org/model") == (commit, "")
+    assert weights_of("org/model", commit=commit, hf_config_path="org/config", revision=other) == (other, "")
+    with pytest.raises(ValueError, match="set weights_digest"):
+        weights_of("org/model", commit=commit, hf_config_path="org/config", revision="main")
+    for load_format in ("dummy", "tensorizer", "somebody's"):
+        with pytest.raises(ValueError, match=f"load_format '{load_format}'.*set weights_digest"):
+            weights_of("org/model", commit=commit, load_format=load_format)
+    with pytest.raises(ValueError, match="streamed from 's3://bucket/m'"):
+        weights_of(str(tmp_path), model_weights="s3://bucket/m")
+    with pytest.raises(ValueError, match="no weight files"):
+        weights_of(str(tmp_path), commit=commit)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = weights_of(str(tmp_path), commit=commit, revision=commit)
+    weights.write_bytes(b"two")
+    assert first[0] == "" != first[1] != weights_of(str(tmp_path), commit=commit, revision=commit)[1], "the files say it, not the commit"
 
 
 def test_vllm_outside_the_range_is_refused_with_what_to_install():

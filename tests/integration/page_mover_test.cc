@@ -116,9 +116,12 @@ TEST(PageMoverTest, SkippedPagesStayAsTheyAre) {
   // From the middle of the second block on.
   const MoveResult loaded = Finish(*mover, JobOf(false, keys, {MoveJob::kSkip, 3, 4, 5}, 1));
   EXPECT_EQ(loaded.blocks_moved, 2u) << loaded.status;
+  EXPECT_EQ(loaded.bytes, 3u * 3 * 6000) << "three pages of three planes";
   EXPECT_EQ(reader.Page(2), before);
   for (const int32_t page : {3, 4, 5}) EXPECT_EQ(reader.Page(page), writer.Page(page));
-  EXPECT_EQ(Finish(*mover, JobOf(false, keys, std::vector<int32_t>(6, MoveJob::kSkip))).blocks_moved, 3u) << "nothing to copy";
+  const MoveResult nothing = Finish(*mover, JobOf(false, keys, std::vector<int32_t>(6, MoveJob::kSkip)));
+  EXPECT_EQ(nothing.blocks_moved, 3u);
+  EXPECT_EQ(nothing.bytes, 0u);
 }
 
 TEST(PageMoverTest, SmallStagingIsUsedAgainAndAgain) {

@@ -43,10 +43,22 @@ void PyClient::Close() {
   client.reset();
 }
 
-std::shared_ptr<CacheClient> PyClient::get() const {
+std::shared_ptr<CacheClient> PyClient::Share() const {
   MutexLock lock(mutex_);
   if (client_ == nullptr) throw StatusError(absl::FailedPreconditionError("the client is closed"));
   return client_;
+}
+
+void PyClient::GiveBack(std::shared_ptr<CacheClient>& user) const {
+  MutexLock lock(mutex_);
+  if (client_ != nullptr) user.reset();
+}
+
+LiveClient::~LiveClient() {
+  owner_.GiveBack(client_);
+  if (client_ == nullptr) return;
+  const nb::gil_scoped_release released;
+  client_.reset();
 }
 
 namespace {
@@ -142,7 +154,7 @@ uint32_t LoadedOf(const LoadResult& result) {
 }
 
 uint32_t Load(const PyClient& self, const Stem& stem, uint32_t first_block, nb::handle destinations, double timeout_s) {
-  const std::shared_ptr<CacheClient> client = self.get();
+  const LiveClient client = self.get();
   std::vector<HostBytes> held;
   const std::vector<std::span<std::byte>> spans = SpansOf(destinations, held);
   LoadResult result;
@@ -379,7 +391,7 @@ void BindWaits(nb::class_<PyClient>& client) {
            [](const PyClient& self, const nb::bytes& keys, std::vector<uint32_t> parts, std::string request,
               std::string traceparent, double compute_s, double timeout_s) {
              const std::vector<BlockKey> chain = KeysOf(keys);
-             const std::shared_ptr<CacheClient> live = self.get();
+             const LiveClient live = self.get();
              const nb::gil_scoped_release released;
              return ValueOf(live->Acquire(chain, AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s),
                                           After(timeout_s)));
@@ -391,7 +403,7 @@ void BindWaits(nb::class_<PyClient>& client) {
            "many; an exception has it as `blocks_loaded`.")
       .def("read",
            [](const PyClient& self, const Stem& stem, uint32_t position, double timeout_s) {
-             const std::shared_ptr<CacheClient> live = self.get();
+             const LiveClient live = self.get();
              const nb::gil_scoped_release released;
              return PyView{ValueOf(live->Read(stem, position, After(timeout_s)))};
            },
@@ -401,7 +413,7 @@ void BindWaits(nb::class_<PyClient>& client) {
               std::string traceparent, double timeout_s) {
              const std::vector<BlockKey> chain = KeysOf(keys);
              const ReserveOptions options = ReserveOptionsOf(parent, std::move(parts), std::move(traceparent));
-             const std::shared_ptr<CacheClient> live = self.get();
+             const LiveClient live = self.get();
              const nb::gil_scoped_release released;
              return PyReservation(ValueOf(live->Reserve(chain, options, After(timeout_s))));
            },
@@ -410,7 +422,7 @@ void BindWaits(nb::class_<PyClient>& client) {
       .def("commit",
            [](const PyClient& self, PyReservation& reservation, double timeout_s) {
              Reservation taken = reservation.Take();
-             const std::shared_ptr<CacheClient> live = self.get();
+             const LiveClient live = self.get();
              const nb::gil_scoped_release released;
              return ValueOf(live->Commit(std::move(taken), After(timeout_s)));
            },
@@ -431,7 +443,9 @@ void BindClient(nb::module_& module) {
            },
            "node"_a, "namespace"_a, nb::kw_only(), "staging_bytes"_a = uint64_t{64} << 20, "client_name"_a = "", "shared_group"_a = "",
            "proof"_a = "full", "timeout_s"_a = 5.0)
-      .def("close", &PyClient::Close, "Ends every call that runs. Stems and views stay readable.")
+      .def("close", &PyClient::Close,
+           "Refuses calls from now on, and ends those that `start_*` began. Blocking calls that run, and each PageMover until its own "
+           "`close`, keep the client alive: then it ends with the last of them. Stems and views stay readable.")
       .def_prop_ro("connected", [](const PyClient& self) { return self.get()->connected(); })
       .def_prop_ro("incarnation", [](const PyClient& self) { return self.get()->incarnation(); })
       .def_prop_ro("node", [](const PyClient& self) { return self.get()->node(); })

@@ -1,6 +1,7 @@
 #include "client/python/bindings/memory.h"
 
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -45,7 +46,14 @@ HostBytes::HostBytes(HostBytes&& other) noexcept
       bytes_(other.bytes_) {}
 
 HostBytes::~HostBytes() {
+  if (!has_buffer_ && !tensor_.is_valid()) return;  // moved from
+  if (Py_IsInitialized() == 0) {
+    new nb::ndarray<nb::ro, nb::c_contig>(std::move(tensor_));  // nobody is left to free it, nor the buffer
+    return;
+  }
+  const nb::gil_scoped_acquire gil;
   if (has_buffer_) PyBuffer_Release(&buffer_);
+  tensor_ = {};
 }
 
 std::vector<BlockKey> KeysOf(const nb::bytes& packed) {

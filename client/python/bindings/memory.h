@@ -12,7 +12,7 @@
 
 namespace stem::python {
 
-// Borrows an object's memory for as long as it lives. Needs the GIL to make and to destroy.
+// Borrows an object's memory for as long as it lives. Needs the GIL to make; any thread may drop it, with the GIL or without.
 class HostBytes {
  public:
   // Throws TypeError for what has no such memory, is not contiguous, cannot be written, or lies on a device.

@@ -23,36 +23,54 @@ namespace {
 // (address, bytes of a page, bytes from one page to the next) of each plane.
 using Planes = std::vector<std::tuple<uint64_t, uint64_t, uint64_t>>;
 
+// A mover and the client that it uses. Whoever drops the last reference waits for threads, and must not have the GIL.
+struct Moving {
+  std::shared_ptr<CacheClient> client;
+  std::unique_ptr<PageMover> mover;
+};
+
+// Threads: any, with the GIL.
 class PyMover {
  public:
   PyMover(const PyClient& client, const Planes& planes, uint32_t page_count, uint32_t pages_per_block, uint32_t part,
-          uint32_t load_threads, const std::string& proof)
-      : client_(client.get()) {
+          uint32_t load_threads, const std::string& proof) {
     if (proof != "full" && proof != "header") throw nb::value_error("proof is full or header");
     EnginePages pages{.planes = {}, .page_count = page_count, .pages_per_block = pages_per_block, .part = part};
     for (const auto& [address, page_bytes, stride_bytes] : planes) {
       pages.planes.push_back({reinterpret_cast<std::byte*>(address), page_bytes, stride_bytes});
     }
-    mover_ = ValueOf(PageMover::Create(*client_, std::move(pages), load_threads,
-                                       proof == "full" ? LocalProof::kFull : LocalProof::kHeader));
+    const LiveClient guard = client.get();  // so that what fails here is not the last to let go of it
+    auto moving = std::make_shared<Moving>(Moving{.client = client.Share(), .mover = nullptr});
+    moving->mover = ValueOf(PageMover::Create(*moving->client, std::move(pages), load_threads,
+                                              proof == "full" ? LocalProof::kFull : LocalProof::kHeader));
+    moving_ = std::move(moving);
   }
   ~PyMover() { Close(); }
   PyMover(const PyMover&) = delete;
   PyMover& operator=(const PyMover&) = delete;
 
   void Close() {
+    std::shared_ptr<Moving> last = std::move(moving_);  // no other thread takes it: this one has the GIL
+    if (last == nullptr) return;
     const nb::gil_scoped_release released;
-    mover_.reset();
-    client_.reset();
+    last.reset();
   }
-  PageMover& get() const {
-    if (mover_ == nullptr) throw StatusError(absl::FailedPreconditionError("the mover is closed"));
-    return *mover_;
+  // For as long as the caller keeps the GIL. Throws StatusError once it is closed.
+  PageMover& get() const { return *Share()->mover; }
+  MoveResult Run(const MoveJob& job) const {
+    std::shared_ptr<Moving> shared = Share();
+    const nb::gil_scoped_release released;
+    const std::shared_ptr<Moving> moving = std::move(shared);  // dropped before the GIL is back
+    return moving->mover->Run(job);
   }
 
  private:
-  std::shared_ptr<CacheClient> client_;
-  std::unique_ptr<PageMover> mover_;
+  const std::shared_ptr<Moving>& Share() const {
+    if (moving_ == nullptr) throw StatusError(absl::FailedPreconditionError("the mover is closed"));
+    return moving_;
+  }
+
+  std::shared_ptr<Moving> moving_;
 };
 
 MoveJob JobOf(bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages, double timeout_s,
@@ -101,16 +119,13 @@ void BindPages(nb::module_& module) {
       .def("run",
            [](const PyMover& self, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages,
               double timeout_s, std::string request, std::string traceparent) {
-             const MoveJob job = JobOf(save, keys, first_block, std::move(pages), timeout_s, std::move(request), std::move(traceparent));
-             PageMover& mover = self.get();
-             const nb::gil_scoped_release released;
-             return mover.Run(job);
+             return self.Run(JobOf(save, keys, first_block, std::move(pages), timeout_s, std::move(request), std::move(traceparent)));
            },
            nb::kw_only(), "save"_a, "keys"_a, "first_block"_a, "pages"_a, "timeout_s"_a = 5.0, "request"_a = "", "traceparent"_a = "",
            "The same at once, in this thread.")
       .def("poll", [](const PyMover& self) { return self.get().Poll(); }, "Results of what ended since the last call.")
       .def_prop_ro("outstanding", [](const PyMover& self) { return self.get().outstanding(); })
-      .def("close", &PyMover::Close, "Ends the threads after the jobs that run; what waits is dropped.");
+      .def("close", &PyMover::Close, "Ends the threads after the jobs that run, a `run` in another thread too; what waits is dropped.");
 }
 
 }  // namespace stem::python

@@ -1,7 +1,8 @@
 """Stemcache: the tier that keeps the KV cache of shared prompt prefixes.
 
 `Client` asks this host's node for the longest stem of a prompt, copies it out of shared memory with proof, and publishes what
-was computed. Each call has a blocking form, which releases the GIL, and a form for asyncio with the same arguments:
+was computed. Blocking calls release the GIL; `acquire`, `load`, `reserve` and `commit` have a form for asyncio with the same
+arguments, `acquire_async` and so on:
 
     client = stemcache.Client("unix:///run/stemcache/node.sock", stemcache.Namespace(...))
     keys = stemcache.Hasher(client).append(prompt)
@@ -26,6 +27,7 @@ from stemcache.errors import (
     ResourceExhausted,
     StemcacheError,
     Unavailable,
+    Unimplemented,
 )
 
 KEY_BYTES = 16
@@ -35,5 +37,5 @@ __version__ = "0.1.0"
 __all__ = [
     "Aborted", "Client", "Committed", "DataLoss", "DeadlineExceeded", "FailedPrecondition", "Hasher", "Internal", "InvalidArgument",
     "KEY_BYTES", "LORA", "MULTIMODAL", "MoveResult", "Namespace", "NotFound", "OTHER", "OutOfRange", "PROMPT_EMBEDDING", "PageMover",
-    "Part", "Reservation", "ResourceExhausted", "Stem", "StemcacheError", "Unavailable", "View", "__version__",
+    "Part", "Reservation", "ResourceExhausted", "Stem", "StemcacheError", "Unavailable", "Unimplemented", "View", "__version__",
 ]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
-import logging
 import os
+import re
 from typing import Any
 
+from stemcache.vllm.keys import file_digest
 from stemcache.vllm.options import Options
 from stemcache.vllm.plan import Geometry
 
-logger = logging.getLogger("vllm.stemcache")
-
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_COMMIT = re.compile("[0-9a-f]{40}")
+# Formats in which vLLM reads the weights of the model that it was told, from its folder or its hub.
+_FROM_THE_MODEL = ("auto", "bitsandbytes", "fastsafetensors", "gguf", "hf", "instanttensor", "mistral", "npcache", "pt", "runai_streamer",
+                   "runai_streamer_sharded", "safetensors", "sharded_state")
 # Of a model's configuration: says where it came from, not what it computes.
 _NOT_COMPUTED = ("_name_or_path", "transformers_version", "_commit_hash", "torch_dtype", "dtype")
 
@@ -45,13 +48,12 @@ def namespace_of(vllm_config: Any, kv_cache_config: Any, geometry: Geometry, opt
     kv_dtype = vllm_config.cache_config.cache_dtype
     if kv_dtype == "auto":
         kv_dtype = str(model.dtype).removeprefix("torch.")
-    commit = getattr(model.hf_config, "_commit_hash", None) or ""
-    digest = options.weights_digest or ("" if commit else weights_digest(vllm_config))
+    commit, digest = ("", options.weights_digest) if options.weights_digest else weights_of(vllm_config)
     quantization = model.quantization or ""
     layout = f"vllm1/{type(spec).__name__}/{kv_cache_config.kv_cache_layout or 'default'}/{geometry.engine_block_tokens}"
     return {
         "model": options.model or model.model.rstrip("/").rsplit("/", 1)[-1],
-        "revision": f"{commit[:40]}+{_configuration_digest(model)}",
+        "revision": f"{commit}+{_configuration_digest(vllm_config, commit)}",
         "weights_digest": digest,
         "kv_dtype": {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(kv_dtype, kv_dtype),
         "scale_scheme": f"{str(model.dtype).removeprefix('torch.')}/{quantization}" if quantization or kv_dtype.startswith("fp8") else "",
@@ -71,37 +73,61 @@ def instruction_set(vllm_config: Any, spec: Any) -> str:
     return _get_attn_isa(vllm_config.model_config.dtype, spec.block_size, spec.head_size, vllm_config.cache_config.cache_dtype)
 
 
-def weights_digest(vllm_config: Any) -> str:
-    """SHA-256 over the weight files of a local model. Raises ValueError where no files say what the weights are."""
-    path, load_format = vllm_config.model_config.model, str(vllm_config.load_config.load_format)
-    if load_format == "dummy":
-        raise ValueError("Stemcache: load_format is dummy, so nothing names the weights; set weights_digest in "
+def weights_of(vllm_config: Any) -> tuple[str, str]:
+    """(commit of a hub, SHA-256 over the weight files), one of them empty: what names the weights that vLLM loads.
+
+    A commit does only for weights that come from the hub, by that commit. Raises ValueError where nothing names them, saying
+    what to set.
+    """
+    model, load = vllm_config.model_config, vllm_config.load_config
+    load_format = str(getattr(load.load_format, "value", load.load_format))
+    if load_format not in _FROM_THE_MODEL:
+        raise ValueError(f"Stemcache: with load_format '{load_format}' nothing says which weights vLLM loads; set weights_digest in "
                          "kv_connector_extra_config if other engines have the same")
+    if getattr(model, "model_weights", ""):
+        raise ValueError(f"Stemcache: the weights are streamed from '{model.model_weights}', where they may change; set "
+                         "weights_digest in kv_connector_extra_config to what names them")
+    if os.path.exists(model.model):
+        return "", _files_digest(model.model)
+    commit = getattr(model.revision, "resolved", None) or model.revision or ""
+    if not _COMMIT.fullmatch(commit) and (getattr(model, "hf_config_path", None) or model.model) == model.model:
+        commit = getattr(model.hf_config, "_commit_hash", None) or ""
+    if _COMMIT.fullmatch(commit):
+        return commit, ""
+    raise ValueError(f"Stemcache: '{model.model}' is no local path, and no commit of a hub is known for its weights; set weights_digest "
+                     "in kv_connector_extra_config, or the revision to a commit")
+
+
+def _files_digest(path: str) -> str:
     files = [path] if os.path.isfile(path) else []
     if os.path.isdir(path):
         files = sorted(os.path.join(path, name) for name in os.listdir(path) if name.endswith(_WEIGHTS))
     if not files:
-        raise ValueError(f"Stemcache: no weight files ({', '.join(_WEIGHTS)}) in '{path}', and no commit of a hub; set "
-                         "weights_digest in kv_connector_extra_config")
+        raise ValueError(f"Stemcache: no weight files ({', '.join(_WEIGHTS)}) in '{path}'; set weights_digest in "
+                         "kv_connector_extra_config")
+    before = [_stamp(file) for file in files]
     with concurrent.futures.ThreadPoolExecutor(min(8, len(files))) as threads:
-        digests = list(threads.map(_file_digest, files))
+        digests = list(threads.map(file_digest, files))
+    if [_stamp(file) for file in files] != before:
+        raise ValueError(f"Stemcache: the weight files in '{path}' changed while they were read, so they may not be what vLLM loaded")
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _file_digest(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as content:
-        while chunk := content.read(4 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _stamp(path: str) -> tuple[int, int, int]:
+    stat = os.stat(path)
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _configuration_digest(model: Any) -> str:
+def _configuration_digest(vllm_config: Any, commit: str) -> str:
     # With overrides (rope scaling, say), which change KV and no weight.
+    model, load = vllm_config.model_config, vllm_config.load_config
     fields = {name: value for name, value in model.hf_config.to_dict().items() if name not in _NOT_COMPUTED}
+    if commit:  # of one commit, these say which files are loaded
+        fields["loaded"] = [model.model, str(load.load_format), str(getattr(load, "ignore_patterns", "")),
+                            str(getattr(load, "model_loader_extra_config", ""))]
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _tokenizer_digest(path: str | None) -> str:
     file = os.path.join(path or "", "tokenizer.json")
-    return _file_digest(file) if os.path.isfile(file) else ""
+    return file_digest(file) if os.path.isfile(file) else ""

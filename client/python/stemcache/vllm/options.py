@@ -13,7 +13,7 @@ class Options:
     node: str = "unix:///run/stemcache/node.sock"
     load: str = "async"  # or "sync": the step that needs the blocks waits for them
     model: str = ""  # name of the model in the namespace; empty: as vLLM was told, without folders
-    weights_digest: str = ""  # empty: the hub's commit, or a SHA-256 of the weight files, which is read once at start
+    weights_digest: str = ""  # empty: the hub's commit, or a SHA-256 of a local model's files, read once at start
     hash_scheme: str = "xxh3"  # or "sha256", where tenants that do not trust each other share a namespace
     shared_group: str = ""
     block_tokens: int = 0  # a multiple of the engine's; 0 = the smallest whose payload has min_block_bytes

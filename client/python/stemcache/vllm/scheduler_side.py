@@ -28,6 +28,8 @@ logger = logging.getLogger("vllm.stemcache")
 class _State:
     request: Any
     chain: Chain | None = None
+    adapter: Any = None  # identity of the request's LoRA adapter, as it is found before anything is computed
+    adapter_after: Any = None  # and after
     call: Any = None  # a lookup that runs
     asked_blocks: int = 0
     stem: Any = None
@@ -198,14 +200,18 @@ class SchedulerSide:
         return (request.num_tokens - 1) // self._geometry.block_tokens  # something must be computed
 
     def _chain(self, state: _State) -> Chain | None:
-        """None = no node, or an adapter that is not known yet."""
+        """None = no node, an adapter that is not known yet, or one that is not to be cached."""
         client = self._client()
         if state.chain is not None or client is None:
             return state.chain
         identity = None
         if (lora := getattr(state.request, "lora_request", None)) is not None:
-            identity = self._adapters.identity(lora)
-            if identity is None:
+            if state.adapter is None:
+                state.adapter = self._adapters.look(lora)
+            if not state.adapter.done():
+                return None
+            if (identity := state.adapter.result()) is None:
+                state.never = True
                 return None
         try:
             state.chain = Chain(client, self._geometry.block_tokens, state.request, identity)
@@ -279,9 +285,17 @@ class SchedulerSide:
         sure = min(state.request.num_computed_tokens, state.request.num_tokens)
         return sure // self._geometry.block_tokens - state.saved
 
+    def _adapter_stayed(self, state: _State) -> bool:
+        """Whether the adapter's files are what they were before the engine may have read them. Asked once a step was computed."""
+        if (lora := getattr(state.request, "lora_request", None)) is None:
+            return True
+        if state.adapter_after is None:
+            state.adapter_after = self._adapters.look(lora)
+        return state.adapter_after.done() and state.adapter_after.result() == state.adapter.result()
+
     def _save_new(self, state: _State, block_ids: list[int], plan: StepPlan) -> None:
         new = self._new_blocks(state)
-        if new <= 0 or self._pool is None or (chain := self._chain(state)) is None:
+        if new <= 0 or self._pool is None or (chain := self._chain(state)) is None or not self._adapter_stayed(state):
             return
         first, end = state.saved, state.saved + new
         per_block = self._geometry.pages_per_block
