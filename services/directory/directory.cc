@@ -7,6 +7,7 @@
 #include "proto/mutex.h"
 #include "proto/status.h"
 #include "services/directory/directory_service.h"
+#include "services/directory/operator_service.h"
 #include "services/runtime/clock.h"
 #include "services/runtime/listen.h"
 #include "services/runtime/metrics.h"
@@ -86,7 +87,8 @@ struct Directory::Running {
                            .started = started}),
         intents(metrics),
         service({.index = index, .membership = membership, .intents = intents, .secret = secret, .metrics = metrics, .log = log,
-                 .started = started}) {}
+                 .started = started}),
+        operator_service({.secret = secret}) {}
 
   absl::Status Listen();
   void Keep();
@@ -105,6 +107,7 @@ struct Directory::Running {
   Membership membership;
   IntendDesk intents;
   DirectoryService service;
+  FleetOperatorService operator_service;
   GrpcServer grpc;
   std::unique_ptr<MetricsServer> http;
   std::thread keeper;
@@ -119,6 +122,7 @@ absl::Status Directory::Running::Listen() {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMillis);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepalivePatienceMillis);
   builder.RegisterService(&service);
+  builder.RegisterService(&operator_service);
   STEM_ASSIGN(grpc, StartGrpcServer(builder, {address}));
   address.port = grpc.ports[0];
   MetricsOptions options{.listen = http_address,

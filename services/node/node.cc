@@ -241,6 +241,7 @@ absl::Status Node::Serve() {
   peer_service_ = std::make_unique<PeerService>(
       PeerService::Parts{.spaces = *spaces_, .leases = *leases_, .promoter = *promoter_, .metrics = metrics_, .secret = secret_},
       PeerService::Options{.incarnation = incarnation_, .memory = std::move(map), .lease = config_.lease});
+  operator_service_ = std::make_unique<NodeOperatorService>(NodeOperatorService::Parts{.secret = secret_});
   if (store_ != nullptr) spiller_ = std::make_unique<Spiller>(*spaces_, *store_, metrics_, log_);
 
   STEM_ASSIGN(const HostPort listen, ParseHostPort(config_.listen));
@@ -248,6 +249,7 @@ absl::Status Node::Serve() {
   grpc::ServerBuilder builder;
   builder.RegisterService(node_service_.get());
   builder.RegisterService(peer_service_.get());
+  builder.RegisterService(operator_service_.get());
   STEM_ASSIGN(GrpcServer started, StartGrpcServer(builder, {listen}, {config_.socket}));
   server_ = std::move(started.server);
   chmod(config_.socket.c_str(), 0666);  // sessions open with a token that only the attach socket gives

@@ -18,6 +18,7 @@
 #include "services/node/lease_table.h"
 #include "services/node/metrics.h"
 #include "services/node/node_service.h"
+#include "services/node/operator_service.h"
 #include "services/node/peer_reports.h"
 #include "services/node/peer_service.h"
 #include "services/node/peers.h"
@@ -107,6 +108,7 @@ class Node {
   std::unique_ptr<Publisher> publisher_;
   std::unique_ptr<NodeService> node_service_;
   std::unique_ptr<PeerService> peer_service_;
+  std::unique_ptr<NodeOperatorService> operator_service_;
   std::unique_ptr<Spiller> spiller_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<AttachServer> attach_;

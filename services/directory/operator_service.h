@@ -1,0 +1,22 @@
+// The directory's gRPC face to operators (stemctl, the console). Its calls are rare and may take their time: threads of gRPC's own,
+// apart from the callbacks that answer matches.
+#pragma once
+
+#include "services/runtime/cluster_secret.h"
+#include "stemcache/v1/operator.grpc.pb.h"
+
+namespace stem {
+
+class FleetOperatorService final : public stemcache::v1::FleetOperator::Service {
+ public:
+  // All borrowed.
+  struct Parts {
+    const ClusterSecret& secret;  // every call shows its token
+  };
+  explicit FleetOperatorService(const Parts& parts) : parts_(parts) {}
+
+ private:
+  const Parts parts_;
+};
+
+}  // namespace stem
