@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/ctl/commands.h"
+#include "services/ctl/plan_trace.h"
 #include "services/ctl/planner/model_table.h"
 #include "services/ctl/planner/plan.h"
 #include "services/ctl/planner/plan_report.h"
@@ -18,6 +19,7 @@ namespace {
 
 struct PlanArguments {
   planner::PlanOptions options;
+  PlanTraceOptions trace;
   planner::Gpu numbers{"GPU", 0, 0, 0};  // when no name is given
   std::string config, model, gpu, prices, json;
   std::string kv_dtype = "bf16";
@@ -53,8 +55,21 @@ absl::StatusOr<int> RunPlan(PlanArguments* arguments) {
   }
   if (arguments->activation_gib != -1) arguments->options.activation_gib = arguments->activation_gib;
   STEM_ASSIGN(const planner::Plan plan, planner::MakePlan(model, arguments->options));
-  if (arguments->json != "-") std::fputs(planner::PlanText(plan).c_str(), stdout);
-  STEM_TRY(WriteJson(arguments->json, planner::PlanJson(plan).dump(2)));
+  nlohmann::json json = planner::PlanJson(plan);
+  std::string text = planner::PlanText(plan);
+  if (!arguments->trace.trace.empty()) {
+    Progress progress(stderr);
+    STEM_ASSIGN(const PlanTrace trace, TracePlan(plan, arguments->trace, &progress));
+    text += trace.ToText();
+    json["trace"] = trace.ToJson();
+  } else if (arguments->trace.goal_hit_rate != 0) {
+    return absl::InvalidArgumentError("--goal-hit-rate needs --trace FILE: hit rates come from a trace");
+  }
+  if (arguments->json != "-") std::fputs(text.c_str(), stdout);
+  if (!arguments->model.empty()) {
+    STEM_ASSIGN(json["model"]["config"], planner::ModelConfig(arguments->model));
+  }
+  STEM_TRY(WriteJson(arguments->json, json.dump(2)));
   return plan.fits() ? kExitOk : kExitFailed;
 }
 
@@ -89,11 +104,20 @@ void AddMachineOptions(CLI::App& command, PlanArguments& arguments) {
   command.add_option("--gpu-utilization", options.gpu_utilization, "share of it that the engine takes")
       ->capture_default_str();
   command.add_option("--activation-gib", arguments.activation_gib, "instead of the allowance");
+  AddBytesOption(command, "--kv-memory", options.kv_memory_bytes, {}, "for KV on each GPU, instead of what is left");
+  command.add_option("--steps-at-a-time", options.steps_at_a_time, "that the engine schedules; 2 = asynchronously")
+      ->capture_default_str();
   command.add_option("--chunk-tokens", options.chunk_tokens, "prefilled in a step")->capture_default_str();
   AddBytesOption(command, "--dram", options.dram_bytes, {}, "Stemcache memory, all nodes");
   AddBytesOption(command, "--ssd", options.ssd_bytes, {}, "Stemcache SSD, all nodes");
   command.add_option("--block-tokens", options.block_tokens, "tokens of a Stemcache block")->capture_default_str();
   command.add_option("--prices", arguments.prices, "JSON file: gpu_hour, dram_gb_month, ssd_gb_month");
+  command.add_option("--trace", arguments.trace.trace, "what these sizes would hit on it, and where more stops paying");
+  AddChoice<TraceFormat>(
+      command, "--trace-format", arguments.trace.format,
+      {{"mooncake", TraceFormat::kMooncake}, {"bailian", TraceFormat::kBailian}, {"stem", TraceFormat::kStem}},
+      "the trace's format");
+  command.add_option("--goal-hit-rate", arguments.trace.goal_hit_rate, "of prompt tokens: the cheapest mix that reaches it");
   command.add_option("--hits-per-day", options.hits_per_day, "times a kept token saves its prefill")
       ->capture_default_str();
 }

@@ -143,12 +143,11 @@ void KvBytes::Sum() {
 uint64_t KvBytes::HeldTokens(const LayerGroup& group, uint64_t context) const {
   const uint64_t all = CeilDiv(context + holding_.draft_tokens, block_tokens_);
   if (group.kind != LayerKind::kSliding) return all * block_tokens_;
+  // A chunk begins at a block of its own.
+  if (group.chunked) return std::min(all, CeilDiv(group.window, block_tokens_)) * block_tokens_;
   const uint64_t inside = uint64_t{group.window} - 1 + 1 + holding_.draft_tokens;  // with the token being computed
   return std::min(all, CeilDiv(std::min(inside, context + holding_.draft_tokens), block_tokens_) + 1) * block_tokens_;
 }
-
-// The fullest pipeline stage may have one layer more of each kind.
-uint64_t KvBytes::RankLayers(const LayerGroup& group) const { return CeilDiv(group.layers, parallel_.pipeline); }
 
 uint64_t KvBytes::Request(uint64_t context, bool fullest_rank) const {
   uint64_t bytes = 0;

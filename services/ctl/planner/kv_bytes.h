@@ -66,6 +66,10 @@ class KvBytes {
   // without linear layers. A shorter prompt never hits. Source: vllm/platforms/interface.py and
   // v1/core/kv_cache_utils.py; blocks of 784 tokens (Qwen3.5 27B) are seen in the field.
   uint32_t engine_block_tokens() const { return block_tokens_; }
+  // Layers of a group on the fullest pipeline stage: it may have one more of each kind.
+  uint64_t RankLayers(const LayerGroup& group) const { return (group.layers + parallel_.pipeline - 1) / parallel_.pipeline; }
+  const ModelShape& shape() const { return shape_; }
+  const Holding& holding() const { return holding_; }
   uint32_t copies() const { return copies_; }  // of each key-value head over the tensor-parallel ranks
 
  private:
@@ -74,7 +78,6 @@ class KvBytes {
   void Inflate();
   uint64_t Request(uint64_t context, bool fullest_rank) const;
   uint64_t HeldTokens(const LayerGroup& group, uint64_t context) const;
-  uint64_t RankLayers(const LayerGroup& group) const;
 
   ModelShape shape_;
   KvDtype dtype_;

@@ -99,7 +99,7 @@ bool Slides(const std::string& type, ConfigFields& fields, uint32_t layer) {
   if (type == "llama4") return (layer + 1) % fields.Optional("no_rope_layer_interval", 4) != 0;
   if (type == "gemma2" || type == "gpt_oss") return layer % 2 == 0;
   if (type == "gemma3") return (layer + 1) % fields.Optional("sliding_window_pattern", 6) != 0;
-  if (!fields.Has("sliding_window")) return false;
+  if (!fields.Has("sliding_window")) return type == "mistral" && !fields.object().contains("sliding_window");
   if (absl::StartsWith(type, "qwen")) {
     return fields.Flag("use_sliding_window", false) && layer >= fields.Optional("max_window_layers", 0);
   }
@@ -161,7 +161,7 @@ uint32_t WindowOf(const std::string& type, ConfigFields& fields, ModelShape* sha
   if (type == "llama4") return fields.Required("attention_chunk_size");
   if (fields.Has("attention_chunk_size") && !fields.Has("sliding_window"))
     return fields.Required("attention_chunk_size");
-  if (type != "gemma2" && type != "gemma3") return fields.Required("sliding_window");
+  if (type != "gemma2" && type != "gemma3" && type != "mistral") return fields.Required("sliding_window");
   if (!fields.Has("sliding_window")) shape->assumed.push_back("no 'sliding_window': 4096, the type's default");
   return fields.Optional("sliding_window", 4096);
 }
@@ -177,6 +177,7 @@ LayerGroup GroupOf(LayerKind kind, ConfigFields& fields, uint32_t kv_heads, Mode
       break;
     case LayerKind::kSliding:
       group.window = WindowOf(shape->type, fields, shape);
+      group.chunked = fields.Has("attention_chunk_size") && !fields.Has("sliding_window");
       [[fallthrough]];
     case LayerKind::kFull:
       group.kv_heads = kv_heads;
@@ -275,6 +276,9 @@ absl::StatusOr<ModelShape> ParseModel(const nlohmann::json& config, absl::string
                               : 0;  // the last layers read an earlier layer's keys and values
   for (uint32_t i = 0; i < std::min(shared, shape.layers); ++i) kinds[shape.layers - 1 - i] = LayerKind::kNone;
   STEM_TRY(AddGroups(fields, kinds, &shape));
+  if (shape.groups.size() == 1 && shape.groups.front().kind == LayerKind::kNone) {
+    return absl::InvalidArgumentError("no layer of this config caches anything: there is nothing to plan");
+  }
   STEM_TRY(CountWeights(config, fields, attention, &shape));
   return shape;
 }
@@ -285,7 +289,10 @@ absl::StatusOr<ModelShape> ReadModel(const std::string& path) {
   const nlohmann::json config = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
   if (config.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, " is not JSON"));
   absl::StatusOr<ModelShape> shape = ParseModel(config, path);
-  if (shape.ok()) return shape;
+  if (shape.ok()) {
+    shape->source = path;
+    return shape;
+  }
   return absl::Status(shape.status().code(), absl::StrCat(path, ": ", shape.status().message()));
 }
 

@@ -28,6 +28,7 @@ struct LayerGroup {
   uint32_t key_dim = 0;       // of one head; latent: kv_lora_rank + qk_rope_head_dim
   uint32_t value_dim = 0;     // of one head; latent: 0, values are read from the same vector
   uint32_t window = 0;        // sliding: tokens
+  bool chunked = false;       // sliding: whole chunks of `window` tokens instead of the last ones (Llama 4)
   uint32_t index_dim = 0;     // latent with a sparse-attention index: elements more a token
   uint64_t conv_values = 0;   // linear: elements of the convolution's state, 2 bytes each
   uint64_t state_values = 0;  // linear: elements of the recurrent state, `state_value_bytes` each
@@ -37,6 +38,7 @@ struct LayerGroup {
 struct ModelShape {
   std::string name;
   std::string type;                // model_type
+  std::string source;              // where the numbers were read
   std::vector<LayerGroup> groups;  // in order of first appearance
   uint32_t layers = 0;
   uint32_t heads = 0;      // of queries

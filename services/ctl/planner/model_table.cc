@@ -8,31 +8,46 @@
 namespace stem::planner {
 namespace {
 
+// Where the fields of an entry can be read again; compared on 2026-11-25.
+//   config: equal, field by field, to the config.json that aiconfigurator-core 0.12.0 (PyPI) carries; glm-4.7: its repository.
+//   litgpt: layers, heads, widths, windows, vocabulary and context equal to litgpt 0.5.13 (PyPI), litgpt/config.py.
+//   primus: equal to Primus's Megatron settings (GitHub, deepseek_v2*.yaml); context and dtype from the model's card.
+constexpr char kConfig[] = "its config.json";
+constexpr char kLitgpt[] = "litgpt 0.5.13; dtype from the model's card";
+// The card's context; litgpt says another, or 4,096 (the window), or it rounds the vocabulary (transformers: 262,208).
+constexpr char kLitgptNotContext[] = "litgpt 0.5.13; context and dtype from the model's card";
+constexpr char kLitgptNotVocabulary[] = "litgpt 0.5.13; vocabulary from transformers 5.19; dtype from the model's card";
+constexpr char kPrimus[] = "Primus's Megatron settings; context and dtype from the model's card";
+
 struct Entry {
   const char* name;
   const char* config;
+  const char* source = kConfig;
 };
 
-// The fields of each model's config.json that the parser reads. About half were read out of the files themselves; the rest (Llama 2 and 3,
-// Mistral, Qwen 2.5, Gemma 2 and 3, Phi-4, DeepSeek-V2, Falcon) were written down from memory and checked by the parameter count that they
-// lead to (plan_test.cc). --config FILE is the surer way; a model that nobody was sure of is not here.
+// The fields of each model's config.json that the parser reads.
 constexpr Entry kModels[] = {
     {"llama-2-7b", R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
                    R"("num_key_value_heads":32,"intermediate_size":11008,"vocab_size":32000,)"
-                   R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})"},
+                   R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})",
+     kLitgpt},
     {"llama-2-13b", R"({"model_type":"llama","num_hidden_layers":40,"hidden_size":5120,"num_attention_heads":40,)"
                     R"("num_key_value_heads":40,"intermediate_size":13824,"vocab_size":32000,)"
-                    R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})"},
+                    R"("max_position_embeddings":4096,"tie_word_embeddings":false,"torch_dtype":"float16"})",
+     kLitgpt},
     {"llama-2-70b",
      R"({"model_type":"llama","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
      R"("num_key_value_heads":8,"intermediate_size":28672,"vocab_size":32000,"max_position_embeddings":4096,)"
-     R"("tie_word_embeddings":false,"torch_dtype":"float16"})"},
+     R"("tie_word_embeddings":false,"torch_dtype":"float16"})",
+     kLitgpt},
     {"llama-3-8b", R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
                    R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":128256,)"
-                   R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+                   R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})",
+     kLitgpt},
     {"llama-3-70b", R"({"model_type":"llama","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
                     R"("num_key_value_heads":8,"intermediate_size":28672,"vocab_size":128256,)"
-                    R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+                    R"("max_position_embeddings":8192,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})",
+     kLitgpt},
     {"llama-3.1-8b", R"({"model_type":"llama","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
                      R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":128256,)"
                      R"("max_position_embeddings":131072,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
@@ -57,10 +72,13 @@ constexpr Entry kModels[] = {
     {"mistral-7b-v0.1", R"({"model_type":"mistral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
                         R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32000,)"
                         R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
-                        R"("sliding_window":4096})"},
+                        R"("sliding_window":4096})",
+     kLitgptNotContext},
     {"mistral-7b-v0.3", R"({"model_type":"mistral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
                         R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32768,)"
-                        R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+                        R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
+                        R"("sliding_window":null})",
+     kLitgpt},
     {"mixtral-8x7b", R"({"model_type":"mixtral","num_hidden_layers":32,"hidden_size":4096,"num_attention_heads":32,)"
                      R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":32000,)"
                      R"("max_position_embeddings":32768,"num_local_experts":8,"num_experts_per_tok":2,)"
@@ -71,13 +89,16 @@ constexpr Entry kModels[] = {
                       R"("tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
     {"qwen2.5-7b", R"({"model_type":"qwen2","num_hidden_layers":28,"hidden_size":3584,"num_attention_heads":28,)"
                    R"("num_key_value_heads":4,"intermediate_size":18944,"vocab_size":152064,)"
-                   R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+                   R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})",
+     kLitgptNotContext},
     {"qwen2.5-32b", R"({"model_type":"qwen2","num_hidden_layers":64,"hidden_size":5120,"num_attention_heads":40,)"
                     R"("num_key_value_heads":8,"intermediate_size":27648,"vocab_size":152064,)"
-                    R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+                    R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})",
+     kLitgptNotContext},
     {"qwen2.5-72b", R"({"model_type":"qwen2","num_hidden_layers":80,"hidden_size":8192,"num_attention_heads":64,)"
                     R"("num_key_value_heads":8,"intermediate_size":29568,"vocab_size":152064,)"
-                    R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+                    R"("max_position_embeddings":32768,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})",
+     kLitgptNotContext},
     {"qwen3-0.6b", R"({"model_type":"qwen3","num_hidden_layers":28,"hidden_size":1024,"num_attention_heads":16,)"
                    R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":3072,"vocab_size":151936,)"
                    R"("max_position_embeddings":40960,"tie_word_embeddings":true,"torch_dtype":"bfloat16"})"},
@@ -129,49 +150,58 @@ constexpr Entry kModels[] = {
      R"({"model_type":"gemma2","num_hidden_layers":42,"hidden_size":3584,"num_attention_heads":16,)"
      R"("num_key_value_heads":8,"intermediate_size":14336,"vocab_size":256000,)"
      R"("max_position_embeddings":8192,"tie_word_embeddings":true,"torch_dtype":"bfloat16","head_dim":256,)"
-     R"("sliding_window":4096})"},
+     R"("sliding_window":4096})",
+     kLitgpt},
     {"gemma-2-27b",
      R"({"model_type":"gemma2","num_hidden_layers":46,"hidden_size":4608,"num_attention_heads":32,)"
      R"("num_key_value_heads":16,"intermediate_size":36864,"vocab_size":256000,)"
      R"("max_position_embeddings":8192,"tie_word_embeddings":true,"torch_dtype":"bfloat16","head_dim":128,)"
-     R"("sliding_window":4096})"},
+     R"("sliding_window":4096})",
+     kLitgpt},
     {"gemma-3-1b",
      R"({"model_type":"gemma3","num_hidden_layers":26,"hidden_size":1152,"num_attention_heads":4,)"
      R"("num_key_value_heads":1,"intermediate_size":6912,"vocab_size":262144,)"
      R"("max_position_embeddings":32768,"tie_word_embeddings":true,"torch_dtype":"bfloat16","head_dim":256,)"
-     R"("sliding_window":512,"sliding_window_pattern":6})"},
+     R"("sliding_window":512,"sliding_window_pattern":6})",
+     kLitgptNotContext},
     {"gemma-3-4b",
      R"({"model_type":"gemma3","num_hidden_layers":34,"hidden_size":2560,"num_attention_heads":8,)"
      R"("num_key_value_heads":4,"intermediate_size":10240,"vocab_size":262208,)"
      R"("max_position_embeddings":131072,"tie_word_embeddings":true,"torch_dtype":"bfloat16","head_dim":256,)"
-     R"("sliding_window":1024,"sliding_window_pattern":6})"},
+     R"("sliding_window":1024,"sliding_window_pattern":6})",
+     kLitgptNotVocabulary},
     {"gemma-3-12b",
      R"({"model_type":"gemma3","num_hidden_layers":48,"hidden_size":3840,"num_attention_heads":16,)"
      R"("num_key_value_heads":8,"intermediate_size":15360,"vocab_size":262208,)"
      R"("max_position_embeddings":131072,"tie_word_embeddings":true,"torch_dtype":"bfloat16","head_dim":256,)"
-     R"("sliding_window":1024,"sliding_window_pattern":6})"},
+     R"("sliding_window":1024,"sliding_window_pattern":6})",
+     kLitgptNotVocabulary},
     {"gemma-3-27b",
      R"({"model_type":"gemma3","num_hidden_layers":62,"hidden_size":5376,"num_attention_heads":32,)"
      R"("num_key_value_heads":16,"intermediate_size":21504,"vocab_size":262208,)"
      R"("max_position_embeddings":131072,"tie_word_embeddings":true,"torch_dtype":"bfloat16","head_dim":128,)"
-     R"("sliding_window":1024,"sliding_window_pattern":6})"},
+     R"("sliding_window":1024,"sliding_window_pattern":6})",
+     kLitgptNotVocabulary},
     {"phi-4", R"({"model_type":"phi3","num_hidden_layers":40,"hidden_size":5120,"num_attention_heads":40,)"
               R"("num_key_value_heads":10,"intermediate_size":17920,"vocab_size":100352,)"
-              R"("max_position_embeddings":16384,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})"},
+              R"("max_position_embeddings":16384,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})",
+     kLitgpt},
     {"deepseek-v2-lite",
      R"({"model_type":"deepseek_v2","num_hidden_layers":27,"hidden_size":2048,"num_attention_heads":16,)"
      R"("num_key_value_heads":16,"intermediate_size":10944,"vocab_size":102400,)"
      R"("max_position_embeddings":163840,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
      R"("n_routed_experts":64,"moe_intermediate_size":1408,"kv_lora_rank":512,"qk_rope_head_dim":64,)"
      R"("qk_nope_head_dim":128,"v_head_dim":128,"n_shared_experts":2,"num_experts_per_tok":6,)"
-     R"("first_k_dense_replace":1})"},
+     R"("first_k_dense_replace":1})",
+     kPrimus},
     {"deepseek-v2",
      R"({"model_type":"deepseek_v2","num_hidden_layers":60,"hidden_size":5120,"num_attention_heads":128,)"
      R"("num_key_value_heads":128,"intermediate_size":12288,"vocab_size":102400,)"
      R"("max_position_embeddings":163840,"tie_word_embeddings":false,"torch_dtype":"bfloat16",)"
      R"("q_lora_rank":1536,"n_routed_experts":160,"moe_intermediate_size":1536,"kv_lora_rank":512,)"
      R"("qk_rope_head_dim":64,"qk_nope_head_dim":128,"v_head_dim":128,"n_shared_experts":2,)"
-     R"("num_experts_per_tok":6,"first_k_dense_replace":1})"},
+     R"("num_experts_per_tok":6,"first_k_dense_replace":1})",
+     kPrimus},
     {"deepseek-v3",
      R"({"model_type":"deepseek_v3","num_hidden_layers":61,"hidden_size":7168,"num_attention_heads":128,)"
      R"("num_key_value_heads":128,"intermediate_size":18432,"vocab_size":129280,)"
@@ -224,11 +254,13 @@ constexpr Entry kModels[] = {
      R"("num_experts_per_tok":4,"tie_word_embeddings":false,"quantization_config":{"quant_method":"mxfp4"}})"},
     {"falcon-7b", R"({"model_type":"falcon","num_hidden_layers":32,"hidden_size":4544,"num_attention_heads":71,)"
                   R"("vocab_size":65024,"max_position_embeddings":2048,"multi_query":true,)"
-                  R"("new_decoder_architecture":false,"torch_dtype":"bfloat16"})"},
+                  R"("new_decoder_architecture":false,"torch_dtype":"bfloat16"})",
+     kLitgpt},
     {"falcon-40b",
      R"({"model_type":"falcon","num_hidden_layers":60,"hidden_size":8192,"num_attention_heads":128,)"
      R"("vocab_size":65024,"max_position_embeddings":2048,"new_decoder_architecture":true,"num_kv_heads":8,)"
-     R"("torch_dtype":"bfloat16"})"},
+     R"("torch_dtype":"bfloat16"})",
+     kLitgpt},
     {"minimax-m2.5", R"({"model_type":"minimax_m2","num_hidden_layers":62,"hidden_size":3072,"num_attention_heads":48,)"
                      R"("num_key_value_heads":8,"head_dim":128,"intermediate_size":1536,"vocab_size":200064,)"
                      R"("max_position_embeddings":196608,"num_local_experts":256,"num_experts_per_tok":8,)"
@@ -248,10 +280,20 @@ constexpr Entry kModels[] = {
 
 absl::StatusOr<ModelShape> FindModel(absl::string_view name) {
   for (const Entry& entry : kModels) {
-    if (name == entry.name) return ParseModel(nlohmann::json::parse(entry.config), name);
+    if (name != entry.name) continue;
+    STEM_ASSIGN(ModelShape shape, ParseModel(nlohmann::json::parse(entry.config), name));
+    shape.source = entry.source;
+    return shape;
   }
   return absl::InvalidArgumentError(absl::StrCat("no model '", name, "' in the table; use --config FILE or one of ",
                                                  absl::StrJoin(ModelNames(), ", ")));
+}
+
+absl::StatusOr<nlohmann::json> ModelConfig(absl::string_view name) {
+  for (const Entry& entry : kModels) {
+    if (name == entry.name) return nlohmann::json::parse(entry.config);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("no model '", name, "' in the table"));
 }
 
 std::vector<std::string> ModelNames() {

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "absl/strings/string_view.h"
 #include "proto/status.h"
 #include "services/ctl/planner/model_shape.h"
@@ -12,6 +14,9 @@ namespace stem::planner {
 
 // Errors: InvalidArgument lists the names.
 absl::StatusOr<ModelShape> FindModel(absl::string_view name);
+
+// The entry itself: the fields that ParseModel reads. Errors: InvalidArgument.
+absl::StatusOr<nlohmann::json> ModelConfig(absl::string_view name);
 
 std::vector<std::string> ModelNames();
 

@@ -8,7 +8,6 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "services/ctl/planner/roofline.h"
 
 namespace stem::planner {
 namespace {
@@ -22,23 +21,19 @@ constexpr double kDaysAMonth = 365.0 / 12;
 // Allowance for the runtime: CUDA context, graphs, communication buffers. An assumption; --activation-gib replaces it.
 constexpr double kRuntimeGiB = 1.5;
 
-// Bytes of a weight. int4: half a byte and an fp16 scale for 128 (AWQ and GPTQ's usual group); nvfp4: an fp8 scale for
-// 16; mxfp4: a scale of 8 bits for 32 (OCP MX), for experts only, the rest stays bf16 (gpt-oss).
-absl::StatusOr<double> WeightBytes(const std::string& word) {
+// int4: half a byte and an fp16 scale for 128 (AWQ and GPTQ's usual group); nvfp4: an fp8 scale for 16; mxfp4: a scale
+// of 8 bits for 32 (OCP MX), for experts only where there are some, the rest stays bf16 (gpt-oss).
+absl::StatusOr<WeightBytes> ParseWeights(const ModelShape& model, const std::string& word) {
   static const std::map<std::string, double>& bytes = *new std::map<std::string, double>{
       {"fp32", 4},       {"fp16", 2},       {"bf16", 2}, {"fp8", 1}, {"int8", 1}, {"int4", 0.5 + 2.0 / 128},
       {"nvfp4", 0.5625}, {"mxfp4", 0.53125}};
   const auto found = bytes.find(word);
-  if (found != bytes.end()) return found->second;
-  return absl::InvalidArgumentError(absl::StrCat(
-      "weights dtype '", word, "' is unknown; use one of fp32, fp16, bf16, fp8, int8, int4, nvfp4, mxfp4"));
-}
-
-uint64_t WeightsBytes(const ModelShape& model, const std::string& word, double value_bytes) {
-  const double routed = static_cast<double>(model.routed) * value_bytes;
-  const double rest = static_cast<double>(model.parameters - model.routed);
+  if (found == bytes.end()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "weights dtype '", word, "' is unknown; use one of fp32, fp16, bf16, fp8, int8, int4, nvfp4, mxfp4"));
+  }
   const bool experts_only = word == "mxfp4" && model.routed > 0;
-  return static_cast<uint64_t>(routed + rest * (experts_only ? 2 : value_bytes));
+  return WeightBytes{experts_only ? 2 : found->second, found->second};
 }
 
 // Widest activations of a step in 2 bytes a value: four residual-sized buffers and the two halves of a feed-forward
@@ -67,6 +62,7 @@ absl::Status Check(const PlanOptions& options) {
   STEM_TRY(in_range("--draft-tokens", options.holding.draft_tokens, 0, 1024));
   STEM_TRY(in_range("--concurrency", options.concurrency, 1, 1'000'000));
   STEM_TRY(in_range("--block-tokens", options.block_tokens, 1, 65536));
+  STEM_TRY(in_range("--steps-at-a-time", options.steps_at_a_time, 1, 1024));
   STEM_TRY(in_range("--chunk-tokens", options.chunk_tokens, 1, 1 << 20));
   STEM_TRY(in_range("--gpu-utilization", options.gpu_utilization, 0.01, 1));
   STEM_TRY(in_range("--hits-per-day", options.hits_per_day, 1e-6, 1e6));
@@ -77,10 +73,7 @@ absl::Status Check(const PlanOptions& options) {
   return in_range("--gpu-tflops", options.gpu->dense_bf16_tflops, 0, 1e6);
 }
 
-uint64_t BatchMax(const Plan& plan, uint64_t context) {
-  if (plan.rank_kv_bytes <= 0) return 0;
-  return static_cast<uint64_t>(plan.rank_kv_bytes) / plan.kv.RankRequestBytes(context);
-}
+uint64_t BatchMax(const Plan& plan, uint64_t context) { return plan.engine.blocks / plan.pool.HeldBlocks(context); }
 
 BatchRow LongestContext(const Plan& plan, uint64_t batch) {
   const uint64_t limit = plan.model.context_max > 0 ? plan.model.context_max : kContextMax;
@@ -93,34 +86,34 @@ BatchRow LongestContext(const Plan& plan, uint64_t batch) {
   return {batch, fits, false};
 }
 
-void AddMemory(Plan* plan, double value_bytes) {
-  plan->weights_bytes = WeightsBytes(plan->model, plan->weights_dtype, value_bytes);
+void AddMemory(Plan* plan) {
+  plan->weights_bytes = plan->weights.Of(plan->model);
   plan->rank_weights_bytes = plan->weights_bytes / plan->gpus();
   plan->rank_activation_bytes = ActivationBytes(plan->model, plan->options);
-  if (!plan->options.gpu) return;
-  plan->rank_usable_bytes = static_cast<uint64_t>(plan->options.gpu->memory_gib * plan->options.gpu_utilization * kGiB);
-  plan->rank_kv_bytes = static_cast<int64_t>(plan->rank_usable_bytes) - static_cast<int64_t>(plan->rank_weights_bytes) -
-                        static_cast<int64_t>(plan->rank_activation_bytes);
+  if (!plan->sized()) return;
+  if (plan->options.gpu) {
+    plan->rank_usable_bytes =
+        static_cast<uint64_t>(plan->options.gpu->memory_gib * plan->options.gpu_utilization * kGiB);
+    plan->rank_kv_bytes = static_cast<int64_t>(plan->rank_usable_bytes) -
+                          static_cast<int64_t>(plan->rank_weights_bytes) -
+                          static_cast<int64_t>(plan->rank_activation_bytes);
+  }
+  if (plan->options.kv_memory_bytes > 0) plan->rank_kv_bytes = static_cast<int64_t>(plan->options.kv_memory_bytes);
   if (plan->rank_kv_bytes <= 0) return;
   plan->kv_bytes = static_cast<uint64_t>(plan->rank_kv_bytes) * plan->gpus();
-  const bool plain = plan->kv.state() == 0 && plan->kv.window_tokens() == 0;
-  const uint64_t block = plan->kv.RankRequestBytes(1);
-  if (plain && plan->options.holding.draft_tokens == 0)
-    plan->engine_blocks = static_cast<uint64_t>(plan->rank_kv_bytes) / block;
+  plan->engine.blocks = plan->pool.Blocks(static_cast<uint64_t>(plan->rank_kv_bytes));
+  const std::vector<uint64_t>& contexts = plan->options.contexts;
+  plan->engine.context = contexts.empty() ? plan->typical_tokens : *std::max_element(contexts.begin(), contexts.end());
+  plan->engine.request_blocks = plan->pool.ReservedBlocks(
+      plan->engine.context, uint64_t{plan->options.chunk_tokens} * plan->options.steps_at_a_time);
 }
 
-std::optional<Roofline> RooflineOf(const Plan& plan, double value_bytes) {
-  const std::optional<Gpu>& gpu = plan.options.gpu;
-  if (!gpu || gpu->bandwidth_gb_s == 0 || gpu->dense_bf16_tflops == 0) return std::nullopt;
-  return Roofline{plan.model, plan.kv, *gpu, plan.options.parallel.tensor, value_bytes};
-}
-
-void AddRows(Plan* plan, double value_bytes) {
+void AddRows(Plan* plan) {
   std::vector<uint64_t> tokens(std::begin(kUsualContexts), std::end(kUsualContexts));
   tokens.insert(tokens.end(), plan->options.contexts.begin(), plan->options.contexts.end());
   std::sort(tokens.begin(), tokens.end());
   tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
-  const std::optional<Roofline> roofline = RooflineOf(*plan, value_bytes);
+  const std::optional<Roofline> roofline = plan->roofline();
   for (const uint64_t context : tokens) {
     ContextRow row{context, plan->kv.RequestBytes(context), BatchMax(*plan, context)};
     row.saving_percent = Percent(row.request_bytes, MhaTokenBytes(plan->model) * context);
@@ -132,7 +125,7 @@ void AddRows(Plan* plan, double value_bytes) {
     }
     plan->contexts.push_back(row);
   }
-  if (!plan->options.gpu) return;
+  if (!plan->sized()) return;
   std::vector<uint64_t> batches(std::begin(kUsualBatches), std::end(kUsualBatches));
   batches.push_back(plan->options.concurrency);
   std::sort(batches.begin(), batches.end());
@@ -156,11 +149,11 @@ absl::Status AddSavings(Plan* plan) {
 }
 
 // A window layer's keys and values are kept for every token and a state for every block: a prompt may resume at any.
-void AddTiers(Plan* plan, double value_bytes) {
+void AddTiers(Plan* plan) {
   const uint32_t engine = plan->kv.state() > 0 ? plan->kv.engine_block_tokens() : 1;
   plan->stored_block_tokens = (plan->options.block_tokens + engine - 1) / engine * engine;
   plan->stored_block_bytes = plan->stored_block_tokens * plan->kv.stored_token() + plan->kv.state();
-  const std::optional<Roofline> roofline = RooflineOf(*plan, value_bytes);
+  const std::optional<Roofline> roofline = plan->roofline();
   const std::optional<Prices>& prices = plan->options.prices;
   if (prices && roofline) {
     const double token_s = roofline->PrefillSeconds(plan->typical_tokens) / static_cast<double>(plan->typical_tokens);
@@ -211,15 +204,15 @@ absl::StatusOr<Prices> ReadPrices(const std::string& path) {
 absl::StatusOr<Plan> MakePlan(const ModelShape& model, const PlanOptions& options) {
   STEM_TRY(Check(options));
   const std::string word = options.weights.empty() ? model.weights : options.weights;
-  STEM_ASSIGN(const double value_bytes, WeightBytes(word));
-  STEM_ASSIGN(KvBytes kv, KvBytes::Of(model, options.kv, options.parallel, options.holding));
-  Plan plan{model, options, std::move(kv)};
+  STEM_ASSIGN(const WeightBytes weights, ParseWeights(model, word));
+  STEM_ASSIGN(const KvBytes kv, KvBytes::Of(model, options.kv, options.parallel, options.holding));
+  Plan plan{model, options, kv, EnginePool(kv), {}, weights};
   plan.weights_dtype = word;
   plan.typical_tokens = options.contexts.empty() ? kTypicalTokens : options.contexts.front();
-  AddMemory(&plan, value_bytes);
-  AddRows(&plan, value_bytes);
+  AddMemory(&plan);
+  AddRows(&plan);
   STEM_TRY(AddSavings(&plan));
-  AddTiers(&plan, value_bytes);
+  AddTiers(&plan);
   return plan;
 }
 

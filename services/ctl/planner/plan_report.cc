@@ -5,42 +5,17 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "services/ctl/planner/figures.h"
 #include "services/ctl/planner/roofline.h"
 
 namespace stem::planner {
 namespace {
 
-// 3 digits and a binary unit: "320 KiB", "1.25 GiB".
-std::string Size(double bytes) {
-  const char* const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-  size_t unit = 0;
-  for (; bytes >= 1024 && unit + 1 < std::size(units); ++unit) bytes /= 1024;
-  const int digits = unit == 0 || bytes >= 100 ? 0 : bytes >= 10 ? 1 : 2;
-  return fmt::format("{:.{}f} {}", bytes, digits, units[unit]);
-}
-std::string Size(uint64_t bytes) { return Size(static_cast<double>(bytes)); }
-
-// 12345678 -> "12,345,678".
-std::string Count(uint64_t number) {
-  const std::string digits = std::to_string(number);
-  std::string text;
-  for (size_t at = 0; at < digits.size(); ++at) {
-    if (at > 0 && (digits.size() - at) % 3 == 0) text.push_back(',');
-    text.push_back(digits[at]);
-  }
-  return text;
-}
-
-std::string Seconds(double seconds) {
-  if (seconds == 0) return "-";
-  return seconds < 1 ? fmt::format("{:.0f} ms", seconds * 1000) : fmt::format("{:.1f} s", seconds);
-}
-
 std::string Where(const Plan& plan) {
   const Parallel& parallel = plan.options.parallel;
   std::string split = fmt::format("TP {}", parallel.tensor);
   if (parallel.pipeline > 1) split += fmt::format(" x PP {}", parallel.pipeline);
-  return plan.options.gpu ? fmt::format("{} x {} ({})", plan.gpus(), plan.options.gpu->name, split) : split;
+  return fmt::format("{} x {} ({})", plan.gpus(), plan.options.gpu ? plan.options.gpu->name : "GPU", split);
 }
 
 const ContextRow& RowOf(const Plan& plan, uint64_t tokens) {
@@ -58,7 +33,7 @@ std::string Answer(const Plan& plan) {
   if (fixed > 0) text += fmt::format(" + up to {} a request", Size(fixed));
   text += fmt::format(", {} a request of {} tokens\n", Size(plan.kv.RequestBytes(plan.typical_tokens)),
                       Count(plan.typical_tokens));
-  if (!plan.options.gpu) return text + "Give --gpu NAME to see what fits and how fast.\n";
+  if (!plan.sized()) return text + "Give --gpu NAME to see what fits and how fast.\n";
   if (!plan.fits()) {
     return text + fmt::format(
                       "DOES NOT FIT on {}: {} a GPU are missing for weights and activations; use more GPUs, larger "
@@ -66,9 +41,11 @@ std::string Answer(const Plan& plan) {
                       Where(plan), Size(static_cast<uint64_t>(-plan.rank_kv_bytes)));
   }
   const uint32_t wanted = plan.options.concurrency;
-  text += fmt::format("{} {} requests of {} tokens at a time: {}", wanted,
-                      wanted <= row.batch_max ? "FIT" : "DO NOT FIT:", Count(row.tokens), Where(plan));
-  text += fmt::format(" hold {}, with {} for KV.\n", Count(row.batch_max), Size(plan.kv_bytes));
+  const bool enough = wanted <= row.batch_max;
+  text += fmt::format("{}: {} of {} tokens at a time; {} hold {}, with {} for KV.\n",
+                      enough ? "FITS" : "DOES NOT FIT",
+                      wanted == 1 ? "one request" : fmt::format("{} requests", Count(wanted)), Count(row.tokens),
+                      Where(plan), Count(row.batch_max), Size(plan.kv_bytes));
   return text;
 }
 
@@ -83,13 +60,13 @@ std::string Memory(const Plan& plan) {
                   static_cast<double>(plan.model.parameters) / 1e9, plan.weights_dtype, plan.gpus());
   text += fmt::format("  {:<28} {:>10}   an allowance: runtime and a step of {} tokens\n", "activations",
                       Size(plan.rank_activation_bytes), Count(plan.options.chunk_tokens));
-  if (plan.fits() && plan.options.gpu) {
-    text += fmt::format("  {:<28} {:>10}", "left for KV", Size(static_cast<uint64_t>(plan.rank_kv_bytes)));
-    if (plan.engine_blocks > 0) {
-      text += fmt::format("   {} engine blocks of {} tokens", Count(plan.engine_blocks), plan.kv.engine_block_tokens());
-    }
-    text += "\n";
-  }
+  if (!plan.fits() || !plan.sized()) return text;
+  text += fmt::format("  {:<28} {:>10}   {} engine blocks of {} tokens, {} each\n",
+                      plan.options.kv_memory_bytes > 0 ? "for KV, as asked" : "left for KV",
+                      Size(static_cast<uint64_t>(plan.rank_kv_bytes)), Count(plan.engine.blocks),
+                      plan.kv.engine_block_tokens(), Size(plan.pool.block_bytes()));
+  text += fmt::format("  vLLM will say: KV cache size {} tokens, maximum concurrency for {} tokens {:.2f}x\n",
+                      Count(plan.engine.tokens()), Count(plan.engine.context), plan.engine.concurrency());
   return text;
 }
 
@@ -105,7 +82,7 @@ std::string Contexts(const Plan& plan) {
     text +=
         fmt::format("  {:>10} {:>12} {:>10} {:>9} {:>10} {:>12} {:>14}\n",
                     Count(row.tokens) + (row.beyond_model ? "*" : ""), Size(row.request_bytes),
-                    fmt::format("{:+.1f} %", -row.saving_percent + 0.0), plan.options.gpu ? Count(row.batch_max) : "-",
+                    fmt::format("{:+.1f} %", -row.saving_percent + 0.0), plan.sized() ? Count(row.batch_max) : "-",
                     Seconds(row.prefill_s), timed ? fmt::format("{:.1f}", row.decode_ms) : "-",
                     row.decode_full_ms > 0 ? fmt::format("{:.1f}", row.decode_full_ms) : "-");
   }
@@ -186,6 +163,11 @@ std::string Notes(const Plan& plan) {
   text += fmt::format(
       "  - Times assume {:.0f} % of dense bf16 arithmetic and {:.0f} % of bandwidth, and no queue or network.\n",
       100 * kComputeShare, 100 * kBandwidthShare);
+  if (plan.pool.padding_layers() > 0) {
+    text += fmt::format("  - The engine pads {} layer(s): kinds of layers share a pool in groups of equally many.\n",
+                        plan.pool.padding_layers());
+  }
+  text += fmt::format("  - The model's numbers: {}.\n", plan.model.source);
   for (const std::string& assumed : plan.model.assumed) text += fmt::format("  - Assumed: {}\n", assumed);
   return text;
 }
@@ -197,7 +179,7 @@ nlohmann::json ContextsJson(const Plan& plan) {
                            {"request_bytes", row.request_bytes},
                            {"saving_percent", row.saving_percent},
                            {"beyond_model", row.beyond_model}};
-    if (plan.options.gpu) json["batch_max"] = row.batch_max;
+    if (plan.sized()) json["batch_max"] = row.batch_max;
     if (row.prefill_s > 0) json["estimate"] = {{"prefill_s", row.prefill_s}, {"decode_ms", row.decode_ms}};
     if (row.decode_full_ms > 0) json["estimate"]["decode_full_ms"] = row.decode_full_ms;
     rows.push_back(json);
@@ -233,6 +215,7 @@ nlohmann::json PlanJson(const Plan& plan) {
   nlohmann::json json = {{"model",
                           {{"name", plan.model.name},
                            {"type", plan.model.type},
+                           {"source", plan.model.source},
                            {"parameters", plan.model.parameters},
                            {"active_parameters", plan.model.active},
                            {"context_max", plan.model.context_max}}},
@@ -254,6 +237,18 @@ nlohmann::json PlanJson(const Plan& plan) {
   for (const SavingRow& row : plan.savings) {
     json["savings"].push_back({{"what", row.what}, {"request_bytes", row.request_bytes}, {"percent", row.percent}});
   }
+  if (plan.engine.blocks > 0) {
+    json["engine"] = {{"block_bytes", plan.pool.block_bytes()},
+                      {"blocks", plan.engine.blocks},
+                      {"request_blocks", plan.engine.request_blocks},
+                      {"context", plan.engine.context},
+                      {"tokens", plan.engine.tokens()},
+                      {"concurrency", plan.engine.concurrency()},
+                      {"padding_layers", plan.pool.padding_layers()}};
+  }
+  for (const BatchRow& row : plan.batches) {
+    json["batches"].push_back({{"batch", row.batch}, {"context_max", row.context_max}, {"model_ends", row.model_ends}});
+  }
   if (!plan.options.gpu) return json;
   json["gpu"] = {{"name", plan.options.gpu->name},
                  {"count", plan.gpus()},
@@ -261,10 +256,6 @@ nlohmann::json PlanJson(const Plan& plan) {
                  {"weights_bytes", plan.rank_weights_bytes},
                  {"activation_bytes", plan.rank_activation_bytes},
                  {"kv_bytes", plan.rank_kv_bytes}};
-  if (plan.engine_blocks > 0) json["gpu"]["engine_blocks"] = plan.engine_blocks;
-  for (const BatchRow& row : plan.batches) {
-    json["batches"].push_back({{"batch", row.batch}, {"context_max", row.context_max}, {"model_ends", row.model_ends}});
-  }
   return json;
 }
 

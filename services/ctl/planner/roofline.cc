@@ -13,7 +13,7 @@ double Roofline::StepWeightBytes(uint64_t tokens) const {
     const double missed = 1 - static_cast<double>(model.experts_used) / static_cast<double>(model.experts);
     routed = static_cast<double>(model.routed) * (1 - std::pow(missed, static_cast<double>(tokens)));
   }
-  return (dense + routed) * weight_value_bytes;
+  return dense * dense_value_bytes + routed * routed_value_bytes;
 }
 
 // 2 operations a weight and token (Kaplan et al. 2020, section 2.1) and, for each pair of a token and one before it, 2

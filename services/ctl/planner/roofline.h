@@ -18,7 +18,8 @@ struct Roofline {
   const KvBytes& kv;
   const Gpu& gpu;  // with bandwidth and arithmetic
   uint32_t tensor = 1;
-  double weight_value_bytes = 2;
+  double dense_value_bytes = 2;   // of weights outside routed experts
+  double routed_value_bytes = 2;
 
   // Seconds until the first token of one prompt of `context` tokens, alone. Pipeline stages work one after the other.
   double PrefillSeconds(uint64_t context) const;

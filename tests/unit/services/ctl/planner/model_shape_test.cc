@@ -120,6 +120,28 @@ TEST(ModelShapeTest, SharedLayersCacheNothing) {
   EXPECT_EQ(shape->groups[1].kind, LayerKind::kNone);
 }
 
+TEST(ModelShapeTest, NothingCachedIsNothingToPlan) {
+  Json config = Plain();
+  config["num_kv_shared_layers"] = 2;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("no layer of this config caches anything"));
+}
+
+// transformers' MistralConfig: without the field a window of 4,096; with null none.
+TEST(ModelShapeTest, MistralsWindowIsTheTypesDefault) {
+  Json config = Plain();
+  config["model_type"] = "mistral";
+  config["max_position_embeddings"] = 32768;
+  EXPECT_EQ(ParseModel(config, "m")->groups.front().window, 4096u);
+  EXPECT_THAT(ParseModel(config, "m")->assumed, Contains(HasSubstr("4096, the type's default")));
+  config["sliding_window"] = nullptr;
+  EXPECT_EQ(ParseModel(config, "m")->groups.front().kind, LayerKind::kFull);
+  EXPECT_EQ(FindModel("mistral-7b-v0.3")->groups.front().kind, LayerKind::kFull);
+}
+
+TEST(ModelShapeTest, EveryEntryNamesItsSource) {
+  for (const std::string& name : ModelNames()) EXPECT_FALSE(FindModel(name)->source.empty()) << name;
+}
+
 TEST(ModelShapeTest, UnknownArchitectureIsReadAndSaid) {
   Json config = Plain();
   EXPECT_THAT(ParseModel(config, "m")->assumed, IsEmpty());

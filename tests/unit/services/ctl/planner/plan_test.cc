@@ -80,7 +80,7 @@ TEST(PlanTest, WhatIsLeftIsSharedOut) {
   EXPECT_EQ(RowOf(plan, 2048).batch_max, 90u);
   EXPECT_EQ(RowOf(plan, 131072).batch_max, 1u);
   EXPECT_TRUE(RowOf(plan, 131072).beyond_model);
-  EXPECT_EQ(plan.engine_blocks, static_cast<uint64_t>(plan.rank_kv_bytes) / (2 << 20));
+  EXPECT_EQ(plan.engine.blocks, static_cast<uint64_t>(plan.rank_kv_bytes) / (2 << 20));
 }
 
 TEST(PlanTest, LongestContextIsTheLastThatFits) {
@@ -114,6 +114,31 @@ TEST(PlanTest, WeightsTooLargeAreSaid) {
 TEST(PlanTest, ExpertsOfFourBitsWeighWhatIsPublished) {
   const Plan plan = Make("gpt-oss-120b", Options());
   EXPECT_NEAR(static_cast<double>(plan.weights_bytes) / kGiB, 60.8, 0.6);
+}
+
+// A decoded token reads what is not an expert in bf16, and 4 of 128 experts at 4.25 bits; its keys and values of 2,048 tokens too.
+TEST(PlanTest, DenseWeightsOfFourBitModelsAreReadInSixteen) {
+  PlanOptions options = Options();
+  options.gpu = Gpu{"fast", 80, 1000, 1e6};
+  const Plan plan = Make("gpt-oss-120b", options);
+  const double dense = 2 * static_cast<double>(plan.model.parameters - plan.model.routed);
+  const double experts = 0.53125 * static_cast<double>(plan.model.routed) * 4 / 128;
+  const double kv = static_cast<double>(plan.kv.RequestBytes(2048));
+  EXPECT_NEAR(RowOf(plan, 2048).decode_ms, (dense + experts + kv) / 0.8e12 * 1e3, 1e-6);
+}
+
+// As vLLM 0.32 prints for a model of these sizes: 1 GiB / 2 MiB = 512 blocks, 64 of them a request of 1,024 tokens.
+TEST(PlanTest, VllmsLineIsForetold) {
+  PlanOptions options = Options();
+  options.kv_memory_bytes = kGiB;
+  options.contexts = {100, 1024};
+  const Plan plan = Make("llama-3-8b", options);
+  EXPECT_EQ(plan.engine.blocks, 512u);
+  EXPECT_EQ(plan.engine.request_blocks, 64u);
+  EXPECT_EQ(plan.engine.tokens(), 8192u);
+  EXPECT_DOUBLE_EQ(plan.engine.concurrency(), 8);
+  EXPECT_EQ(RowOf(plan, 1024).batch_max, 8u);
+  EXPECT_THAT(PlanText(plan), HasSubstr("KV cache size 8,192 tokens, maximum concurrency for 1,024 tokens 8.00x"));
 }
 
 // 70B: 64 heads to 8 is 87.5 % less; fp8 halves what is left. V3: 576 of 128 x (192 + 128) values.
