@@ -9,7 +9,7 @@ packages=(
   libucx-dev librocksdb-dev libxxhash-dev
   libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libcpp-httplib-dev prometheus-cpp-dev
   libgtest-dev libgmock-dev libbenchmark-dev
-  etcd-server  # for tests alone, which start their own: see keep_etcd_down
+  etcd-server prometheus  # for tests alone, which start their own: see keep_services_down
 )
 
 fail() {
@@ -33,22 +33,27 @@ if [ "$(id -u)" -ne 0 ]; then
   as_root=(sudo)
 fi
 
-# Debian enables and starts etcd when it is installed; nobody asked for that service here. It is masked and disabled for good (who
-# wants it unmasks it) and, where there is no systemd, refused by a policy for as long as the installation takes. Neither replaces
-# what an administrator put there, and an etcd that was here before is not touched.
-unit=/etc/systemd/system/etcd.service
+# Debian enables and starts these when they are installed; nobody asked for those services here. They are masked and disabled for good (who
+# wants one unmasks it) and, where there is no systemd, refused by a policy for as long as the installation takes. Neither replaces
+# what an administrator put there, and one that was here before is not touched.
+declare -A service_of=([etcd-server]=etcd [prometheus]=prometheus)
 policy=/usr/sbin/policy-rc.d
-policy_mark="# stemcache: no etcd service while the package is installed"
-new_etcd=
-for package in "${missing[@]}"; do [ "$package" != etcd-server ] || new_etcd=yes; done
-keep_etcd_down() {
-  if [ ! -e "$unit" ] && [ ! -L "$unit" ]; then
-    "${as_root[@]}" mkdir -p "${unit%/*}"
-    "${as_root[@]}" ln -s /dev/null "$unit"
-    echo "etcd-server comes for the tests; its service stays down (systemctl unmask etcd to use it)"
-  fi
+policy_mark="# stemcache: services that only tests need stay down while their packages are installed"
+new_services=()
+for package in "${missing[@]}"; do [ -z "${service_of[$package]:-}" ] || new_services+=("${service_of[$package]}"); done
+keep_services_down() {
+  local service unit
+  for service in "${new_services[@]}"; do
+    unit=/etc/systemd/system/$service.service
+    if [ ! -e "$unit" ] && [ ! -L "$unit" ]; then
+      "${as_root[@]}" mkdir -p "${unit%/*}"
+      "${as_root[@]}" ln -s /dev/null "$unit"
+      echo "$service comes for the tests; its service stays down (systemctl unmask $service to use it)"
+    fi
+  done
   [ -e "$policy" ] && return 0
-  printf '#!/bin/sh\n%s\n[ "$1" = etcd ] && exit 101\nexit 0\n' "$policy_mark" | "${as_root[@]}" tee "$policy" >/dev/null
+  printf '#!/bin/sh\n%s\ncase "$1" in %s) exit 101 ;; esac\nexit 0\n' "$policy_mark" "$(IFS='|'; echo "${new_services[*]}")" |
+    "${as_root[@]}" tee "$policy" >/dev/null
   "${as_root[@]}" chmod 755 "$policy"
 }
 
@@ -59,7 +64,7 @@ finish() {
   if grep -qsxF "$policy_mark" "$policy"; then "${as_root[@]}" rm -f "$policy"; fi
 }
 trap finish EXIT
-[ -z "$new_etcd" ] || keep_etcd_down
+[ ${#new_services[@]} -eq 0 ] || keep_services_down
 apt() {
   if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 "$@" >"$log" 2>&1; then
     tail -n 15 "$log" >&2
@@ -72,4 +77,4 @@ if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::T
   apt update -q
   apt install -y -q --no-install-recommends "${missing[@]}"
 fi
-[ -z "$new_etcd" ] || "${as_root[@]}" update-rc.d etcd disable >/dev/null 2>&1 || true
+for service in "${new_services[@]}"; do "${as_root[@]}" update-rc.d "$service" disable >/dev/null 2>&1 || true; done

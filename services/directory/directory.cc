@@ -80,7 +80,6 @@ struct Directory::Running {
         secret(std::move(shared)),
         keep_every(absl::Milliseconds(config.heartbeat_ms) / 2),
         started(MonotonicNow()),
-        metrics(registry),
         index({.bytes_max = config.index_bytes_max, .ghosts_max = config.ghosts_max}),
         membership(index, {.heartbeat = absl::Milliseconds(config.heartbeat_ms),
                            .stale_max = absl::Milliseconds(config.stale_ms_max),
@@ -99,8 +98,6 @@ struct Directory::Running {
   const ClusterSecret secret;
   const absl::Duration keep_every;
   const absl::Time started;
-  prometheus::Registry registry;
-  FleetGauges fleet_gauges{registry};
   std::unique_ptr<FleetSource> fleet;
   DirectoryMetrics metrics;
   PrefixIndex index;
@@ -117,7 +114,6 @@ struct Directory::Running {
 };
 
 absl::Status Directory::Running::Listen() {
-  AddBuildInfo(registry, "stem-directory");
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMillis);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepalivePatienceMillis);
@@ -126,11 +122,12 @@ absl::Status Directory::Running::Listen() {
   STEM_ASSIGN(grpc, StartGrpcServer(builder, {address}));
   address.port = grpc.ports[0];
   MetricsOptions options{.listen = http_address,
-                         .refresh = [this] {
-                           fleet_gauges.Set(fleet->health());
-                           metrics.Refresh(index.counts(), membership.Status(MonotonicNow()));
+                         .fill = [this](MetricsPage& page) {
+                           AddBuildInfo(page, "stem-directory");
+                           AddFleetGauges(page, fleet->health());
+                           metrics.Fill(page, index.counts(), membership.Status(MonotonicNow()));
                          }};
-  STEM_ASSIGN(http, MetricsServer::Start(std::move(options), registry));
+  STEM_ASSIGN(http, MetricsServer::Start(std::move(options)));
   http_address.port = http->port();
   keeper = std::thread([this] { Keep(); });
   http->SetHealth(Health::kOk);

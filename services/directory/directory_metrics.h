@@ -1,61 +1,47 @@
 // The directory's Prometheus metrics, stemcache_directory_*.
 #pragma once
 
-#include <map>
-#include <string>
+#include <atomic>
+#include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "prometheus/counter.h"
-#include "prometheus/family.h"
-#include "prometheus/gauge.h"
-#include "prometheus/histogram.h"
-#include "prometheus/registry.h"
-#include "proto/mutex.h"
 #include "services/directory/membership.h"
+#include "services/runtime/metrics_page.h"
 #include "stemcache/v1/directory.pb.h"
 
 namespace stem {
 
-// Threads: any.
+// Threads: any. Counting takes no lock.
 class DirectoryMetrics {
  public:
-  // Registers in `registry`, which must outlive this.
-  explicit DirectoryMetrics(prometheus::Registry& registry);
+  DirectoryMetrics();
   DirectoryMetrics(const DirectoryMetrics&) = delete;
   DirectoryMetrics& operator=(const DirectoryMetrics&) = delete;
 
   void OnMatch(const stemcache::v1::MatchReply& reply, size_t blocks_asked, absl::Duration took);
-  void OnScore() { scores_.Increment(); }
-  void OnChanges(uint64_t changes) { changes_.Increment(static_cast<double>(changes)); }
+  void OnScore() { scores_.fetch_add(1, std::memory_order_relaxed); }
+  void OnChanges(uint64_t changes) { changes_.fetch_add(changes, std::memory_order_relaxed); }
   // `outcome`: granted, refused (told who computes) or waited (for that to end).
-  void OnIntend(const char* outcome) { intends_.Add({{"outcome", outcome}}).Increment(); }
-  void OnResync() { resyncs_.Increment(); }
-  void OnStreams(int change) { streams_.Increment(change); }
+  void OnIntend(absl::string_view outcome);
+  void OnResync() { resyncs_.fetch_add(1, std::memory_order_relaxed); }
+  void OnStreams(int change) { streams_.fetch_add(change, std::memory_order_relaxed); }
 
-  // Sets the gauges; before each scrape.
-  void Refresh(const PrefixIndex::Counts& counts, const std::vector<Membership::NodeStatus>& nodes);
+  void Fill(MetricsPage& page, const PrefixIndex::Counts& counts, const std::vector<Membership::NodeStatus>& nodes) const;
 
  private:
-  prometheus::Family<prometheus::Counter>& matches_;
-  prometheus::Counter& exact_;
-  prometheus::Counter& stale_;
-  prometheus::Family<prometheus::Counter>& missed_;
-  prometheus::Family<prometheus::Counter>& intends_;
-  prometheus::Family<prometheus::Gauge>& nodes_;
-  prometheus::Family<prometheus::Gauge>& lag_seconds_;
-  prometheus::Histogram& match_seconds_;
-  prometheus::Counter& asked_;
-  prometheus::Counter& matched_;
-  prometheus::Counter& scores_;
-  prometheus::Counter& changes_;
-  prometheus::Counter& resyncs_;
-  prometheus::Gauge& streams_;
-  prometheus::Gauge& blocks_;
-  prometheus::Gauge& index_bytes_;
-  prometheus::Counter& shed_;
-  prometheus::Gauge& ghosts_;
-  Mutex mutex_;
-  std::map<std::string, prometheus::Gauge*> lag_by_node_ ABSL_GUARDED_BY(mutex_);  // so that forgotten nodes leave
+  void FillNodes(MetricsPage& page, const std::vector<Membership::NodeStatus>& nodes) const;
+
+  CounterSet matches_;  // by how sure
+  CounterSet missed_;   // by v1::MissCause
+  CounterSet intends_;
+  DurationHistogram match_seconds_;
+  std::atomic<uint64_t> asked_{0};
+  std::atomic<uint64_t> matched_{0};
+  std::atomic<uint64_t> scores_{0};
+  std::atomic<uint64_t> changes_{0};
+  std::atomic<uint64_t> resyncs_{0};
+  std::atomic<int64_t> streams_{0};
 };
 
 }  // namespace stem

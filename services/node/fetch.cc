@@ -50,6 +50,7 @@ Fetch::Fetch(const Fetcher::Parts& parts, WorkQueue& queue, std::shared_ptr<Sess
       started_(absl::Now()),
       slots_until_(std::min(call_.deadline, started_ + kSlotWaitMax)),
       settled_(call_.compute == absl::ZeroDuration()),
+      outcome_(call_.chain.keys.size()),
       worth_blocks_(call_.chain.keys.size()) {
   names_.reserve(call_.chain.keys.size() * parts_asked_);
   for (const BlockKey& key : call_.chain.keys) {
@@ -66,7 +67,7 @@ bool Fetch::PinReady() {
     bytes += pins[pinned_].meta().length;
     AppendSlot(*acquired_.mutable_ready(), static_cast<uint32_t>(pinned_), Readable(pins[pinned_], v1::SOURCE_LOCAL_DRAM));
   }
-  parts_.metrics.AddBytes(BytePath::kLocal, bytes);
+  parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, bytes);
   pins_->PutLeading(std::move(pins));
   return pinned_ == names_.size();
 }
@@ -174,17 +175,19 @@ void Fetch::AnswerLent(const LentStretch& lent) {
     const v1::Source source = lease.reply.from_ssd(index) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
     AppendSlot(*acquired_.mutable_ready(), static_cast<uint32_t>(position),
                {.arena = arena, .slot = lease.reply.slots(index), .generation = lease.reply.generations(index), .source = source});
-    parts_.metrics.AddBytes(BytePath::kSameHost, lease.reply.lengths(index));
-    if ((position + 1) % parts_asked_ == 0) parts_.metrics.CountHits(source, 1);
+    parts_.metrics.AddBytes(v1::BYTE_PATH_SAME_HOST, lease.reply.lengths(index));
+    outcome_.Hit(position / parts_asked_, source);
   }
   if (pins_->Hold(static_cast<uint32_t>(lent.first), lent.run)) parts_.copier.Add(lent.run);
 }
 
 void Fetch::Answer() {
   acquired_.set_matched_blocks(matched_);
-  parts_.metrics.CountAsked(blocks());
-  parts_.metrics.CountHits(v1::SOURCE_LOCAL_DRAM, std::min<uint64_t>(matched_, pinned_ / parts_asked_));
-  for (const v1::Miss& miss : acquired_.misses()) parts_.metrics.CountMisses(miss.cause(), miss.count());
+  for (size_t block = 0; block < std::min<size_t>(matched_, pinned_ / parts_asked_); ++block) {
+    outcome_.Hit(block, v1::SOURCE_LOCAL_DRAM);
+  }
+  for (const v1::Miss& miss : acquired_.misses()) outcome_.Miss(miss.first(), miss.count(), miss.cause());
+  if (std::all_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.lent; })) Conclude();
   parts_.metrics.Observe(Stage::kAcquire, absl::Now() - started_);
   parts_.log.Debug("acquired", {{"session", session_->id()},
                                 {"request", call_.request},
@@ -196,6 +199,13 @@ void Fetch::Answer() {
   message.set_request_id(call_.id);
   *message.mutable_acquired() = std::move(acquired_);
   session_->Send(std::move(message));
+}
+
+void Fetch::Conclude() {
+  if (std::exchange(concluded_, true)) return;
+  outcome_.MissRest(v1::MISS_CAUSE_DEADLINE);  // promised, and let go of by the client before it came
+  parts_.metrics.CountAcquire(
+      {.space = session_->space(), .outcome = outcome_, .parts_asked = parts_asked_, .block_compute = call_.block_compute});
 }
 
 }  // namespace stem

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "services/node/acquire_outcome.h"
 #include "services/node/fetcher.h"
 #include "services/node/lent_run.h"
 #include "services/node/remote_run.h"
@@ -91,6 +92,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   void FlushLanded();
   void Lose(size_t position, const absl::Status& why);
   void LearnRates();
+  // Counts what became of every block: before the last message goes, so that who has it sees it counted.
+  void Conclude();
   void Finish();
 
   std::optional<BlockKey> ParentOf(size_t position) const {
@@ -121,6 +124,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   std::vector<std::shared_ptr<RemoteRun>> runs_;
   std::vector<std::vector<BlockKey>> corrupt_;  // by run
   std::vector<RunTally> tallies_;               // by run
+  AcquireOutcome outcome_;
+  bool concluded_ = false;
   v1::Acquired acquired_;
   v1::Landed landed_;
   uint64_t landed_bytes_ = 0;  // of it

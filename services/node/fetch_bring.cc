@@ -40,6 +40,7 @@ void Fetch::Bring() {
     if (!Land(position, *std::move(pin), source)) return;
   }
   LearnRates();  // first, so that what the client asks for next is weighed with it
+  Conclude();
   FlushLanded();
 }
 
@@ -92,14 +93,14 @@ absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
     pin = run.Prove(step.op, name);
   }
   if (pin.ok()) {
-    parts_.metrics.AddBytes(run.mapped() ? BytePath::kSameHost : BytePath::kRemoteRead, pin->meta().length);
+    parts_.metrics.AddBytes(run.mapped() ? v1::BYTE_PATH_SAME_HOST : v1::BYTE_PATH_REMOTE, pin->meta().length);
     tallies_[index].bytes += pin->meta().length;
     tallies_[index].last = absl::Now();
   }
   if (absl::IsDataLoss(pin.status())) {
     corrupt_[index].push_back(name.key);
     TallyFailure(index, pin.status());
-    parts_.metrics.CountIntegrityFailure("remote");
+    parts_.metrics.CountIntegrityFailure("remote", run.lease().node);
     parts_.log.Error("proof_failed", {{"peer", run.lease().node}, {"key", name.key.ToHex()}, {"why", pin.status().message()}});
   }
   return pin;
@@ -124,7 +125,8 @@ bool Fetch::Land(size_t position, BlockPin pin, v1::Source source) {
   AppendSlot(*landed_.mutable_ready(), static_cast<uint32_t>(position), Readable(pin, source));
   landed_bytes_ += pin.meta().length;
   if (!pins_->Put(static_cast<uint32_t>(position), std::move(pin))) return false;
-  if ((position + 1) % parts_asked_ == 0) parts_.metrics.CountHits(source, 1);
+  if ((position + 1) % parts_asked_ == 0) outcome_.Hit(position / parts_asked_, source);
+  if (position + 1 == pinned_ + steps_.size()) return true;  // Bring tells of the last
   const auto& runs = landed_.ready();
   if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage || landed_bytes_ >= kLandedBytesPerMessage) FlushLanded();
   return true;
@@ -149,7 +151,8 @@ void Fetch::Lose(size_t position, const absl::Status& why) {
   message.set_request_id(call_.id);
   message.mutable_lost()->set_matched_blocks(left);
   AppendMiss(*message.mutable_lost()->mutable_misses(), left, matched_ - left, cause);
-  parts_.metrics.CountMisses(cause, matched_ - left);
+  outcome_.Miss(left, matched_ - left, cause);
+  Conclude();
   session_->Send(std::move(message));
 }
 
@@ -161,6 +164,7 @@ void Fetch::TallyFailure(size_t run, const absl::Status& why) {
 }
 
 void Fetch::Finish() {
+  Conclude();
   for (size_t i = 0; i < runs_.size(); ++i) {
     parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
     if (tallies_[i].tried) parts_.peer_reports.Count(runs_[i]->lease().node, tallies_[i].result);

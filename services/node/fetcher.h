@@ -63,6 +63,8 @@ class Fetcher {
   size_t queue_depth() const { return queue_.depth(); }
 
  private:
+  void CountRefused(const Session& session, const AcquireCall& call);
+
   const Parts parts_;
   WorkQueue queue_;
 };

@@ -1,97 +1,147 @@
 #include "services/node/metrics.h"
 
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "proto/miss_cause.h"
-#include "proto/validate.h"
-#include "services/runtime/metrics.h"
 
 namespace stem {
 namespace {
 
-constexpr std::array<const char*, 5> kSources = {"", "local_dram", "remote_dram", "local_ssd", "remote_ssd"};
-constexpr std::array<const char*, 6> kPaths = {"local", "same_host", "remote", "ssd_read", "ssd_write", "publish"};
+constexpr char kOther[] = "other";
+constexpr std::array<const char*, v1::Source_ARRAYSIZE> kSources = {"", "local_dram", "remote_dram", "local_ssd", "remote_ssd"};
+constexpr std::array<const char*, v1::BytePath_ARRAYSIZE> kPaths = {"", "local", "same_host", "remote", "ssd_read", "ssd_write", "publish"};
 constexpr std::array<const char*, 10> kStages = {"acquire", "match",   "lease",  "read",  "promote",
                                                  "prove",   "reserve", "commit", "spill", "await"};
+constexpr std::array<const char*, 5> kCalls = {"attach", "acquire", "reserve", "commit", "lease"};
+constexpr std::array<const char*, 5> kReasons = {"queue_full", "no_slot", "no_parent", "limit", "peer"};
+constexpr std::array<const char*, 3> kCopies = {"copied", "failed", "put_off"};
+constexpr std::array<const char*, 4> kFlights = {"ours", "waited", "too_long", "unanswered"};
+constexpr std::array<const char*, 2> kExpirable = {"lease", "reservation"};
 
-prometheus::Family<prometheus::Counter>& Counters(prometheus::Registry& registry, const char* name, const char* help) {
-  return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
+  if (amount > 0) counter.fetch_add(amount, std::memory_order_relaxed);
+}
+
+uint64_t TokensOf(const Space& space, uint64_t blocks, uint64_t parts) {
+  return blocks * space.spec.block_tokens * parts / space.spec.parts.size();
 }
 
 }  // namespace
 
-NodeMetrics::NodeMetrics(prometheus::Registry& registry)
-    : registry_(registry),
-      asked_(Counters(registry, "stemcache_node_blocks_asked_total", "Blocks that clients asked for").Add({})),
-      integrity_(Counters(registry, "stemcache_node_integrity_failures_total",
-                          "Blocks whose proof failed, by where the bad copy was; any is an incident")),
-      refused_(Counters(registry, "stemcache_node_refused_total", "Blocks refused for want of room, by call: raise the tier")),
-      expired_(Counters(registry, "stemcache_node_expired_total", "Leases and reservations that ended by time: lost peers or clients")),
-      scrubbed_(Counters(registry, "stemcache_node_scrubbed_blocks_total", "Blocks in memory that were proved again").Add({})),
-      copies_(Counters(registry, "stemcache_node_copies_total",
-                       "Blocks to be copied from a node of this host after a client read them there, by outcome")),
-      single_flight_(Counters(registry, "stemcache_node_single_flight_total",
-                              "Acquires of engines that would compute what is missing, by who does")) {
-  for (const char* tier : {"dram", "ssd", "remote", "client", "peer"}) integrity_.Add({{"tier", tier}});  // shown while 0
-  auto& hits = Counters(registry, "stemcache_node_blocks_hit_total", "Blocks served, by where they came from");
-  for (size_t i = 1; i < hits_.size(); ++i) hits_[i] = &hits.Add({{"source", kSources[i]}});
-  auto& misses = Counters(registry, "stemcache_node_blocks_missed_total", "Blocks missed, each by exactly one cause");
-  for (size_t i = 1; i < misses_.size(); ++i) {
-    misses_[i] = &misses.Add({{"cause", CauseName(static_cast<v1::MissCause>(i))}});
+const char* SourceName(v1::Source source) { return kSources.at(static_cast<size_t>(source)); }
+
+std::pair<const char*, const char*> RefusalNames(size_t index) {
+  return {kCalls.at(index / kReasons.size()), kReasons.at(index % kReasons.size())};
+}
+
+const char* StageName(Stage stage) { return kStages.at(static_cast<size_t>(stage)); }
+
+NodeMetrics::NodeMetrics(std::string node)
+    : node_(std::move(node)),
+      bytes_(kPaths),
+      busy_us_(kPaths),
+      deadlines_(kStages),
+      refused_(std::vector<const char*>(kCalls.size() * kReasons.size(), "")),
+      copies_(kCopies),
+      single_flight_(kFlights),
+      expired_(kExpirable) {
+  for (const char* tier : {"dram", "ssd", "remote", "client", "peer"}) integrity_[{tier, node_}] = 0;  // shown while 0
+}
+
+// ---- Counting -----------------------------------------------------------------------------------------------------------
+
+NodeMetrics::Traffic& NodeMetrics::Of(const Space& space) {
+  Traffic* const known = traffic_of_.at(space.number).load(std::memory_order_acquire);
+  return known != nullptr ? *known : AddSpace(space);
+}
+
+NodeMetrics::Traffic& NodeMetrics::AddSpace(const Space& space) {
+  MutexLock lock(mutex_);
+  std::string name = absl::StrCat(LabelText(space.spec.model), "@", space.fingerprint.ToHex().substr(0, 8));
+  std::string tenant = LabelText(space.memory->group.name);
+  std::set<absl::string_view> names, tenants;
+  for (const auto& traffic : traffic_) {
+    if (traffic->space != kOther) names.insert(traffic->space);
+    if (traffic->tenant != kOther) tenants.insert(traffic->tenant);
   }
-  auto& bytes = Counters(registry, "stemcache_node_bytes_total", "Payload bytes moved, by path");
-  for (size_t i = 0; i < bytes_.size(); ++i) bytes_[i] = &bytes.Add({{"path", kPaths[i]}});
-  auto& stages = prometheus::BuildHistogram()
-                     .Name("stemcache_node_stage_seconds")
-                     .Help("Time of each step of a request")
-                     .Register(registry);
-  for (size_t i = 0; i < stages_.size(); ++i) stages_[i] = &stages.Add({{"stage", kStages[i]}}, LatencyBuckets());
+  if (names.size() >= kLabelsMax) name = kOther;
+  if (tenants.size() >= kLabelsMax && !tenants.contains(tenant)) tenant = kOther;
+  const auto same = std::find_if(traffic_.begin(), traffic_.end(), [&](const auto& each) { return each->space == name && each->tenant == tenant; });
+  Traffic* traffic = same != traffic_.end() ? same->get() : nullptr;
+  if (traffic == nullptr) {
+    traffic = traffic_.emplace_back(std::make_unique<Traffic>()).get();
+    traffic->space = std::move(name);
+    traffic->tenant = std::move(tenant);
+  }
+  traffic_of_.at(space.number).store(traffic, std::memory_order_release);
+  return *traffic;
 }
 
-void NodeMetrics::CountAsked(uint64_t blocks) { asked_.Increment(static_cast<double>(blocks)); }
-
-void NodeMetrics::CountHits(v1::Source source, uint64_t blocks) {
-  hits_.at(static_cast<size_t>(source))->Increment(static_cast<double>(blocks));
+void NodeMetrics::CountAcquire(const EndedAcquire& acquire) {
+  const AcquireOutcome::Counts counts = acquire.outcome.counts();
+  Traffic& traffic = Of(acquire.space);
+  // Differences of tokens of the first n blocks add up whatever the share of a part is.
+  uint64_t blocks = 0, tokens = 0, blocks_hit = 0;
+  const auto take = [&](uint64_t more) {
+    blocks += more;
+    const uint64_t before = std::exchange(tokens, TokensOf(acquire.space, blocks, acquire.parts_asked));
+    return tokens - before;
+  };
+  for (size_t source = 0; source < counts.hits.size(); ++source) {
+    Add(traffic.hit_blocks[source], counts.hits[source]);
+    Add(traffic.hit_tokens[source], take(counts.hits[source]));
+    blocks_hit += counts.hits[source];
+  }
+  for (size_t cause = 0; cause < counts.misses.size(); ++cause) {
+    Add(traffic.missed_blocks[cause], counts.misses[cause]);
+    Add(traffic.missed_tokens[cause], take(counts.misses[cause]));
+  }
+  Add(traffic.acquires, 1);
+  Add(traffic.asked_blocks, blocks);
+  Add(traffic.asked_tokens, tokens);
+  Add(traffic.prefill_saved_us, static_cast<uint64_t>(absl::ToInt64Microseconds(acquire.block_compute)) * blocks_hit *
+                                    acquire.parts_asked / acquire.space.spec.parts.size());
+  Add(deadline_acquires_, counts.misses[v1::MISS_CAUSE_DEADLINE] > 0 ? 1 : 0);
 }
 
-void NodeMetrics::CountMisses(v1::MissCause cause, uint64_t blocks) {
-  misses_.at(static_cast<size_t>(cause))->Increment(static_cast<double>(blocks));
+void NodeMetrics::CountLoaded(const Space& space, uint64_t blocks, uint64_t parts) {
+  Add(Of(space).loaded_tokens, TokensOf(space, blocks, parts));
 }
 
-void NodeMetrics::AddBytes(BytePath path, uint64_t bytes) {
-  bytes_.at(static_cast<size_t>(path))->Increment(static_cast<double>(bytes));
+void NodeMetrics::CountPublished(const Space& space, uint64_t payloads) { Add(Of(space).published_payloads, payloads); }
+
+void NodeMetrics::AddSeconds(v1::BytePath path, absl::Duration time) {
+  busy_us_.Add(static_cast<size_t>(path), static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Microseconds(time), 0)));
 }
 
-void NodeMetrics::Observe(Stage stage, absl::Duration time) {
-  stages_.at(static_cast<size_t>(stage))->Observe(absl::ToDoubleSeconds(time));
+void NodeMetrics::CountPeerRead(const std::string& peer, uint64_t bytes, absl::Duration time) {
+  MutexLock lock(mutex_);
+  const bool known = peers_.contains(peer) || peers_.size() < kLabelsMax;
+  PeerReads& reads = peers_[known ? peer : kOther];
+  reads.bytes += bytes;
+  reads.time += std::max(time, absl::ZeroDuration());
 }
 
-void NodeMetrics::CountIntegrityFailure(absl::string_view tier) {
-  integrity_.Add({{"tier", std::string(tier)}}).Increment();
-  integrity_failures_.fetch_add(1);
+void NodeMetrics::CountIntegrityFailure(absl::string_view tier, absl::string_view holder) {
+  integrity_failures_.fetch_add(1, std::memory_order_relaxed);
+  MutexLock lock(mutex_);
+  std::pair<std::string, std::string> where(tier, holder.empty() ? node_ : LabelText(holder));
+  if (!integrity_.contains(where) && integrity_.size() >= kLabelsMax) where.second = kOther;
+  ++integrity_[std::move(where)];
 }
 
-void NodeMetrics::CountCopies(absl::string_view outcome, uint64_t blocks) {
-  copies_.Add({{"outcome", std::string(outcome)}}).Increment(static_cast<double>(blocks));
+void NodeMetrics::CountCopies(absl::string_view outcome, uint64_t blocks) { copies_.Add(outcome, blocks); }
+
+void NodeMetrics::CountRefused(RefusedCall call, RefusedReason reason, uint64_t blocks) {
+  refused_.Add(static_cast<size_t>(call) * kReasons.size() + static_cast<size_t>(reason), blocks);
 }
 
-void NodeMetrics::CountScrubbed(uint64_t blocks) { scrubbed_.Increment(static_cast<double>(blocks)); }
+void NodeMetrics::CountSingleFlight(absl::string_view outcome) { single_flight_.Add(outcome); }
 
-void NodeMetrics::CountRefused(absl::string_view what, uint64_t blocks) {
-  refused_.Add({{"call", std::string(what)}}).Increment(static_cast<double>(blocks));
-}
-
-void NodeMetrics::CountSingleFlight(absl::string_view outcome) {
-  single_flight_.Add({{"outcome", std::string(outcome)}}).Increment();
-}
-
-void NodeMetrics::CountExpired(absl::string_view what, uint64_t count) {
-  if (count > 0) expired_.Add({{"what", std::string(what)}}).Increment(static_cast<double>(count));
-}
-
-void NodeMetrics::SetGauge(const std::string& name, const std::string& help,
-                           const std::map<std::string, std::string>& labels, double value) {
-  prometheus::BuildGauge().Name(name).Help(help).Register(registry_).Add(labels).Set(value);
-}
+void NodeMetrics::CountExpired(absl::string_view what, uint64_t count) { expired_.Add(what, count); }
 
 StageTimer::StageTimer(NodeMetrics& metrics, Stage stage) : metrics_(metrics), stage_(stage), start_(absl::Now()) {}
 

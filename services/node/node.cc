@@ -46,8 +46,7 @@ Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
       log_(log),
       incarnation_(NewIncarnation()),
       started_(absl::Now()),
-      metrics_(registry_),
-      fleet_gauges_(registry_),
+      metrics_(config.name),
       directories_now_(config.directories),
       changes_(kChangesKept) {}
 
@@ -258,8 +257,7 @@ absl::Status Node::Serve() {
                                             .node = config_.name,
                                             .incarnation = incarnation_},
                                            *spaces_, *sessions_, secret_, log_));
-  AddBuildInfo(registry_, "stem-node");
-  STEM_ASSIGN(http_, MetricsServer::Start({.listen = http, .refresh = [this] { RefreshGauges(); }}, registry_));
+  STEM_ASSIGN(http_, MetricsServer::Start({.listen = http, .fill = [this](MetricsPage& page) { FillMetrics(page); }}));
   http_address_ = HostPort{http.host, http_->port()}.ToString();
   return absl::OkStatus();
 }
@@ -372,64 +370,6 @@ v1::NodeStatusReply Node::Status() const {
   status.set_sequence(changes_.sequence());
   for (v1::NodeStatusReply::Stream& stream : announcers_->Status()) *status.add_streams() = std::move(stream);
   return status;
-}
-
-void Node::RefreshGauges() {
-  fleet_gauges_.Set(fleet_->health());
-  const v1::NodeStatusReply status = Status();
-  const auto gauge = [&](const std::string& name, const std::string& help, uint64_t value,
-                         const std::map<std::string, std::string>& labels = {}) {
-    metrics_.SetGauge(absl::StrCat("stemcache_node_", name), help, labels, static_cast<double>(value));
-  };
-  for (const auto& arena : status.arenas()) {
-    const std::map<std::string, std::string> group = {{"group", arena.group()}};
-    gauge("pool_slots", "Slots of the arena", arena.slots(), group);
-    gauge("pool_slots_free", "Slots that hold nothing", arena.slots_free(), group);
-    gauge("pool_slots_pinned", "Slots in use by clients, peers or the spiller", arena.slots_pinned(), group);
-    gauge("arena_bytes", "Memory for blocks", arena.bytes(), group);
-  }
-  gauge("blocks", "Blocks held, by tier", status.blocks_dram(), {{"tier", "dram"}});
-  gauge("blocks", "Blocks held, by tier", status.blocks_ssd(), {{"tier", "ssd"}});
-  BlockPool::Stats pools;
-  for (const auto& memory : spaces_->memories()) {
-    if (memory->pool == nullptr) continue;
-    const BlockPool::Stats stats = memory->pool->stats();
-    pools.orphans += stats.orphans;
-    pools.evicted += stats.evicted;
-    pools.spill_rejected += stats.spill_rejected;
-  }
-  gauge("orphan_blocks", "Blocks held without their parent; any is a bug", pools.orphans);
-  gauge("evicted_blocks_total", "Blocks that left their last tier for space", pools.evicted);
-  gauge("spill_rejected_blocks_total", "Of those, not worth a write to SSD or not written", pools.spill_rejected);
-  gauge("ssd_bytes", "Quota of the SSD tier", status.ssd_bytes());
-  gauge("ssd_bytes_used", "Bytes of spilled blocks", status.ssd_bytes_used());
-  gauge("sessions", "Attached clients", status.sessions());
-  gauge("pins", "Rights to read a slot that are out", status.pins());
-  gauge("leases", "Rights of peers to read that are out", status.leases());
-  gauge("reservations", "Blocks that clients are about to publish", status.reservations());
-  gauge("staging_bytes", "Memory mapped for publishing", status.staging_bytes());
-  gauge("queue_depth", "Calls that wait", fetcher_->queue_depth(), {{"queue", "fetch"}});
-  gauge("queue_depth", "Calls that wait", publisher_->queue_depth(), {{"queue", "commit"}});
-  gauge("change_sequence", "Changes announced so far", status.sequence());
-  for (const auto& stream : status.streams()) {
-    gauge("directory_connected", "1 while the stream to the directory is open", stream.connected() ? 1 : 0,
-          {{"directory", stream.directory()}});
-    gauge("directory_lag_changes", "Changes that the directory has not acknowledged",
-          status.sequence() - std::min(status.sequence(), stream.sequence_acknowledged()),
-          {{"directory", stream.directory()}});
-  }
-  const TransportStats transport = transport_->Stats();
-  gauge("transport_bytes_in_flight", "Bytes of reads from peers that are on their way", transport.bytes_in_flight);
-  gauge("transport_endpoints", "Open endpoints to peers", transport.endpoints_open);
-  gauge("transport_endpoints_lost_total", "Endpoints closed by failure or deadline", transport.endpoints_lost);
-  if (store_ == nullptr) return;
-  const SpillStats spill = store_->stats();
-  gauge("spill_disk_bytes", "Bytes of the SSD tier's payload file", spill.disk_bytes);
-  gauge("spill_free_bytes", "Bytes of these that hold nothing and will be used again", spill.free_bytes);
-  gauge("spill_disk_written_bytes_total", "Bytes written to the disk", spill.disk_write_bytes);
-  gauge("spill_put_bytes_total", "Payload bytes put; what was written over these is the write amplification", spill.write_bytes);
-  gauge("spill_read_bytes_total", "Payload bytes read and proved", spill.read_bytes);
-  gauge("spill_corrupt_records_total", "Records that were damaged", spill.corrupt_records);
 }
 
 std::string Node::ReadyJson() const {

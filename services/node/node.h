@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "client/directory_stub.h"
-#include "prometheus/registry.h"
 #include "services/node/announcers.h"
 #include "services/node/attach_server.h"
 #include "services/node/change_log.h"
@@ -69,7 +68,10 @@ class Node {
   void JoinFleet();
   void OnFleet(const FleetSnapshot& fleet, const FleetMember& self);
   void KeepHouse();
-  void RefreshGauges();
+  void FillMetrics(MetricsPage& page) const;
+  void FillPools(MetricsPage& page) const;
+  void FillStreams(MetricsPage& page, const v1::NodeStatusReply& status) const;
+  void FillDisk(MetricsPage& page) const;
   v1::Heartbeat Usage() const;
 
   const NodeConfig config_;
@@ -80,9 +82,7 @@ class Node {
   std::string peer_address_;
   std::string http_address_;
 
-  prometheus::Registry registry_;
   NodeMetrics metrics_;
-  FleetGauges fleet_gauges_;
   std::unique_ptr<FleetSource> fleet_;
   std::vector<std::string> directories_now_;  // of the fleet's thread, as the next
   std::vector<std::string> settled_later_;

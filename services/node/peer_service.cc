@@ -47,7 +47,7 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
     reactor->Finish(ToGrpc(Grant(*asked, miss, reply)));
   });
   if (!posted) {
-    parts_.metrics.CountRefused("lease", request->keys().size() / sizeof(BlockKey));
+    parts_.metrics.CountRefused(RefusedCall::kLease, RefusedReason::kQueueFull, request->keys().size() / sizeof(BlockKey));
     reactor->Finish(ToGrpc(absl::ResourceExhaustedError(
         absl::StrCat(options_.queue_depth_max, " leases wait on this node, its limit"))));
   }
@@ -75,6 +75,7 @@ absl::Status PeerService::Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply
   if (asked.known_incarnation != options_.incarnation) *reply->mutable_memory() = options_.memory;
   if (leased > 0) {
     reply->set_lease_id(parts_.leases.Grant(std::move(pins), absl::Now(), options_.lease));
+    if (reply->lease_id() == 0) parts_.metrics.CountRefused(RefusedCall::kLease, RefusedReason::kLimit, leased);
     if (reply->lease_id() == 0) return absl::ResourceExhaustedError("this node has granted all the leases it may");
   }
   if (leased < asked.names.size()) {

@@ -48,7 +48,7 @@ std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::ve
       const BlockMeta expected = *filling.promoted();
       const absl::Status proof = Prove(reads[i], expected);
       if (proof.ok()) {
-        metrics_.AddBytes(BytePath::kSsdRead, expected.length);
+        metrics_.AddBytes(v1::BYTE_PATH_SSD_READ, expected.length);
         pins.push_back(std::move(filling).Commit(expected.length, expected.digest, expected.publisher, false));
         continue;
       }

@@ -112,7 +112,7 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, co
     }
     extends = extends && block_extends;
   }
-  metrics_.CountRefused("reserve", reserved.refused());
+  metrics_.CountRefused(RefusedCall::kReserve, RefusedReason::kNoParent, reserved.refused());
   const std::vector<BlockName> names = chain.names;
   if (absl::Status added = session.AddReservation(id, std::move(chain)); !added.ok()) {
     reservations_.Free(names, session.id());
@@ -148,7 +148,7 @@ void Publisher::Commit(std::shared_ptr<Session> session, uint64_t id, const v1::
   });
   if (posted) return;
   reservations_.Free(shared_chain->names, session->id());
-  metrics_.CountRefused("commit", commit.positions_size());
+  metrics_.CountRefused(RefusedCall::kCommit, RefusedReason::kQueueFull, commit.positions_size());
   answer.mutable_committed()->set_refused(commit.positions_size());
   answer.mutable_committed()->set_reason("too many commits wait for their copies");
   session->Send(std::move(answer));
@@ -178,15 +178,18 @@ v1::Committed Publisher::Copy(Session& session, const ReservedChain& chain, cons
     }
     if (status.ok()) {
       committed.set_committed(committed.committed() + 1);
-      metrics_.AddBytes(BytePath::kPublish, length);
+      metrics_.AddBytes(v1::BYTE_PATH_PUBLISH, length);
     } else if (absl::IsAlreadyExists(status)) {
       committed.set_duplicate(committed.duplicate() + 1);
     } else {
       committed.set_refused(committed.refused() + 1);
       committed.set_reason(std::string(status.message()));
+      if (absl::Now() >= deadline) metrics_.CountDeadlineMiss(Stage::kCommit);
+      metrics_.CountRefused(RefusedCall::kCommit,
+                            absl::IsFailedPrecondition(status) ? RefusedReason::kNoParent : RefusedReason::kNoSlot, 1);
     }
   }
-  metrics_.CountRefused("commit", committed.refused());
+  metrics_.CountPublished(session.space(), committed.committed());
   pool.Touch(chain.names);
   return committed;
 }

@@ -157,6 +157,7 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
   space->fingerprint = FingerprintOf(spec, memory.group.name);
   space->root = RootOf(cluster_secret_, memory.group.name, space->fingerprint);
   space->memory = &memory;
+  space->number = static_cast<uint32_t>(spaces_.size());
   const Space* const added = space.get();
   spaces_[added->fingerprint] = std::move(space);
   return added;

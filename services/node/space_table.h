@@ -44,6 +44,7 @@ struct Space {
   NamespaceFingerprint fingerprint;
   Root root = {};
   GroupMemory* memory = nullptr;
+  uint32_t number = 0;  // below kSpacesMax, of this table's one
 
   BlockPool& pool() const { return *memory->pool; }
 };

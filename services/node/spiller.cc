@@ -54,7 +54,10 @@ size_t Spiller::Step(BlockPool& pool) {
   absl::Status status = absl::OkStatus();
   if (const std::vector<BlockName> gone = pool.MakeSsdRoom(bytes); !gone.empty()) status = store_.Remove(gone);
   if (status.ok()) status = store_.Put(writes);
-  if (status.ok()) metrics_.AddBytes(BytePath::kSsdWrite, bytes);
+  if (status.ok()) {
+    metrics_.AddBytes(v1::BYTE_PATH_SSD_WRITE, bytes);
+    metrics_.CountSpilled(batch.size());
+  }
   if (!status.ok() && !failing_) log_.Error("spill_failed", {{"blocks", batch.size()}, {"why", status.message()}});
   if (status.ok() && failing_) log_.Info("spill_recovered");
   failing_ = !status.ok();

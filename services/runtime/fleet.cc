@@ -154,28 +154,14 @@ std::string HostId() {
   return id;
 }
 
-namespace {
-
-prometheus::Gauge& GaugeOf(prometheus::Registry& registry, const std::string& name, const std::string& help) {
-  return prometheus::BuildGauge().Name(absl::StrCat("stemcache_fleet_", name)).Help(help).Register(registry).Add({});
-}
-
-}  // namespace
-
-FleetGauges::FleetGauges(prometheus::Registry& registry)
-    : connected_(GaugeOf(registry, "connected", "1 while etcd is followed, or not used; else membership is frozen")),
-      registered_(GaugeOf(registry, "registered", "1 while others find this process in etcd")),
-      revision_(GaugeOf(registry, "revision", "Revision of etcd's store that is known here")),
-      refused_(GaugeOf(registry, "refused_values", "Values in etcd that will not do; the log says why")),
-      members_(prometheus::BuildGauge().Name("stemcache_fleet_members").Help("Members that are known, by kind").Register(registry)) {}
-
-void FleetGauges::Set(const FleetHealth& health) {
-  connected_.Set(health.connected ? 1 : 0);
-  registered_.Set(health.registered ? 1 : 0);
-  revision_.Set(static_cast<double>(health.revision));
-  refused_.Set(static_cast<double>(health.refused));
-  members_.Add({{"kind", "directory"}}).Set(static_cast<double>(health.directories));
-  members_.Add({{"kind", "node"}}).Set(static_cast<double>(health.nodes));
+void AddFleetGauges(MetricsPage& page, const FleetHealth& health) {
+  page.Gauge("stemcache_fleet_connected", "1 while etcd is followed, or not used; else membership is frozen", health.connected ? 1 : 0);
+  page.Gauge("stemcache_fleet_registered", "1 while others find this process in etcd", health.registered ? 1 : 0);
+  page.Gauge("stemcache_fleet_revision", "Revision of etcd's store that is known here", static_cast<double>(health.revision));
+  page.Gauge("stemcache_fleet_refused_values", "Values in etcd that will not do; the log says why", static_cast<double>(health.refused));
+  for (const auto& [kind, count] : {std::pair("directory", health.directories), std::pair("node", health.nodes)}) {
+    page.Gauge("stemcache_fleet_members", "Members that are known, by kind", static_cast<double>(count), {{"kind", kind}});
+  }
 }
 
 }  // namespace stem

@@ -16,12 +16,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "prometheus/family.h"
-#include "prometheus/gauge.h"
-#include "prometheus/registry.h"
 #include "proto/namespace_spec.h"
 #include "services/runtime/cluster_secret.h"
 #include "services/runtime/log.h"
+#include "services/runtime/metrics_page.h"
 
 namespace stem {
 
@@ -140,18 +138,6 @@ uint64_t NewIncarnation();
 std::string HostId();
 
 // stemcache_fleet_*.
-class FleetGauges {
- public:
-  explicit FleetGauges(prometheus::Registry& registry);
-  // Before each scrape.
-  void Set(const FleetHealth& health);
-
- private:
-  prometheus::Gauge& connected_;
-  prometheus::Gauge& registered_;
-  prometheus::Gauge& revision_;
-  prometheus::Gauge& refused_;
-  prometheus::Family<prometheus::Gauge>& members_;
-};
+void AddFleetGauges(MetricsPage& page, const FleetHealth& health);
 
 }  // namespace stem

@@ -4,8 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "httplib.h"
-#include "prometheus/gauge.h"
-#include "prometheus/text_serializer.h"
 #include "proto/status.h"
 #include "services/runtime/version.h"
 
@@ -18,28 +16,18 @@ constexpr size_t kRequestBytesMax = 64 << 10;  // nothing here takes a body
 
 }  // namespace
 
-prometheus::Histogram::BucketBoundaries LatencyBuckets() {
-  return {1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3,
-          5e-3, 1e-2, 2e-2, 5e-2, 0.1,  0.2,  0.5,  1.0,  2.0,  5.0,  10.0};
+void AddBuildInfo(MetricsPage& page, absl::string_view process) {
+  page.Gauge("stemcache_build_info", "Always 1; the labels say what runs here", 1,
+             {{"process", std::string(process)}, {"version", std::string(kVersion)}});
 }
 
-void AddBuildInfo(prometheus::Registry& registry, absl::string_view process) {
-  prometheus::BuildGauge()
-      .Name("stemcache_build_info")
-      .Help("Always 1; the labels say what runs here.")
-      .Register(registry)
-      .Add({{"process", std::string(process)}, {"version", std::string(kVersion)}})
-      .Set(1);
-}
+MetricsServer::MetricsServer(MetricsOptions options)
+    : options_(std::move(options)), http_(std::make_unique<httplib::Server>()) {}
 
-MetricsServer::MetricsServer(MetricsOptions options, const prometheus::Registry& registry)
-    : options_(std::move(options)), registry_(registry), http_(std::make_unique<httplib::Server>()) {}
-
-absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(MetricsOptions options,
-                                                                    const prometheus::Registry& registry) {
-  const HostPort& listen = options.listen;
+absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(MetricsOptions options) {
+  const HostPort listen = options.listen;
   if (listen.port != 0) STEM_TRY(ProbeBind(listen));
-  std::unique_ptr<MetricsServer> server(new MetricsServer(options, registry));
+  std::unique_ptr<MetricsServer> server(new MetricsServer(std::move(options)));
   httplib::Server& http = *server->http_;
   http.new_task_queue = [] { return new httplib::ThreadPool(kHttpThreads); };
   http.set_keep_alive_timeout(kKeepAliveSeconds);
@@ -68,9 +56,9 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(MetricsOptio
 
 void MetricsServer::Route() {
   http_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
-    if (options_.refresh) options_.refresh();
-    response.set_content(prometheus::TextSerializer().Serialize(registry_.Collect()),
-                         "text/plain; version=0.0.4; charset=utf-8");
+    MetricsPage page;
+    if (options_.fill) options_.fill(page);
+    response.set_content(page.ToText(), "text/plain; version=0.0.4; charset=utf-8");
   });
   http_->Get("/healthz", [this](const httplib::Request&, httplib::Response& response) {
     const Health health = health_.load();

@@ -41,7 +41,7 @@ class PromoterTest : public ::testing::Test {
   PromoterTest()
       : memory_(8 * SlotGeometry::For(kBlockBytes).slot_bytes),
         pool_(std::span(memory_), SlotGeometry::For(kBlockBytes), {.ssd_bytes_max = 1 << 30, .spill_ahead_slots = 1}),
-        metrics_(registry_),
+        metrics_("n1"),
         log_({.process = "test", .out = &lines_}),
         promoter_(&store_, metrics_, log_) {
     // A chain of three on disk, as a restart finds it.
@@ -81,7 +81,6 @@ class PromoterTest : public ::testing::Test {
   std::vector<std::byte> memory_;
   BlockPool pool_;
   TamperingStore store_;
-  prometheus::Registry registry_;
   NodeMetrics metrics_;
   std::ostringstream lines_;
   Logger log_;

@@ -15,7 +15,7 @@ constexpr uint64_t kBlockBytes = 4096;
 
 class ScrubberTest : public ::testing::Test {
  protected:
-  ScrubberTest() : metrics_(registry_), log_({.process = "test", .out = &lines_}), promoter_(nullptr, metrics_, log_) {
+  ScrubberTest() : metrics_("n1"), log_({.process = "test", .out = &lines_}), promoter_(nullptr, metrics_, log_) {
     spaces_ = *SpaceTable::Create({.groups = {{.name = "default", .uids = {1}, .dram_bytes = 1 << 20}},
                                    .on_change = [](const BlockChange&) {}},
                                   std::vector<uint8_t>(32, 's'));
@@ -45,13 +45,11 @@ class ScrubberTest : public ::testing::Test {
     spaces_->memories()[0]->arena.bytes()[pin.slot() * geometry.slot_bytes + geometry.payload_offset + 99] ^= std::byte{16};
   }
   double Scrubbed() {
-    for (const prometheus::MetricFamily& family : registry_.Collect()) {
-      if (family.name == "stemcache_node_scrubbed_blocks_total") return family.metric.front().counter.value;
-    }
-    return -1;
+    MetricsPage page;
+    metrics_.Fill(page);
+    return page.Value("stemcache_node_scrubbed_blocks_total");
   }
 
-  prometheus::Registry registry_;
   NodeMetrics metrics_;
   std::ostringstream lines_;
   Logger log_;

@@ -5,8 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "httplib.h"
-#include "prometheus/counter.h"
-#include "prometheus/gauge.h"
 
 namespace stem {
 namespace {
@@ -15,12 +13,12 @@ using ::testing::HasSubstr;
 
 const HostPort kAnyPort{.host = "127.0.0.1", .port = 0};
 
-TEST(MetricsServer, ServesTheRegistryRefreshedAtEachScrape) {
-  prometheus::Registry registry;
-  AddBuildInfo(registry, "stem-test");
-  prometheus::Gauge& level = prometheus::BuildGauge().Name("stemcache_test_level").Register(registry).Add({});
+TEST(MetricsServer, ServesAPageFilledAtEachScrape) {
   int scrapes = 0;
-  auto server = MetricsServer::Start({.listen = kAnyPort, .refresh = [&] { level.Set(++scrapes); }}, registry);
+  auto server = MetricsServer::Start({.listen = kAnyPort, .fill = [&](MetricsPage& page) {
+                                        AddBuildInfo(page, "stem-test");
+                                        page.Gauge("stemcache_test_level", "How high", ++scrapes);
+                                      }});
   ASSERT_TRUE(server.ok()) << server.status();
   httplib::Client client("127.0.0.1", (*server)->port());
   const auto first = client.Get("/metrics");
@@ -32,8 +30,7 @@ TEST(MetricsServer, ServesTheRegistryRefreshedAtEachScrape) {
 }
 
 TEST(MetricsServer, HealthFollowsTheProcess) {
-  prometheus::Registry registry;
-  auto server = MetricsServer::Start({.listen = kAnyPort, .refresh = {}}, registry);
+  auto server = MetricsServer::Start({.listen = kAnyPort, .fill = {}});
   ASSERT_TRUE(server.ok()) << server.status();
   httplib::Client client("127.0.0.1", (*server)->port());
   EXPECT_EQ(client.Get("/healthz")->status, 503);
@@ -46,19 +43,11 @@ TEST(MetricsServer, HealthFollowsTheProcess) {
 }
 
 TEST(MetricsServer, PortInUseIsNamed) {
-  prometheus::Registry registry;
-  auto first = MetricsServer::Start({.listen = kAnyPort, .refresh = {}}, registry);
+  auto first = MetricsServer::Start({.listen = kAnyPort, .fill = {}});
   ASSERT_TRUE(first.ok()) << first.status();
   const HostPort taken{.host = "127.0.0.1", .port = (*first)->port()};
-  const auto second = MetricsServer::Start({.listen = taken, .refresh = {}}, registry);
+  const auto second = MetricsServer::Start({.listen = taken, .fill = {}});
   EXPECT_EQ(second.status().message(), absl::StrCat("cannot listen on ", taken.ToString(), ": Address already in use"));
-}
-
-TEST(LatencyBuckets, AscendFromOneMicrosecondToTenSeconds) {
-  const auto buckets = LatencyBuckets();
-  EXPECT_TRUE(std::is_sorted(buckets.begin(), buckets.end()));
-  EXPECT_DOUBLE_EQ(buckets.front(), 1e-6);
-  EXPECT_DOUBLE_EQ(buckets.back(), 10);
 }
 
 }  // namespace
