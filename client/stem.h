@@ -62,6 +62,8 @@ class Stem {
   uint32_t matched_blocks() const;
   uint32_t chain_blocks() const;
   uint32_t parts_asked() const;
+  // Whether a reader of the matched blocks needs this position, and it lands: of a part in a window or state group only the last blocks do.
+  bool needs(uint32_t position) const;
   // Blocks that have landed from the first on: Load() of them does not wait.
   uint32_t landed_blocks() const;
 

@@ -21,7 +21,11 @@ std::vector<MissRun> MissRuns(const google::protobuf::RepeatedPtrField<v1::Miss>
 
 }  // namespace
 
-StemState::StemState(Origin origin) : origin_(std::move(origin)) {}
+StemState::StemState(Origin origin) : origin_(std::move(origin)) {
+  const NamespaceSpec& spec = origin_.memory->spec();
+  if (!spec.windowed()) return;
+  for (const uint32_t part : origin_.parts) window_blocks_.push_back(WindowBlocks(*spec.part(part), spec.block_tokens));
+}
 
 StemState::~StemState() {
   const std::shared_ptr<Session> session = origin_.session.lock();
@@ -123,6 +127,11 @@ absl::StatusOr<std::optional<StemState::Place>> StemState::LookLocked(uint32_t p
   if (block >= matched_) return LostStatus(block);
   const Place& place = places_[position];
   if (place.source != v1::SOURCE_UNSPECIFIED) return place;
+  if (!NeedsLocked(position)) {
+    return absl::OutOfRangeError(absl::StrCat("part ", origin_.parts[position % parts_asked()], " of block ", block,
+                                              " lies before its window: a stem of ", matched_, " blocks has it of the last ",
+                                              window_blocks_[position % parts_asked()], " alone"));
+  }
   if (!gone_.ok()) return gone_;
   return std::optional<Place>();
 }
@@ -176,6 +185,15 @@ uint64_t StemState::payload_bytes(uint32_t position) const {
   return origin_.memory->spec().part(origin_.parts[position % parts_asked()])->block_bytes;
 }
 
+bool StemState::needs(uint32_t position) const {
+  MutexLock lock(mutex_);
+  return position / parts_asked() < matched_ && NeedsLocked(position);
+}
+
+bool StemState::NeedsLocked(uint32_t position) const {
+  return window_blocks_.empty() || IsNeeded(window_blocks_[position % parts_asked()], position / parts_asked(), matched_);
+}
+
 void StemState::MarkCorrupt(uint32_t position) {
   origin_.counters->proofs_failed++;
   MutexLock lock(mutex_);
@@ -196,10 +214,10 @@ uint32_t StemState::landed_blocks() const {
   MutexLock lock(mutex_);
   uint32_t landed = 0;
   while (landed < matched_) {
-    const auto first = places_.begin() + size_t{landed} * parts_asked();
-    const bool whole = std::all_of(first, first + parts_asked(),
-                                   [](const Place& place) { return place.source != v1::SOURCE_UNSPECIFIED; });
-    if (!whole) break;
+    for (uint32_t part = 0; part < parts_asked(); ++part) {
+      const uint32_t position = landed * parts_asked() + part;
+      if (places_[position].source == v1::SOURCE_UNSPECIFIED && NeedsLocked(position)) return landed;
+    }
     ++landed;
   }
   return landed;
@@ -208,8 +226,9 @@ uint32_t StemState::landed_blocks() const {
 v1::Source StemState::source(uint32_t block) const {
   MutexLock lock(mutex_);
   v1::Source slowest = v1::SOURCE_UNSPECIFIED;
-  for (size_t position = size_t{block} * parts_asked(); position < (size_t{block} + 1) * parts_asked(); ++position) {
+  for (uint32_t position = block * parts_asked(); position < (block + 1) * parts_asked(); ++position) {
     if (position >= places_.size()) return v1::SOURCE_UNSPECIFIED;
+    if (places_[position].source == v1::SOURCE_UNSPECIFIED && block < matched_ && !NeedsLocked(position)) continue;
     slowest = std::max(slowest, places_[position].source);
   }
   return slowest;

@@ -66,6 +66,8 @@ class StemState {
   Expected expected(uint32_t position, const Place& place) const;
   static SlotView<const std::byte> slot(const Place& place) { return place.arena->slot(place.slot); }
   uint64_t payload_bytes(uint32_t position) const;
+  // False for a part that lies before its window: it does not land.
+  bool needs(uint32_t position) const;
 
   // A position failed the proof: told to the node on release.
   void MarkCorrupt(uint32_t position);
@@ -85,9 +87,11 @@ class StemState {
   absl::Status Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, const SessionMemory::Arenas& arenas)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::optional<Place>> LookLocked(uint32_t position) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool NeedsLocked(uint32_t position) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status LostStatus(uint32_t block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Origin origin_;
+  std::vector<uint32_t> window_blocks_;  // by part asked for; empty = every part of every block is needed
 
   mutable Mutex mutex_;
   CondVar changed_;

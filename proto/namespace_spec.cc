@@ -48,6 +48,15 @@ std::string Describe(const std::vector<Part>& parts) {
 
 }  // namespace
 
+uint32_t WindowBlocks(const Part& part, uint32_t block_tokens) {
+  if (part.group == GroupKind::kFull) return 0;
+  return part.group == GroupKind::kState ? 1 : part.window_tokens / block_tokens + (part.window_tokens % block_tokens != 0 ? 1 : 0);
+}
+
+bool NamespaceSpec::windowed() const {
+  return std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.group != GroupKind::kFull; });
+}
+
 uint64_t NamespaceSpec::block_bytes_max() const {
   uint64_t bytes_max = 0;
   for (const Part& each : parts) bytes_max = std::max(bytes_max, each.block_bytes);

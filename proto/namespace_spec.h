@@ -30,6 +30,15 @@ struct Part {
   friend bool operator==(const Part&, const Part&) = default;
 };
 
+// Of how many blocks at a stem's end a reader needs `part`: 0 = of every block (full attention), 1 = of the last alone (recurrent state), n = of
+// the last n, which cover its window.
+uint32_t WindowBlocks(const Part& part, uint32_t block_tokens);
+
+// Whether a reader of a stem of `stem_blocks` needs a part of `block`, which lies in the stem. `window_blocks`: as above.
+inline bool IsNeeded(uint32_t window_blocks, uint32_t block, uint32_t stem_blocks) {
+  return window_blocks == 0 || stem_blocks - block <= window_blocks;
+}
+
 // Meaning and limits of each field: types.proto; proto/validate.h enforces them.
 struct NamespaceSpec {
   std::string model;
@@ -49,6 +58,8 @@ struct NamespaceSpec {
   uint64_t block_bytes_max() const;
   // The part with this id, or null.
   const Part* part(uint32_t id) const;
+  // Some part is of a window or a state: not every block of a stem is read whole.
+  bool windowed() const;
 
   friend bool operator==(const NamespaceSpec&, const NamespaceSpec&) = default;
 };

@@ -52,28 +52,62 @@ Fetch::Fetch(const Fetcher::Parts& parts, WorkQueue& queue, std::shared_ptr<Sess
       settled_(call_.compute == absl::ZeroDuration()),
       outcome_(call_.chain.keys.size()),
       worth_blocks_(call_.chain.keys.size()) {
+  const NamespaceSpec& spec = session_->space().spec;
+  if (spec.windowed()) {
+    for (const uint32_t part : call_.chain.parts) window_blocks_.push_back(WindowBlocks(*spec.part(part), spec.block_tokens));
+    return;
+  }
+  stem_blocks_ = static_cast<uint32_t>(blocks());
   names_.reserve(call_.chain.keys.size() * parts_asked_);
-  for (const BlockKey& key : call_.chain.keys) {
-    for (uint32_t part : call_.chain.parts) names_.push_back({session_->space().fingerprint, PartKey(key, part)});
+  for (size_t block = 0; block < blocks(); ++block) {
+    for (size_t part = 0; part < parts_asked_; ++part) names_.push_back(NameOf(block, part));
   }
 }
 
+size_t Fetch::IndexOf(size_t block) const {
+  if (!windowed()) return block * parts_asked_;
+  return static_cast<size_t>(std::lower_bound(positions_.begin(), positions_.end(), block * parts_asked_) - positions_.begin());
+}
+
+bool Fetch::EndsBlock(size_t index) const {
+  return index + 1 == names_.size() || BlockOf(index) != BlockOf(index + 1);
+}
+
+std::optional<BlockKey> Fetch::ParentOf(size_t index) const {
+  const uint32_t position = PositionOf(index);
+  if (position < parts_asked_) return std::nullopt;
+  if (!windowed()) return names_[index - parts_asked_].key;
+  const size_t part = position % parts_asked_;
+  if (window_blocks_[part] != 0) return std::nullopt;
+  return PartKey(call_.chain.keys[position / parts_asked_ - 1], call_.chain.parts[part]);
+}
+
+size_t Fetch::planned_blocks() const {
+  if (windowed()) return planned_whole() ? stem_blocks_ : 0;
+  return (pinned_ + steps_.size()) / parts_asked_;
+}
+
 bool Fetch::PinReady() {
+  if (windowed()) {
+    if (LocalStem() < blocks()) return false;
+    Need(static_cast<uint32_t>(blocks()));
+  }
   std::vector<BlockPin> pins;
   pins.reserve(names_.size());
   pool_.PinRun(names_, pins);
   uint64_t bytes = 0;
   for (; pinned_ < pins.size(); ++pinned_) {
     bytes += pins[pinned_].meta().length;
-    AppendSlot(*acquired_.mutable_ready(), static_cast<uint32_t>(pinned_), Readable(pins[pinned_], v1::SOURCE_LOCAL_DRAM));
+    AppendSlot(*acquired_.mutable_ready(), PositionOf(pinned_), Readable(pins[pinned_], v1::SOURCE_LOCAL_DRAM));
+    if (windowed()) pins_->Put(PositionOf(pinned_), std::move(pins[pinned_]));
   }
   parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, bytes);
-  pins_->PutLeading(std::move(pins));
+  if (!windowed()) pins_->PutLeading(std::move(pins));
   return pinned_ == names_.size();
 }
 
 void Fetch::AnswerPinned(v1::MissCause cause) {
-  matched_ = static_cast<uint32_t>(pinned_ / parts_asked_);
+  matched_ = static_cast<uint32_t>(planned_blocks());
   AppendMiss(*acquired_.mutable_misses(), matched_, static_cast<uint32_t>(blocks()) - matched_, cause);
   acquired_.mutable_truth()->set_exact(true);
   Answer();
@@ -85,14 +119,14 @@ void Fetch::Run() {
   if (!settled_ && AskWhoComputes()) return;
   slots_until_ = std::min(call_.deadline, absl::Now() + kSlotWaitMax);
   acquired_.mutable_truth()->set_exact(true);
+  if (windowed() && stem_blocks_ < blocks()) ChooseStem();
   Appraise();
   PlanLocal();
-  if (pinned_ + steps_.size() < names_.size()) {
-    PlanRemote();
-  }
-  matched_ = static_cast<uint32_t>((pinned_ + steps_.size()) / parts_asked_);
+  if (!planned_whole() || stem_blocks_ < blocks()) PlanRemote();
+  if (windowed() && !planned_whole()) PlanLocalStem();
+  matched_ = static_cast<uint32_t>(planned_blocks());
   // Parts of a block that is not whole are of no use to anyone.
-  if (const size_t whole = size_t{matched_} * parts_asked_; whole >= pinned_) steps_.resize(whole - pinned_);
+  if (const size_t whole = IndexOf(matched_); whole >= pinned_) steps_.resize(whole - pinned_);
   for (const LentStretch& lent : lent_) AnswerLent(lent);
   for (const std::shared_ptr<RemoteRun>& run : runs_) {
     RemoteRun::Start(run, parts_.transport, *parts_.registrations[session_->space().memory->arena_id], call_.deadline);
@@ -106,18 +140,19 @@ void Fetch::Run() {
 
 // Holds nothing but the pins of what is Ready: the wait may be long.
 bool Fetch::AskWhoComputes() {
-  size_t position = pinned_;
-  while (position < names_.size() && pool_.Find(names_[position]) != BlockPool::Presence::kAbsent) ++position;
-  size_t block = position / parts_asked_;
+  size_t index = pinned_;
+  while (index < names_.size() && pool_.Find(names_[index]) != BlockPool::Presence::kAbsent) ++index;
+  size_t block = windowed() ? LocalStem() : index / parts_asked_;
   causes_.assign(blocks(), v1::MISS_CAUSE_UNSPECIFIED);
   if (block < blocks()) {
-    const absl::StatusOr<v1::MatchReply> reply = MatchFrom(block);
+    const size_t first = windowed() ? 0 : block;
+    const absl::StatusOr<v1::MatchReply> reply = MatchFrom(first);
     settled_ = !reply.ok();
     if (settled_) return false;
     for (const v1::Miss& miss : reply->misses()) {
-      std::fill_n(causes_.begin() + static_cast<ptrdiff_t>(block + miss.first()), miss.count(), miss.cause());
+      std::fill_n(causes_.begin() + static_cast<ptrdiff_t>(first + miss.first()), miss.count(), miss.cause());
     }
-    block += reply->matched_blocks();
+    block = std::max(block, first + reply->matched_blocks());
   }
   settled_ = block == blocks();
   if (settled_) return false;
@@ -150,7 +185,9 @@ void Fetch::OnVerdict(SingleFlight::Verdict verdict, const std::string& director
 absl::StatusOr<v1::MatchReply> Fetch::MatchFrom(size_t block) {
   const StageTimer timer(parts_.metrics, Stage::kMatch);
   std::vector<WantedPart> wanted;
-  for (const uint32_t part : call_.chain.parts) wanted.push_back({.id = part});
+  for (size_t part = 0; part < parts_asked_; ++part) {
+    wanted.push_back({.id = call_.chain.parts[part], .window_blocks = windowed() ? window_blocks_[part] : 0});
+  }
   return parts_.directories.Match({.space = session_->space().fingerprint,
                                    .keys = std::span(call_.chain.keys).subspan(block),
                                    .parts = wanted,
@@ -169,22 +206,22 @@ void Fetch::AnswerLent(const LentStretch& lent) {
   const PeerLease& lease = lent.run->lease();
   const uint32_t arena = lease.mapped->arenas().at(lease.reply.arena()).offer;
   for (size_t i = 0; i < lent.run->blocks().size(); ++i) {
-    const size_t position = lent.first + i;
-    if (position >= size_t{matched_} * parts_asked_) break;
-    const auto index = static_cast<int>(i);
-    const v1::Source source = lease.reply.from_ssd(index) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
-    AppendSlot(*acquired_.mutable_ready(), static_cast<uint32_t>(position),
-               {.arena = arena, .slot = lease.reply.slots(index), .generation = lease.reply.generations(index), .source = source});
-    parts_.metrics.AddBytes(v1::BYTE_PATH_SAME_HOST, lease.reply.lengths(index));
-    outcome_.Hit(position / parts_asked_, source);
+    const size_t index = lent.first + i;
+    if (index >= IndexOf(matched_)) break;
+    const auto leased = static_cast<int>(i);
+    const v1::Source source = lease.reply.from_ssd(leased) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
+    AppendSlot(*acquired_.mutable_ready(), PositionOf(index),
+               {.arena = arena, .slot = lease.reply.slots(leased), .generation = lease.reply.generations(leased), .source = source});
+    parts_.metrics.AddBytes(v1::BYTE_PATH_SAME_HOST, lease.reply.lengths(leased));
+    if (EndsBlock(index)) outcome_.Hit(BlockOf(index), source);
   }
   if (pins_->Hold(static_cast<uint32_t>(lent.first), lent.run)) parts_.copier.Add(lent.run);
 }
 
 void Fetch::Answer() {
   acquired_.set_matched_blocks(matched_);
-  for (size_t block = 0; block < std::min<size_t>(matched_, pinned_ / parts_asked_); ++block) {
-    outcome_.Hit(block, v1::SOURCE_LOCAL_DRAM);
+  for (size_t index = 0; index < pinned_ && BlockOf(index) < matched_; ++index) {
+    if (EndsBlock(index)) outcome_.Hit(BlockOf(index), v1::SOURCE_LOCAL_DRAM);
   }
   for (const v1::Miss& miss : acquired_.misses()) outcome_.Miss(miss.first(), miss.count(), miss.cause());
   if (std::all_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.lent; })) Conclude();
@@ -193,7 +230,7 @@ void Fetch::Answer() {
                                 {"request", call_.request},
                                 {"blocks", blocks()},
                                 {"matched", matched_},
-                                {"pinned", pinned_ / parts_asked_},
+                                {"pinned", pinned_},
                                 {"runs", runs_.size()}});
   v1::NodeMessage message;
   message.set_request_id(call_.id);

@@ -1,5 +1,5 @@
-// One Acquire on its way through the node: what is here is pinned, the rest planned (fetch_plan.cc), the client answered (fetch.cc), and
-// the planned brought and told of as it lands (fetch_bring.cc).
+// One Acquire on its way through the node: what is here is pinned, the rest planned (fetch_plan.cc; fetch_windows.cc chooses where a stem with
+// window or state groups ends), the client answered (fetch.cc), and the planned brought and told of as it lands (fetch_bring.cc).
 #pragma once
 
 #include <memory>
@@ -26,7 +26,8 @@ v1::MissCause CauseOf(const absl::Status& status, absl::Time deadline);
 // caller is not the reason.
 bool IsLate(const absl::Status& status, absl::Time asked);
 
-// One Acquire. Runs on one thread at a time. A position is a block's part: block * parts + index of the part.
+// One Acquire. Runs on one thread at a time. A position is a block's part: block * parts + index of the part. What is planned are the needed
+// positions, by index: all of them, unless the namespace has window or state groups.
 class Fetch : public std::enable_shared_from_this<Fetch> {
  public:
   Fetch(const Fetcher::Parts& parts, WorkQueue& queue, std::shared_ptr<Session> session, AcquireCall call,
@@ -49,7 +50,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
     bool lent = false;  // the client reads it in a host peer's memory
   };
 
-  struct LentStretch {  // the positions from `first` on
+  struct LentStretch {  // the indices from `first` on
     size_t first = 0;
     std::shared_ptr<LentRun> run;
   };
@@ -69,7 +70,13 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   void TallyFailure(size_t run, const absl::Status& why);
   // Fetch or recompute: finds worth_blocks_ when the engine told its speed.
   void Appraise();
-  size_t worth_positions() const { return worth_blocks_ * parts_asked_; }
+  size_t worth_end() const { return windowed() ? names_.size() : worth_blocks_ * parts_asked_; }
+  // Of a windowed namespace: names_ become what a stem of so many blocks needs; of the longest stem there is; and, when that did not come about, of
+  // what is here alone, planned anew.
+  uint32_t LocalStem() const;
+  void Need(uint32_t stem_blocks);
+  void ChooseStem();
+  void PlanLocalStem();
   void PlanLocal();
   void PlanRemote();
   // The client has mapped the holder's memory.
@@ -78,7 +85,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   bool MayLend(const v1::MatchReply& reply) const;
   bool PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block);
   void PlanLent(const v1::NodeAddress& holder, PeerLease lease);
-  // Plans the next position as brought by `run`, which leased it as its slot `leased`. False: it cannot be.
+  // Plans the next index as brought by `run`, which leased it as its slot `leased`. False: it cannot be.
   bool PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause);
   void PlanMisses(const v1::MatchReply* reply, size_t first_block);
   ReadableSlot Readable(const BlockPin& pin, v1::Source source) const;
@@ -86,21 +93,32 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   void Answer();
   void Bring();
   absl::StatusOr<BlockPin> BringOne(size_t i, v1::Source* source);
-  absl::StatusOr<BlockPin> BringAwaited(size_t position);
-  std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t position);
-  bool Land(size_t position, BlockPin pin, v1::Source source);
+  absl::StatusOr<BlockPin> BringAwaited(size_t index);
+  std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t first);
+  bool Land(size_t index, BlockPin pin, v1::Source source);
   void FlushLanded();
-  void Lose(size_t position, const absl::Status& why);
+  void Lose(size_t index, const absl::Status& why);
   void LearnRates();
   // Counts what became of every block: before the last message goes, so that who has it sees it counted.
   void Conclude();
   void Finish();
 
-  std::optional<BlockKey> ParentOf(size_t position) const {
-    if (position < parts_asked_) return std::nullopt;
-    return names_[position - parts_asked_].key;
-  }
   size_t blocks() const { return call_.chain.keys.size(); }
+  bool windowed() const { return !window_blocks_.empty(); }
+  BlockName NameOf(size_t block, size_t part) const {
+    return {session_->space().fingerprint, PartKey(call_.chain.keys[block], call_.chain.parts[part])};
+  }
+  uint32_t PositionOf(size_t index) const { return windowed() ? positions_[index] : static_cast<uint32_t>(index); }
+  uint32_t BlockOf(size_t index) const { return PositionOf(index) / static_cast<uint32_t>(parts_asked_); }
+  // The first index of `block`, or of what follows.
+  size_t IndexOf(size_t block) const;
+  // The last of its block that is needed.
+  bool EndsBlock(size_t index) const;
+  // Law 7: what must be here before. Nothing, of window and state groups.
+  std::optional<BlockKey> ParentOf(size_t index) const;
+  bool planned_whole() const { return pinned_ + steps_.size() == names_.size(); }
+  // The stem as planned so far.
+  size_t planned_blocks() const;
 
   const Fetcher::Parts& parts_;
   WorkQueue& queue_;
@@ -116,9 +134,12 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   bool ours_ = false;        // this session computes it
   std::string directory_;    // that knows of intents; empty = any
   std::vector<v1::MissCause> causes_;  // by block, of what was missing before this session said that it computes it
-  std::vector<BlockName> names_;  // by position
-  size_t pinned_ = 0;             // leading positions pinned by PinReady
-  std::vector<Step> steps_;       // planned positions, from pinned_ on
+  std::vector<uint32_t> window_blocks_;  // by part asked for (WindowBlocks); empty when all are of full attention
+  uint32_t stem_blocks_ = 0;      // that names_ make up; of a windowed namespace 0 until it is chosen
+  std::vector<BlockName> names_;  // by index
+  std::vector<uint32_t> positions_;  // by index; empty when they are the same
+  size_t pinned_ = 0;             // leading indices pinned by PinReady
+  std::vector<Step> steps_;       // planned indices, from pinned_ on
   bool lend_ = false;             // what the directory names
   std::vector<LentStretch> lent_;
   std::vector<std::shared_ptr<RemoteRun>> runs_;
@@ -130,8 +151,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   v1::Landed landed_;
   uint64_t landed_bytes_ = 0;  // of it
   size_t worth_blocks_;          // those beyond are sooner computed than brought
-  std::optional<v1::MatchReply> appraised_;  // the directory's word on the blocks from appraised_first_ on
-  size_t appraised_first_ = 0;
+  std::optional<absl::StatusOr<v1::MatchReply>> match_;  // the directory's word on the blocks from asked_from_ on
+  size_t asked_from_ = 0;
   uint32_t matched_ = 0;
   std::optional<v1::MissCause> stopped_;  // why planning stopped before the directory's misses begin
 };

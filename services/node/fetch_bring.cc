@@ -18,7 +18,6 @@ void Fetch::Bring() {
   std::vector<absl::StatusOr<BlockPin>> promoted;  // of the positions from promoted_first on
   size_t promoted_first = 0;
   for (size_t i = 0; i < steps_.size(); ++i) {
-    const size_t position = pinned_ + i;
     if (steps_[i].lent) continue;
     if (pins_->released()) return;  // the client has left: what is on its way ends without it
     v1::Source source = v1::SOURCE_LOCAL_DRAM;
@@ -35,9 +34,9 @@ void Fetch::Bring() {
     }
     if (!pin.ok()) {
       LearnRates();
-      return Lose(position, pin.status());
+      return Lose(pinned_ + i, pin.status());
     }
-    if (!Land(position, *std::move(pin), source)) return;
+    if (!Land(pinned_ + i, *std::move(pin), source)) return;
   }
   LearnRates();  // first, so that what the client asks for next is weighed with it
   Conclude();
@@ -107,26 +106,26 @@ absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
 }
 
 // A block that someone else brings; it may have gone on to the SSD before it could be pinned.
-absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t position) {
+absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t index) {
   FlushLanded();
-  BlockPin pin = pool_.PinWhenFilled(names_[position], call_.deadline);
+  BlockPin pin = pool_.PinWhenFilled(names_[index], call_.deadline);
   if (pin.valid()) return pin;
   if (absl::Now() >= call_.deadline) return absl::DeadlineExceededError("the block did not become ready in time");
-  if (pool_.Find(names_[position]) != BlockPool::Presence::kSsd) {
+  if (pool_.Find(names_[index]) != BlockPool::Presence::kSsd) {
     return absl::CancelledError("whoever brought the block gave it up");
   }
-  STEM_ASSIGN(Filling filling, pool_.BeginFill(names_[position], ParentOf(position), slots_until_));
+  STEM_ASSIGN(Filling filling, pool_.BeginFill(names_[index], ParentOf(index), slots_until_));
   std::vector<Filling> fillings;
   fillings.push_back(std::move(filling));
   return std::move(parts_.promoter.Promote(pool_, std::move(fillings)).front());
 }
 
-bool Fetch::Land(size_t position, BlockPin pin, v1::Source source) {
-  AppendSlot(*landed_.mutable_ready(), static_cast<uint32_t>(position), Readable(pin, source));
+bool Fetch::Land(size_t index, BlockPin pin, v1::Source source) {
+  AppendSlot(*landed_.mutable_ready(), PositionOf(index), Readable(pin, source));
   landed_bytes_ += pin.meta().length;
-  if (!pins_->Put(static_cast<uint32_t>(position), std::move(pin))) return false;
-  if ((position + 1) % parts_asked_ == 0) outcome_.Hit(position / parts_asked_, source);
-  if (position + 1 == pinned_ + steps_.size()) return true;  // Bring tells of the last
+  if (!pins_->Put(PositionOf(index), std::move(pin))) return false;
+  if (EndsBlock(index)) outcome_.Hit(BlockOf(index), source);
+  if (index + 1 == pinned_ + steps_.size()) return true;  // Bring tells of the last
   const auto& runs = landed_.ready();
   if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage || landed_bytes_ >= kLandedBytesPerMessage) FlushLanded();
   return true;
@@ -142,9 +141,9 @@ void Fetch::FlushLanded() {
   session_->Send(std::move(message));
 }
 
-void Fetch::Lose(size_t position, const absl::Status& why) {
+void Fetch::Lose(size_t index, const absl::Status& why) {
   FlushLanded();
-  const auto left = static_cast<uint32_t>(position / parts_asked_);
+  const uint32_t left = windowed() ? 0 : BlockOf(index);  // a shorter stem needs another window
   const v1::MissCause cause = CauseOf(why, call_.deadline);
   parts_.log.Warn("stem_broken", {{"request", call_.request}, {"block", left}, {"of", matched_}, {"why", why.message()}});
   v1::NodeMessage message;
@@ -169,7 +168,7 @@ void Fetch::Finish() {
     parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
     if (tallies_[i].tried) parts_.peer_reports.Count(runs_[i]->lease().node, tallies_[i].result);
   }
-  pool_.Touch(std::span(names_).first(size_t{matched_} * parts_asked_));
+  pool_.Touch(std::span(names_).first(std::min(names_.size(), IndexOf(matched_))));
 }
 
 }  // namespace stem

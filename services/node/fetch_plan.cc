@@ -10,7 +10,7 @@ namespace stem {
 // Walks the chain as far as anybody holds it. Each block adds what computing it takes and costs what bringing it is expected to take; the
 // walk's highest point is where to stop.
 void Fetch::Appraise() {
-  if (call_.block_compute == absl::ZeroDuration()) return;
+  if (call_.block_compute == absl::ZeroDuration() || windowed()) return;  // a windowed stem cannot end just anywhere
   uint64_t block_bytes = 0;
   for (const uint32_t part : call_.chain.parts) block_bytes += session_->space().spec.part(part)->block_bytes;
   const absl::Time now = absl::Now();
@@ -35,13 +35,12 @@ void Fetch::Appraise() {
     if (!held) break;
     add(bring);
   }
-  appraised_first_ = block;
-  if (block < blocks()) {
-    if (absl::StatusOr<v1::MatchReply> reply = MatchFrom(block); reply.ok()) appraised_ = *std::move(reply);
-  }
-  if (appraised_.has_value()) {
-    for (const v1::HolderRun& run : appraised_->runs()) {
-      const v1::NodeAddress& holder = appraised_->holders(static_cast<int>(run.holder()));
+  asked_from_ = block;
+  if (block < blocks()) match_ = MatchFrom(block);
+  if (match_.has_value() && match_->ok()) {
+    const v1::MatchReply& reply = **match_;
+    for (const v1::HolderRun& run : reply.runs()) {
+      const v1::NodeAddress& holder = reply.holders(static_cast<int>(run.holder()));
       const bool ssd = run.tier() == v1::TIER_SSD;
       absl::Duration bring = parts_.rates.Expect(PlaceOf(holder.node(), ssd), block_bytes, now);
       if (!ssd && ReadsInPlace(holder)) bring = absl::ZeroDuration();  // nothing is brought
@@ -52,17 +51,17 @@ void Fetch::Appraise() {
 }
 
 void Fetch::PlanLocal() {
-  for (size_t position = pinned_; position < worth_positions(); ++position) {
+  for (size_t index = pinned_; index < worth_end(); ++index) {
     Step step;
-    switch (pool_.Find(names_[position])) {
+    switch (pool_.Find(names_[index])) {
       case BlockPool::Presence::kAbsent: return;
       case BlockPool::Presence::kDram:
-        step.pinned = pool_.Pin(names_[position]);
+        step.pinned = pool_.Pin(names_[index]);
         step.wait = !step.pinned.valid();  // it left for the SSD this moment
         break;
       case BlockPool::Presence::kFilling: step.wait = true; break;
       case BlockPool::Presence::kSsd: {
-        absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), slots_until_);
+        absl::StatusOr<Filling> filling = pool_.BeginFill(names_[index], ParentOf(index), slots_until_);
         if (filling.ok()) {
           step.from_ssd = *std::move(filling);
         } else if (absl::IsAlreadyExists(filling.status())) {
@@ -78,14 +77,15 @@ void Fetch::PlanLocal() {
 }
 
 void Fetch::PlanRemote() {
-  const size_t first_block = (pinned_ + steps_.size()) / parts_asked_;
+  const size_t first_block = windowed() ? 0 : planned_blocks();
   if (stopped_.has_value()) return PlanMisses(nullptr, first_block);
   if (first_block >= worth_blocks_) {
     stopped_ = v1::MISS_CAUSE_RECOMPUTE_CHEAPER;
-    return PlanMisses(appraised_.has_value() ? &*appraised_ : nullptr, appraised_.has_value() ? appraised_first_ : first_block);
+    const bool known = match_.has_value() && match_->ok();
+    return PlanMisses(known ? &**match_ : nullptr, known ? asked_from_ : first_block);
   }
-  const bool appraised = appraised_.has_value() && appraised_first_ == first_block;
-  const absl::StatusOr<v1::MatchReply> reply = appraised ? *std::move(appraised_) : MatchFrom(first_block);
+  if (!match_.has_value() || asked_from_ != first_block) match_ = MatchFrom(first_block);
+  const absl::StatusOr<v1::MatchReply>& reply = *match_;
   if (!reply.ok()) {
     acquired_.mutable_truth()->set_exact(false);
     stopped_ = absl::Now() >= call_.deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_UNKNOWN;
@@ -105,7 +105,7 @@ bool Fetch::ReadsInPlace(const v1::NodeAddress& holder) const {
 }
 
 bool Fetch::MayLend(const v1::MatchReply& reply) const {
-  return std::all_of(reply.runs().begin(), reply.runs().end(), [&](const v1::HolderRun& run) {
+  return !windowed() && std::all_of(reply.runs().begin(), reply.runs().end(), [&](const v1::HolderRun& run) {
     return ReadsInPlace(reply.holders(static_cast<int>(run.holder())));
   });
 }
@@ -113,9 +113,9 @@ bool Fetch::MayLend(const v1::MatchReply& reply) const {
 bool Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block) {
   const v1::NodeAddress& holder = reply.holders(static_cast<int>(run.holder()));
   const size_t first = pinned_ + steps_.size();
-  const size_t end = std::min((first_block + run.first() + run.count()) * parts_asked_, worth_positions());
+  const size_t end = std::min(IndexOf(first_block + run.first() + run.count()), worth_end());
   if (end <= first) return true;
-  if (first >= worth_positions()) {
+  if (first >= worth_end()) {
     stopped_ = v1::MISS_CAUSE_RECOMPUTE_CHEAPER;
     return false;
   }
@@ -159,22 +159,22 @@ void Fetch::PlanLent(const v1::NodeAddress& holder, PeerLease lease) {
   const auto leased = static_cast<size_t>(lease.reply.slots_size());
   LentRun::Loan loan{.holder = holder, .pool = &pool_};
   loan.blocks.reserve(leased);
-  for (size_t position = first; position < first + leased; ++position) {
-    loan.blocks.push_back({.name = names_[position], .parent = ParentOf(position)});
+  for (size_t index = first; index < first + leased; ++index) {
+    loan.blocks.push_back({.name = names_[index], .parent = ParentOf(index)});
     steps_.emplace_back().lent = true;
   }
   lent_.push_back({.first = first, .run = parts_.lent_runs.Lend(std::move(loan), std::move(lease))});
 }
 
 bool Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause) {
-  const size_t position = pinned_ + steps_.size();
+  const size_t index = pinned_ + steps_.size();
   Step step;
-  absl::StatusOr<Filling> filling = pool_.BeginFill(names_[position], ParentOf(position), slots_until_);
+  absl::StatusOr<Filling> filling = pool_.BeginFill(names_[index], ParentOf(index), slots_until_);
   if (filling.ok()) {
     step.run = run;
     step.op = run->Add(leased, *std::move(filling));
   } else if (absl::IsAlreadyExists(filling.status())) {
-    step.pinned = pool_.Pin(names_[position]);
+    step.pinned = pool_.Pin(names_[index]);
     step.wait = !step.pinned.valid();
   } else {
     *cause = CauseOf(filling.status(), call_.deadline);
@@ -187,7 +187,7 @@ bool Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::M
 void Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block) {
   auto& misses = *acquired_.mutable_misses();
   const auto end = static_cast<uint32_t>(blocks());
-  auto next = static_cast<uint32_t>((pinned_ + steps_.size()) / parts_asked_);
+  auto next = static_cast<uint32_t>(planned_blocks());
   if (stopped_.has_value() && next < end) {
     uint32_t stopped_end = next + 1;
     if (reply == nullptr) stopped_end = end;
@@ -218,7 +218,7 @@ void Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block) {
          block < first_block + miss.first() + miss.count(); ++block) {
       if (block < next) continue;
       const bool unheard = miss.cause() == v1::MISS_CAUSE_COLD || miss.cause() == v1::MISS_CAUSE_UNKNOWN;
-      const bool soon = unheard && parts_.reservations.Reserved(names_[block * parts_asked_], now);
+      const bool soon = unheard && parts_.reservations.Reserved(NameOf(block, 0), now);
       // What this session computes itself is not `not_yet` to it.
       const bool own = ours_ && miss.cause() == v1::MISS_CAUSE_NOT_YET && causes_[block] != v1::MISS_CAUSE_UNSPECIFIED;
       const v1::MissCause cause = own ? causes_[block] : miss.cause();

@@ -76,7 +76,9 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, co
       const auto position = static_cast<uint32_t>(chain.names.size());
       const BlockName name{space.fingerprint, PartKey(call.chain.keys[block], part)};
       std::optional<BlockKey> parent;
-      if (block > 0) {
+      if (space.spec.part(part)->group != GroupKind::kFull) {
+        // Law 7 is not theirs: readers do not need the blocks before.
+      } else if (block > 0) {
         parent = chain.names[position - parts_asked].key;
       } else if (call.parent.has_value()) {
         parent = PartKey(*call.parent, part);

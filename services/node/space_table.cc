@@ -20,16 +20,6 @@ uint32_t SpillAheadSlots(uint64_t arena_bytes, const SlotGeometry& geometry) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(kSpillAheadBytes / geometry.slot_bytes, 1, std::max<uint64_t>(slots / 8, 1)));
 }
 
-absl::Status CheckMatchable(const NamespaceSpec& spec) {
-  for (const Part& part : spec.parts) {
-    if (part.group == GroupKind::kFull) continue;
-    return absl::FailedPreconditionError(
-        absl::StrCat("part ", part.id, " is of a window or state group; this version matches full attention only: "
-                     "declare the part as FULL, or publish the full-attention parts alone"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SpaceTable>> SpaceTable::Create(Options options, std::vector<uint8_t> cluster_secret) {
@@ -101,7 +91,6 @@ std::vector<std::string> SpaceTable::Settle(const FleetSnapshot& fleet, bool ten
 
 absl::StatusOr<SpaceTable::Registered> SpaceTable::Register(const NamespaceSpec& spec, uid_t uid,
                                                             const std::string& shared_group) {
-  STEM_TRY(CheckMatchable(spec));
   MutexLock lock(mutex_);
   STEM_ASSIGN(GroupMemory* const memory, MemoryFor(uid, shared_group));
   STEM_TRY(CheckSettled(spec, memory->group.name));
@@ -192,7 +181,7 @@ absl::Status SpaceTable::LoadRegistry() {
     STEM_ASSIGN(const NamespaceSpec spec, ValidateSpec(entry.namespace_()));
     for (const auto& memory : memories_) {
       // A namespace that no longer fits (another configuration) is simply not remembered.
-      if (memory->group.name == entry.group() && CheckMatchable(spec).ok()) (void)Add(spec, *memory).status();
+      if (memory->group.name == entry.group()) (void)Add(spec, *memory).status();
     }
   }
   return absl::OkStatus();

@@ -113,5 +113,18 @@ TEST(NamespaceSpecTest, PartsAreFoundAndTheLargestSetsTheSlot) {
   EXPECT_EQ(spec.part(1), nullptr);
 }
 
+TEST(NamespaceSpecTest, OfWindowsAndStatesTheLastBlocksAreNeeded) {
+  EXPECT_EQ(WindowBlocks({.group = GroupKind::kFull}, 16), 0u);
+  EXPECT_EQ(WindowBlocks({.group = GroupKind::kState}, 16), 1u);
+  EXPECT_EQ(WindowBlocks({.group = GroupKind::kWindow, .window_tokens = 1}, 16), 1u);
+  EXPECT_EQ(WindowBlocks({.group = GroupKind::kWindow, .window_tokens = 32}, 16), 2u);
+  EXPECT_EQ(WindowBlocks({.group = GroupKind::kWindow, .window_tokens = 33}, 16), 3u);
+  EXPECT_EQ(WindowBlocks({.group = GroupKind::kWindow, .window_tokens = UINT32_MAX}, 1), UINT32_MAX);
+  EXPECT_TRUE(IsNeeded(0, 0, 10)) << "full attention";
+  EXPECT_TRUE(IsNeeded(3, 7, 10));
+  EXPECT_FALSE(IsNeeded(3, 6, 10));
+  EXPECT_TRUE(IsNeeded(20, 0, 10)) << "the window is longer than the stem";
+}
+
 }  // namespace
 }  // namespace stem

@@ -65,14 +65,6 @@ TEST(SpaceTableTest, BlocksThatDoNotFitAreRefusedWithBothSizes) {
   EXPECT_EQ(table->Register(Spec("fp32", 2 << 20), 1001, "").status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
-TEST(SpaceTableTest, WindowGroupsAreRefusedUntilTheyCanBeMatched) {
-  NamespaceSpec spec = Spec();
-  spec.parts.push_back({.id = 1, .group = GroupKind::kWindow, .window_tokens = 512, .block_bytes = 64});
-  const absl::Status refused = Table()->Register(spec, 1000, "").status();
-  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("part 1"));
-}
-
 TEST(SpaceTableTest, NamespacesAreKnownAgainAfterARestart) {
   const TempDirectory directory;
   const std::string path = directory.path() + "/namespaces";
