@@ -22,6 +22,7 @@ using google::protobuf::io::CodedOutputStream;
 
 constexpr uint32_t kIntentMillisMax = 60'000;
 constexpr int kPeerReportsMax = 4096;
+constexpr int kCountersMax = 64;  // of one kind; newer nodes may tell more than this version knows
 
 absl::Status MillisWithin(absl::string_view field, uint32_t value) {
   if (value <= kIntentMillisMax) return absl::OkStatus();
@@ -198,7 +199,21 @@ absl::Status ValidateScoreReply(const v1::ScoreReply& message, size_t candidates
   return absl::OkStatus();
 }
 
+static absl::Status ValidateCounters(const v1::NodeCounters& message) {
+  for (const auto* const list : {&message.tokens_hit(), &message.tokens_missed(), &message.bytes()}) {
+    if (list->size() > kCountersMax) {
+      return Bad("the number of counters", list->size(), absl::StrCat("it must be at most ", kCountersMax));
+    }
+  }
+  if (message.tenants_size() > kCountersMax) {
+    return Bad("the number of tenants", message.tenants_size(), absl::StrCat("it must be at most ", kCountersMax));
+  }
+  for (const v1::NodeCounters::Tenant& tenant : message.tenants()) STEM_TRY(TextWithin("tenants.tenant", tenant.tenant(), 1, 128));
+  return absl::OkStatus();
+}
+
 absl::Status ValidateHeartbeat(const v1::Heartbeat& message) {
+  STEM_TRY(ValidateCounters(message.counters()));
   if (message.peers_size() > kPeerReportsMax) {
     return Bad("the number of peers", message.peers_size(), absl::StrCat("it must be at most ", kPeerReportsMax));
   }

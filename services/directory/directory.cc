@@ -85,9 +85,10 @@ struct Directory::Running {
                            .stale_max = absl::Milliseconds(config.stale_ms_max),
                            .started = started}),
         intents(metrics),
-        service({.index = index, .membership = membership, .intents = intents, .secret = secret, .metrics = metrics, .log = log,
+        history(started),
+        service({.index = index, .membership = membership, .intents = intents, .history = history, .secret = secret, .metrics = metrics, .log = log,
                  .started = started}),
-        operator_service({.secret = secret}) {}
+        operator_service({.secret = secret, .history = history}) {}
 
   absl::Status Listen();
   void Keep();
@@ -103,6 +104,7 @@ struct Directory::Running {
   PrefixIndex index;
   Membership membership;
   IntendDesk intents;
+  FleetHistory history;
   DirectoryService service;
   FleetOperatorService operator_service;
   GrpcServer grpc;

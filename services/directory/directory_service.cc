@@ -33,7 +33,8 @@ class DirectoryService::AnnounceReactor final
       : service_(service),
         context_(context),
         stream_(service.parts_.membership, service.parts_.index),
-        feed_(service.parts_.intents) {
+        feed_(service.parts_.intents),
+        history_(service.parts_.history) {
     MutexLock lock(mutex_);
     absl::Status status = service_.parts_.secret.CheckToken(*context);
     if (!service_.Register(context)) status = absl::UnavailableError("this directory is stopping");
@@ -50,7 +51,8 @@ class DirectoryService::AnnounceReactor final
     if (!ok) return End(absl::OkStatus());
     if (absl::Status valid = ValidateHeartbeat(message_.heartbeat()); !valid.ok()) return End(valid);
     const bool named = !stream_.node().empty();
-    absl::StatusOr<HolderStream::Outcome> outcome = stream_.OnMessage(message_, MonotonicNow());
+    const absl::Time now = MonotonicNow();
+    absl::StatusOr<HolderStream::Outcome> outcome = stream_.OnMessage(message_, now);
     if (!outcome.ok()) {
       Log().Warn("announce_refused", {{"node", stream_.node()}, {"error", outcome.status().message()}});
       return End(outcome.status());
@@ -58,6 +60,7 @@ class DirectoryService::AnnounceReactor final
     if (!named) Log().Info("node_joined", {{"node", stream_.node()}, {"peer", context_->peer()}});
     service_.parts_.metrics.OnChanges(outcome->changes);
     feed_.OnMessage(message_);
+    history_.OnMessage(message_, now);
     if (outcome->resync) {
       service_.parts_.metrics.OnResync();
       Log().Warn("stream_gap", {{"node", stream_.node()},
@@ -112,6 +115,7 @@ class DirectoryService::AnnounceReactor final
   Mutex mutex_;
   HolderStream stream_ ABSL_GUARDED_BY(mutex_);
   IntendDesk::Feed feed_ ABSL_GUARDED_BY(mutex_);
+  FleetHistory::Feed history_ ABSL_GUARDED_BY(mutex_);
   v1::AnnounceMessage message_ ABSL_GUARDED_BY(mutex_);
   v1::AnnounceReply written_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::AnnounceReply> waiting_ ABSL_GUARDED_BY(mutex_);

@@ -6,6 +6,7 @@
 #include "grpcpp/server_context.h"
 #include "proto/mutex.h"
 #include "services/directory/directory_metrics.h"
+#include "services/directory/fleet_history.h"
 #include "services/directory/intend_desk.h"
 #include "services/directory/membership.h"
 #include "services/directory/prefix_index.h"
@@ -20,6 +21,7 @@ struct DirectoryParts {
   PrefixIndex& index;
   Membership& membership;
   IntendDesk& intents;
+  FleetHistory& history;
   const ClusterSecret& secret;
   DirectoryMetrics& metrics;
   Logger& log;

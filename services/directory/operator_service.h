@@ -2,6 +2,7 @@
 // apart from the callbacks that answer matches.
 #pragma once
 
+#include "services/directory/fleet_history.h"
 #include "services/runtime/cluster_secret.h"
 #include "stemcache/v1/operator.grpc.pb.h"
 
@@ -12,8 +13,12 @@ class FleetOperatorService final : public stemcache::v1::FleetOperator::Service 
   // All borrowed.
   struct Parts {
     const ClusterSecret& secret;  // every call shows its token
+    FleetHistory& history;
   };
   explicit FleetOperatorService(const Parts& parts) : parts_(parts) {}
+
+  grpc::Status History(grpc::ServerContext* context, const stemcache::v1::HistoryRequest* request,
+                       stemcache::v1::HistoryReply* reply) override;
 
  private:
   const Parts parts_;

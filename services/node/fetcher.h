@@ -11,6 +11,7 @@
 #include "proto/validate.h"
 #include "services/node/bring_rates.h"
 #include "services/node/copier.h"
+#include "services/node/demand.h"
 #include "services/node/lent_run.h"
 #include "services/node/metrics.h"
 #include "services/node/peer_reports.h"
@@ -53,6 +54,7 @@ class Fetcher {
     SingleFlight& single_flight;
     PeerReports& peer_reports;
     NodeMetrics& metrics;
+    Demand& demand;
     Logger& log;
   };
   Fetcher(Parts parts, size_t threads, size_t queue_depth_max);

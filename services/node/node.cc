@@ -28,6 +28,7 @@ constexpr size_t kFetchesQueuedMax = 1024;
 constexpr size_t kCommitsQueuedMax = 256;
 constexpr absl::Duration kHousekeeping = Scrubber::kTick;
 constexpr absl::Duration kDrain = absl::Seconds(2);
+constexpr absl::Duration kCountersEvery = absl::Seconds(1);  // in heartbeats
 
 // The SSD tier's index keeps files open beside the sockets; the usual soft limit of 1024 is for select(), which nothing
 // here uses.
@@ -205,6 +206,7 @@ absl::Status Node::Serve() {
   peers_ = std::make_unique<Peers>(config_.name, secret_, *transport_, *host_peers_);
   lent_runs_ = std::make_unique<LentRuns>(*peers_, peer_reports_);
   copier_ = std::make_unique<Copier>(Copier::Options{}, *lent_runs_, metrics_, log_);
+  demand_ = std::make_unique<Demand>(*spaces_, config_.ssd_bytes);
   fetcher_ = std::make_unique<Fetcher>(Fetcher::Parts{.directories = *directories_,
                                                       .peers = *peers_,
                                                       .host_peers = *host_peers_,
@@ -218,6 +220,7 @@ absl::Status Node::Serve() {
                                                       .single_flight = *single_flight_,
                                                       .peer_reports = peer_reports_,
                                                       .metrics = metrics_,
+                                                      .demand = *demand_,
                                                       .log = log_},
                                        config_.fetch_threads, kFetchesQueuedMax);
   publisher_ = std::make_unique<Publisher>(reservations_, *copier_, metrics_, config_.reservation_max, config_.copy_threads,
@@ -240,7 +243,7 @@ absl::Status Node::Serve() {
   peer_service_ = std::make_unique<PeerService>(
       PeerService::Parts{.spaces = *spaces_, .leases = *leases_, .promoter = *promoter_, .metrics = metrics_, .secret = secret_},
       PeerService::Options{.incarnation = incarnation_, .memory = std::move(map), .lease = config_.lease});
-  operator_service_ = std::make_unique<NodeOperatorService>(NodeOperatorService::Parts{.secret = secret_});
+  operator_service_ = std::make_unique<NodeOperatorService>(NodeOperatorService::Parts{.secret = secret_, .spaces = *spaces_, .demand = *demand_});
   if (store_ != nullptr) spiller_ = std::make_unique<Spiller>(*spaces_, *store_, metrics_, log_);
 
   STEM_ASSIGN(const HostPort listen, ParseHostPort(config_.listen));
@@ -274,9 +277,13 @@ void Node::StartAnnouncers() {
   announcers_->Introduce({.hello = std::move(hello),
                           .heartbeat = config_.heartbeat,
                           .usage_of_a_stream = [this] {
-                            return [this, tell = peer_reports_.NewTeller()] {
+                            return [this, tell = peer_reports_.NewTeller(), counted = absl::InfinitePast()]() mutable {
                               v1::Heartbeat usage = Usage();
                               tell(usage);
+                              if (const absl::Time now = absl::Now(); now - counted >= kCountersEvery) {
+                                *usage.mutable_counters() = Counted();
+                                counted = now;
+                              }
                               return usage;
                             };
                           }});
@@ -337,6 +344,25 @@ v1::Heartbeat Node::Usage() const {
     usage.set_ssd_bytes_used(usage.ssd_bytes_used() + stats.ssd_bytes);
   }
   return usage;
+}
+
+v1::NodeCounters Node::Counted() const {
+  v1::NodeCounters counted = metrics_.Counters();
+  for (const auto& memory : spaces_->memories()) {
+    v1::NodeCounters::Tenant* tenant = nullptr;
+    for (v1::NodeCounters::Tenant& each : *counted.mutable_tenants()) {
+      if (each.tenant() == memory->group.name) tenant = &each;
+    }
+    if (tenant != nullptr) tenant->set_dram_bytes(memory->group.dram_bytes);
+    if (memory->pool == nullptr) continue;
+    const BlockPool::Stats stats = memory->pool->stats();
+    if (tenant != nullptr) {
+      tenant->set_dram_bytes_used((memory->pool->slots() - stats.slots_free) * memory->pool->geometry().slot_bytes);
+    }
+    counted.set_blocks_evicted(counted.blocks_evicted() + stats.evicted);
+    counted.set_orphan_blocks(counted.orphan_blocks() + stats.orphans);
+  }
+  return counted;
 }
 
 v1::NodeStatusReply Node::Status() const {

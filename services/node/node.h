@@ -13,6 +13,7 @@
 #include "services/node/attach_server.h"
 #include "services/node/change_log.h"
 #include "services/node/config.h"
+#include "services/node/demand.h"
 #include "services/node/fetcher.h"
 #include "services/node/lease_table.h"
 #include "services/node/metrics.h"
@@ -73,6 +74,7 @@ class Node {
   void FillStreams(MetricsPage& page, const v1::NodeStatusReply& status) const;
   void FillDisk(MetricsPage& page) const;
   v1::Heartbeat Usage() const;
+  v1::NodeCounters Counted() const;
 
   const NodeConfig config_;
   const ClusterSecret secret_;
@@ -104,6 +106,7 @@ class Node {
   std::unique_ptr<Copier> copier_;
   BringRates rates_;
   std::unique_ptr<Scrubber> scrubber_;
+  std::unique_ptr<Demand> demand_;
   std::unique_ptr<Fetcher> fetcher_;
   std::unique_ptr<Publisher> publisher_;
   std::unique_ptr<NodeService> node_service_;

@@ -158,6 +158,16 @@ const Space* SpaceTable::Find(const NamespaceFingerprint& fingerprint) const {
   return it == spaces_.end() ? nullptr : it->second.get();
 }
 
+std::vector<const Space*> SpaceTable::All() const {
+  std::vector<const Space*> all;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [fingerprint, space] : spaces_) all.push_back(space.get());
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Space* a, const Space* b) { return a->spec.model < b->spec.model; });
+  return all;
+}
+
 std::vector<BlockPool*> SpaceTable::pools() const {
   MutexLock lock(mutex_);
   std::vector<BlockPool*> pools;

@@ -81,6 +81,9 @@ class SpaceTable {
   // Null when unknown.
   const Space* Find(const NamespaceFingerprint& fingerprint) const;
 
+  // By model, then fingerprint.
+  std::vector<const Space*> All() const;
+
   // Constant after Create.
   const std::vector<std::unique_ptr<GroupMemory>>& memories() const { return memories_; }
   // Pools that exist now.
