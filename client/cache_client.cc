@@ -121,6 +121,7 @@ absl::StatusOr<View> CacheClient::Read(const Stem& stem, uint32_t position, absl
     state.MarkCorrupt(position);
     return proved;
   }
+  state.MarkLoaded(position);
   return View(stem.state_, slot.payload(expected.length));
 }
 

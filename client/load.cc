@@ -90,6 +90,7 @@ absl::Status Loader::Copy(uint32_t position, const StemState::Place& place, std:
     proved = CopyProved(slot, expected, destination, chunk_hashes_);
   }
   if (!proved.ok()) return ProofFailed(*stem_, position, place, std::move(proved));
+  stem_->MarkLoaded(position);
   stem_->counters().payloads_loaded[place.source]++;
   stem_->counters().bytes_loaded[place.source] += destination.size();
   return absl::OkStatus();
@@ -201,6 +202,7 @@ absl::Status LoadRanges(StemState& stem, uint32_t position, std::span<const Payl
   std::vector<uint64_t> chunk_hashes(ChunkCount(expected.length));
   absl::Status proved = CopyRangesProved(StemState::slot(*place), expected, ranges, chunk_hashes);
   if (!proved.ok()) return ProofFailed(stem, position, *place, std::move(proved));
+  stem.MarkLoaded(position);
   stem.counters().bytes_loaded[place->source] += bytes;
   return absl::OkStatus();
 }

@@ -112,7 +112,7 @@ void Session::Track(uint64_t acquire_id, const std::shared_ptr<StemState>& stem)
   stems_.emplace(acquire_id, stem);
 }
 
-void Session::Release(uint64_t acquire_id, std::span<const uint32_t> corrupt) {
+void Session::Release(uint64_t acquire_id, std::span<const uint32_t> corrupt, uint32_t payloads_loaded) {
   MutexLock lock(mutex_);
   stems_.erase(acquire_id);
   if (ended_ || ending_) return;
@@ -120,6 +120,7 @@ void Session::Release(uint64_t acquire_id, std::span<const uint32_t> corrupt) {
   message.set_request_id(next_id_++);
   message.mutable_release()->set_acquire_id(acquire_id);
   message.mutable_release()->mutable_corrupt()->Add(corrupt.begin(), corrupt.end());
+  message.mutable_release()->set_payloads_loaded(payloads_loaded);
   Enqueue(std::move(message));
 }
 

@@ -35,7 +35,7 @@ StemState::~StemState() {
     MutexLock lock(mutex_);
     corrupt.assign(corrupt_.begin(), corrupt_.end());
   }
-  session->Release(origin_.acquire_id, corrupt);
+  session->Release(origin_.acquire_id, corrupt, payloads_loaded_.load(std::memory_order_relaxed));
 }
 
 absl::Status StemState::OnAcquired(const v1::Acquired& message) {
@@ -44,6 +44,7 @@ absl::Status StemState::OnAcquired(const v1::Acquired& message) {
   MutexLock lock(mutex_);
   matched_ = message.matched_blocks();
   places_.resize(size_t{matched_} * parts_asked());
+  loaded_ = std::make_unique<std::atomic<bool>[]>(places_.size());
   misses_ = MissRuns(message.misses());
   truth_ = message.truth();
   return Settle(message.ready(), *arenas);
@@ -198,6 +199,10 @@ void StemState::MarkCorrupt(uint32_t position) {
   origin_.counters->proofs_failed++;
   MutexLock lock(mutex_);
   corrupt_.insert(position);
+}
+
+void StemState::MarkLoaded(uint32_t position) {
+  if (!loaded_[position].exchange(true, std::memory_order_relaxed)) payloads_loaded_.fetch_add(1, std::memory_order_relaxed);
 }
 
 bool StemState::session_lives() const {

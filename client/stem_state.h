@@ -1,6 +1,7 @@
 // What one Acquire is: which slots it pins, what is still to land, what was lost. Its destruction is the Release.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -69,8 +70,9 @@ class StemState {
   // False for a part that lies before its window: it does not land.
   bool needs(uint32_t position) const;
 
-  // A position failed the proof: told to the node on release.
+  // What became of a position's payload: told to the node on release.
   void MarkCorrupt(uint32_t position);
+  void MarkLoaded(uint32_t position);
   // False once its session ended: its pins may be gone.
   bool session_lives() const;
 
@@ -92,6 +94,8 @@ class StemState {
 
   const Origin origin_;
   std::vector<uint32_t> window_blocks_;  // by part asked for; empty = every part of every block is needed
+  std::unique_ptr<std::atomic<bool>[]> loaded_;  // by position promised at first; set with the answer
+  std::atomic<uint32_t> payloads_loaded_{0};
 
   mutable Mutex mutex_;
   CondVar changed_;

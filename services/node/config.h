@@ -43,6 +43,7 @@ struct NodeConfig {
   std::string log_format = "text";
   std::string log_level = "info";
   bool insecure_allow_remote = false;
+  bool counts = true;  // no flag: false for tests/bench/watching_cost alone, which measures what counting costs
 };
 
 // Declares every option on `app`; `config` holds the defaults and gets the values.

@@ -115,7 +115,10 @@ void Fetch::AnswerPinned(v1::MissCause cause) {
 }
 
 void Fetch::Run() {
-  if (absl::Now() >= call_.deadline) return AnswerPinned(v1::MISS_CAUSE_DEADLINE);
+  if (absl::Now() >= call_.deadline) {
+    parts_.metrics.CountDeadlineMiss(Stage::kAcquire);
+    return AnswerPinned(v1::MISS_CAUSE_DEADLINE);
+  }
   if (!settled_ && AskWhoComputes()) return;
   slots_until_ = std::min(call_.deadline, absl::Now() + kSlotWaitMax);
   acquired_.mutable_truth()->set_exact(true);
@@ -213,18 +216,25 @@ void Fetch::AnswerLent(const LentStretch& lent) {
     AppendSlot(*acquired_.mutable_ready(), PositionOf(index),
                {.arena = arena, .slot = lease.reply.slots(leased), .generation = lease.reply.generations(leased), .source = source});
     parts_.metrics.AddBytes(v1::BYTE_PATH_SAME_HOST, lease.reply.lengths(leased));
-    if (EndsBlock(index)) outcome_.Hit(BlockOf(index), source);
+    steps_[index - pinned_].lent_from = source;
   }
   if (pins_->Hold(static_cast<uint32_t>(lent.first), lent.run)) parts_.copier.Add(lent.run);
 }
 
 void Fetch::Answer() {
   acquired_.set_matched_blocks(matched_);
+  CutSlots(*acquired_.mutable_ready(), matched_ * static_cast<uint32_t>(parts_asked_));  // pinned parts of a block that is not whole
   for (size_t index = 0; index < pinned_ && BlockOf(index) < matched_; ++index) {
-    if (EndsBlock(index)) outcome_.Hit(BlockOf(index), v1::SOURCE_LOCAL_DRAM);
+    NoteHit(index, v1::SOURCE_LOCAL_DRAM);
   }
-  for (const v1::Miss& miss : acquired_.misses()) outcome_.Miss(miss.first(), miss.count(), miss.cause());
-  if (std::all_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.lent; })) Conclude();
+  for (const v1::Miss& miss : acquired_.misses()) {
+    outcome_.Miss(miss.first(), miss.count(), miss.cause());
+    if (miss.cause() == v1::MISS_CAUSE_REFUSED) parts_.metrics.CountRefused(RefusedCall::kAcquire, refused_why_, miss.count());
+  }
+  if (std::all_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.lent; })) {
+    for (size_t i = 0; i < steps_.size(); ++i) NoteHit(pinned_ + i, steps_[i].lent_from);
+    Conclude();
+  }
   parts_.metrics.Observe(Stage::kAcquire, absl::Now() - started_);
   parts_.log.Debug("acquired", {{"session", session_->id()},
                                 {"request", call_.request},
@@ -236,6 +246,16 @@ void Fetch::Answer() {
   message.set_request_id(call_.id);
   *message.mutable_acquired() = std::move(acquired_);
   session_->Send(std::move(message));
+}
+
+void Fetch::NoteHit(size_t index, v1::Source source) {
+  const uint32_t block = BlockOf(index);
+  slowest_ = block == slowest_of_ ? std::max(slowest_, source) : source;
+  slowest_of_ = block;
+  if (!EndsBlock(index)) return;
+  while (index > 0 && BlockOf(index - 1) == block) --index;
+  // What lies before a window is hit with it: of those blocks nothing is needed.
+  for (uint32_t each = index == 0 ? 0 : BlockOf(index - 1) + 1; each <= block; ++each) outcome_.Hit(each, slowest_);
 }
 
 void Fetch::Conclude() {

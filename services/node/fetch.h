@@ -48,6 +48,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
     size_t op = 0;
     bool wait = false;  // another fetch or a publish brings it
     bool lent = false;  // the client reads it in a host peer's memory
+    v1::Source lent_from = v1::SOURCE_UNSPECIFIED;
   };
 
   struct LentStretch {  // the indices from `first` on
@@ -99,6 +100,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   void FlushLanded();
   void Lose(size_t index, const absl::Status& why);
   void LearnRates();
+  // What is at `index` is here. A block counts once its last part is, as from where its slowest came.
+  void NoteHit(size_t index, v1::Source source);
   // Counts what became of every block: before the last message goes, so that who has it sees it counted.
   void Conclude();
   void Finish();
@@ -146,7 +149,10 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   std::vector<std::vector<BlockKey>> corrupt_;  // by run
   std::vector<RunTally> tallies_;               // by run
   AcquireOutcome outcome_;
+  v1::Source slowest_ = v1::SOURCE_UNSPECIFIED;  // of the parts so far of block slowest_of_
+  uint32_t slowest_of_ = UINT32_MAX;
   bool concluded_ = false;
+  RefusedReason refused_why_ = RefusedReason::kQueueFull;
   v1::Acquired acquired_;
   v1::Landed landed_;
   uint64_t landed_bytes_ = 0;  // of it

@@ -18,7 +18,10 @@ void Fetch::Bring() {
   std::vector<absl::StatusOr<BlockPin>> promoted;  // of the positions from promoted_first on
   size_t promoted_first = 0;
   for (size_t i = 0; i < steps_.size(); ++i) {
-    if (steps_[i].lent) continue;
+    if (steps_[i].lent) {
+      NoteHit(pinned_ + i, steps_[i].lent_from);
+      continue;
+    }
     if (pins_->released()) return;  // the client has left: what is on its way ends without it
     v1::Source source = v1::SOURCE_LOCAL_DRAM;
     absl::StatusOr<BlockPin> pin;
@@ -72,7 +75,10 @@ std::vector<absl::StatusOr<BlockPin>> Fetch::PromoteFrom(size_t first) {
 absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
   Step& step = steps_[i];
   const BlockName& name = names_[pinned_ + i];
-  if (step.pinned.valid()) return std::move(step.pinned);
+  if (step.pinned.valid()) {
+    parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, step.pinned.meta().length);
+    return std::move(step.pinned);
+  }
   if (step.wait) return BringAwaited(pinned_ + i);
   RemoteRun& run = *step.run;
   const auto index = static_cast<size_t>(std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin());
@@ -109,12 +115,15 @@ absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
 absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t index) {
   FlushLanded();
   BlockPin pin = pool_.PinWhenFilled(names_[index], call_.deadline);
-  if (pin.valid()) return pin;
+  if (pin.valid()) {
+    parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, pin.meta().length);
+    return pin;
+  }
   if (absl::Now() >= call_.deadline) return absl::DeadlineExceededError("the block did not become ready in time");
   if (pool_.Find(names_[index]) != BlockPool::Presence::kSsd) {
     return absl::CancelledError("whoever brought the block gave it up");
   }
-  STEM_ASSIGN(Filling filling, pool_.BeginFill(names_[index], ParentOf(index), slots_until_));
+  STEM_ASSIGN(Filling filling, Promoter::Begin(pool_, names_[index], slots_until_));
   std::vector<Filling> fillings;
   fillings.push_back(std::move(filling));
   return std::move(parts_.promoter.Promote(pool_, std::move(fillings)).front());
@@ -124,7 +133,7 @@ bool Fetch::Land(size_t index, BlockPin pin, v1::Source source) {
   AppendSlot(*landed_.mutable_ready(), PositionOf(index), Readable(pin, source));
   landed_bytes_ += pin.meta().length;
   if (!pins_->Put(PositionOf(index), std::move(pin))) return false;
-  if (EndsBlock(index)) outcome_.Hit(BlockOf(index), source);
+  NoteHit(index, source);
   if (index + 1 == pinned_ + steps_.size()) return true;  // Bring tells of the last
   const auto& runs = landed_.ready();
   if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage || landed_bytes_ >= kLandedBytesPerMessage) FlushLanded();
@@ -151,6 +160,11 @@ void Fetch::Lose(size_t index, const absl::Status& why) {
   message.mutable_lost()->set_matched_blocks(left);
   AppendMiss(*message.mutable_lost()->mutable_misses(), left, matched_ - left, cause);
   outcome_.Miss(left, matched_ - left, cause);
+  const Step& step = steps_[index - pinned_];
+  if (cause == v1::MISS_CAUSE_REFUSED) parts_.metrics.CountRefused(RefusedCall::kAcquire, RefusedReason::kNoSlot, matched_ - left);
+  if (cause == v1::MISS_CAUSE_DEADLINE) {
+    parts_.metrics.CountDeadlineMiss(step.run != nullptr ? Stage::kRead : step.wait ? Stage::kAwait : Stage::kPromote);
+  }
   Conclude();
   session_->Send(std::move(message));
 }
@@ -166,6 +180,11 @@ void Fetch::Finish() {
   Conclude();
   for (size_t i = 0; i < runs_.size(); ++i) {
     parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
+    if (tallies_[i].bytes > 0) {
+      const absl::Duration took = tallies_[i].last - tallies_[i].leased;
+      parts_.metrics.CountPeerRead(runs_[i]->lease().node, tallies_[i].bytes, took);
+      if (!runs_[i]->mapped()) parts_.metrics.AddSeconds(v1::BYTE_PATH_REMOTE, took);
+    }
     if (tallies_[i].tried) parts_.peer_reports.Count(runs_[i]->lease().node, tallies_[i].result);
   }
   pool_.Touch(std::span(names_).first(std::min(names_.size(), IndexOf(matched_))));

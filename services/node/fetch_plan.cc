@@ -61,13 +61,15 @@ void Fetch::PlanLocal() {
         break;
       case BlockPool::Presence::kFilling: step.wait = true; break;
       case BlockPool::Presence::kSsd: {
-        absl::StatusOr<Filling> filling = pool_.BeginFill(names_[index], ParentOf(index), slots_until_);
+        absl::StatusOr<Filling> filling = Promoter::Begin(pool_, names_[index], slots_until_);
+        if (absl::IsNotFound(filling.status())) return;
         if (filling.ok()) {
           step.from_ssd = *std::move(filling);
         } else if (absl::IsAlreadyExists(filling.status())) {
           step.wait = true;
         } else {
           stopped_ = CauseOf(filling.status(), call_.deadline);
+          refused_why_ = RefusedReason::kNoSlot;
           return;
         }
       }
@@ -89,6 +91,7 @@ void Fetch::PlanRemote() {
   if (!reply.ok()) {
     acquired_.mutable_truth()->set_exact(false);
     stopped_ = absl::Now() >= call_.deadline ? v1::MISS_CAUSE_DEADLINE : v1::MISS_CAUSE_UNKNOWN;
+    if (stopped_ == v1::MISS_CAUSE_DEADLINE) parts_.metrics.CountDeadlineMiss(Stage::kMatch);
     return PlanMisses(nullptr, first_block);
   }
   *acquired_.mutable_truth() = reply->truth();
@@ -115,10 +118,6 @@ bool Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_
   const size_t first = pinned_ + steps_.size();
   const size_t end = std::min(IndexOf(first_block + run.first() + run.count()), worth_end());
   if (end <= first) return true;
-  if (first >= worth_end()) {
-    stopped_ = v1::MISS_CAUSE_RECOMPUTE_CHEAPER;
-    return false;
-  }
   absl::StatusOr<PeerLease> lease;
   const absl::Time asked = absl::Now();
   {
@@ -128,6 +127,8 @@ bool Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_
   if (!lease.ok()) {
     parts_.log.Warn("lease_failed", {{"peer", holder.node()}, {"request", call_.request}, {"why", lease.status().message()}});
     stopped_ = CauseOf(lease.status(), call_.deadline);
+    refused_why_ = RefusedReason::kPeer;
+    if (stopped_ == v1::MISS_CAUSE_DEADLINE) parts_.metrics.CountDeadlineMiss(Stage::kLease);
     if (IsLate(lease.status(), asked)) parts_.peer_reports.Count(holder.node(), PeerReports::Result::kLate);
     return false;
   }
@@ -151,6 +152,7 @@ bool Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_
   }
   if (first + leased == end) return true;
   stopped_ = short_of == v1::MISS_CAUSE_UNSPECIFIED ? v1::MISS_CAUSE_EVICTED : short_of;
+  refused_why_ = RefusedReason::kPeer;
   return false;
 }
 
@@ -178,6 +180,7 @@ bool Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::M
     step.wait = !step.pinned.valid();
   } else {
     *cause = CauseOf(filling.status(), call_.deadline);
+    refused_why_ = RefusedReason::kNoSlot;
     return false;
   }
   steps_.push_back(std::move(step));
@@ -188,6 +191,8 @@ void Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block) {
   auto& misses = *acquired_.mutable_misses();
   const auto end = static_cast<uint32_t>(blocks());
   auto next = static_cast<uint32_t>(planned_blocks());
+  // The last run that is named was cut where the rest is sooner computed.
+  if (!stopped_.has_value() && reply != nullptr && next < first_block + reply->matched_blocks()) stopped_ = v1::MISS_CAUSE_RECOMPUTE_CHEAPER;
   if (stopped_.has_value() && next < end) {
     uint32_t stopped_end = next + 1;
     if (reply == nullptr) stopped_end = end;

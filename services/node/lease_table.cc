@@ -8,7 +8,7 @@ namespace stem {
 uint64_t LeaseTable::Grant(std::vector<BlockPin> pins, absl::Time now, absl::Duration duration) {
   MutexLock lock(mutex_);
   if (leases_.size() >= leases_max_) return 0;
-  leases_[++last_id_] = {std::move(pins), now + duration + kLeaseMargin};
+  leases_[++last_id_] = {.pins = std::move(pins), .granted = now, .expiry = now + duration + kLeaseMargin};
   return last_id_;
 }
 
@@ -55,6 +55,13 @@ size_t LeaseTable::Expire(absl::Time now) {
     }
   }
   return ended.size();
+}
+
+absl::Time LeaseTable::Oldest() const {
+  MutexLock lock(mutex_);
+  absl::Time oldest = absl::InfiniteFuture();
+  for (const auto& [id, lease] : leases_) oldest = std::min(oldest, lease.granted);
+  return oldest;
 }
 
 size_t LeaseTable::size() const {

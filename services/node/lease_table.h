@@ -30,10 +30,13 @@ class LeaseTable {
   // Ends the leases whose time is up; returns how many.
   size_t Expire(absl::Time now);
   size_t size() const;
+  // When the oldest lease that is out was granted; InfiniteFuture without one.
+  absl::Time Oldest() const;
 
  private:
   struct Lease {
     std::vector<BlockPin> pins;
+    absl::Time granted;
     absl::Time expiry;
   };
   const size_t leases_max_;

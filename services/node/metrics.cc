@@ -13,12 +13,15 @@ namespace {
 constexpr char kOther[] = "other";
 constexpr std::array<const char*, v1::Source_ARRAYSIZE> kSources = {"", "local_dram", "remote_dram", "local_ssd", "remote_ssd"};
 constexpr std::array<const char*, v1::BytePath_ARRAYSIZE> kPaths = {"", "local", "same_host", "remote", "ssd_read", "ssd_write", "publish"};
+// Where the node moves bytes; what it only lends, its clients copy.
+constexpr std::array<const char*, v1::BytePath_ARRAYSIZE> kBusyPaths = {"", "", "", "remote", "ssd_read", "ssd_write", "publish"};
 constexpr std::array<const char*, 10> kStages = {"acquire", "match",   "lease",  "read",  "promote",
                                                  "prove",   "reserve", "commit", "spill", "await"};
-constexpr std::array<const char*, 5> kCalls = {"attach", "acquire", "reserve", "commit", "lease"};
+constexpr std::array<const char*, 4> kCalls = {"acquire", "reserve", "commit", "lease"};
 constexpr std::array<const char*, 5> kReasons = {"queue_full", "no_slot", "no_parent", "limit", "peer"};
 constexpr std::array<const char*, 3> kCopies = {"copied", "failed", "put_off"};
 constexpr std::array<const char*, 4> kFlights = {"ours", "waited", "too_long", "unanswered"};
+constexpr std::array<const char*, 3> kEvictions = {"ssd", "gone", "gone"};  // where they went
 constexpr std::array<const char*, 2> kExpirable = {"lease", "reservation"};
 
 void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
@@ -39,16 +42,18 @@ std::pair<const char*, const char*> RefusalNames(size_t index) {
 
 const char* StageName(Stage stage) { return kStages.at(static_cast<size_t>(stage)); }
 
-NodeMetrics::NodeMetrics(std::string node)
+NodeMetrics::NodeMetrics(std::string node, bool counts)
     : node_(std::move(node)),
+      counts_(counts),
       bytes_(kPaths),
-      busy_us_(kPaths),
+      busy_us_(kBusyPaths),
       deadlines_(kStages),
       refused_(std::vector<const char*>(kCalls.size() * kReasons.size(), "")),
       copies_(kCopies),
       single_flight_(kFlights),
-      expired_(kExpirable) {
-  for (const char* tier : {"dram", "ssd", "remote", "client", "peer"}) integrity_[{tier, node_}] = 0;  // shown while 0
+      expired_(kExpirable),
+      evicted_(kEvictions) {
+  for (const char* tier : {"dram", "ssd", "client", "peer"}) integrity_[{tier, node_}] = 0;  // shown while 0
 }
 
 // ---- Counting -----------------------------------------------------------------------------------------------------------
@@ -81,6 +86,7 @@ NodeMetrics::Traffic& NodeMetrics::AddSpace(const Space& space) {
 }
 
 void NodeMetrics::CountAcquire(const EndedAcquire& acquire) {
+  if (!counts_) return;
   const AcquireOutcome::Counts counts = acquire.outcome.counts();
   Traffic& traffic = Of(acquire.space);
   // Differences of tokens of the first n blocks add up whatever the share of a part is.
@@ -100,15 +106,13 @@ void NodeMetrics::CountAcquire(const EndedAcquire& acquire) {
     Add(traffic.missed_tokens[cause], take(counts.misses[cause]));
   }
   Add(traffic.acquires, 1);
-  Add(traffic.asked_blocks, blocks);
-  Add(traffic.asked_tokens, tokens);
   Add(traffic.prefill_saved_us, static_cast<uint64_t>(absl::ToInt64Microseconds(acquire.block_compute)) * blocks_hit *
                                     acquire.parts_asked / acquire.space.spec.parts.size());
   Add(deadline_acquires_, counts.misses[v1::MISS_CAUSE_DEADLINE] > 0 ? 1 : 0);
 }
 
-void NodeMetrics::CountLoaded(const Space& space, uint64_t blocks, uint64_t parts) {
-  Add(Of(space).loaded_tokens, TokensOf(space, blocks, parts));
+void NodeMetrics::CountLoaded(const Space& space, uint64_t payloads) {
+  if (counts_) Add(Of(space).loaded_tokens, TokensOf(space, payloads, 1));
 }
 
 void NodeMetrics::CountPublished(const Space& space, uint64_t payloads) { Add(Of(space).published_payloads, payloads); }
@@ -119,8 +123,9 @@ void NodeMetrics::AddSeconds(v1::BytePath path, absl::Duration time) {
 
 void NodeMetrics::CountPeerRead(const std::string& peer, uint64_t bytes, absl::Duration time) {
   MutexLock lock(mutex_);
-  const bool known = peers_.contains(peer) || peers_.size() < kLabelsMax;
-  PeerReads& reads = peers_[known ? peer : kOther];
+  const bool known = peers_.contains(LabelText(peer)) || peers_.size() < kLabelsMax;
+  PeerReads& reads = peers_[known ? LabelText(peer) : kOther];
+  integrity_.try_emplace({"remote", LabelText(known ? peer : kOther)}, 0);  // shown while 0
   reads.bytes += bytes;
   reads.time += std::max(time, absl::ZeroDuration());
 }
@@ -140,6 +145,13 @@ void NodeMetrics::CountRefused(RefusedCall call, RefusedReason reason, uint64_t 
 }
 
 void NodeMetrics::CountSingleFlight(absl::string_view outcome) { single_flight_.Add(outcome); }
+
+void NodeMetrics::CountLeft(const BlockLeft& left) {
+  if (left.reason == GoneReason::kIntegrity || left.reason == GoneReason::kWithdrawn) return;
+  const bool dram = left.from == Residence::kDram;
+  evicted_.Add(!dram ? 2 : left.reason == GoneReason::kNone ? 0 : 1);
+  (dram ? dram_age_ : ssd_age_).Observe(left.age);
+}
 
 void NodeMetrics::CountExpired(absl::string_view what, uint64_t count) { expired_.Add(what, count); }
 

@@ -29,7 +29,7 @@ enum class Stage { kAcquire, kMatch, kLease, kRead, kPromote, kProve, kReserve, 
 const char* StageName(Stage stage);            // "acquire"
 const char* SourceName(v1::Source source);     // "local_dram"
 // What was refused for want of room, and of which.
-enum class RefusedCall { kAttach, kAcquire, kReserve, kCommit, kLease };
+enum class RefusedCall { kAcquire, kReserve, kCommit, kLease };
 enum class RefusedReason {
   kQueueFull,  // too many calls wait for a thread
   kNoSlot,     // everything in DRAM is in use, or waits for the SSD
@@ -55,25 +55,29 @@ class NodeMetrics {
   // Namespaces, tenants and peers that have labels of their own; others are counted together as "other".
   static constexpr size_t kLabelsMax = 64;
 
-  // `node`: this node's name.
-  explicit NodeMetrics(std::string node);
+  // `node`: this node's name. `counts`: see NodeConfig.
+  explicit NodeMetrics(std::string node, bool counts = true);
   NodeMetrics(const NodeMetrics&) = delete;
   NodeMetrics& operator=(const NodeMetrics&) = delete;
 
   // Tokens are blocks times block_tokens times the share of the parts that were asked, rounded so that hits and misses add up to what was
   // asked.
   void CountAcquire(const EndedAcquire& acquire);
-  // Blocks, `parts` payloads of each, that a client has copied or read with proof.
-  void CountLoaded(const Space& space, uint64_t blocks, uint64_t parts);
+  // Payloads that a client has copied or read with proof.
+  void CountLoaded(const Space& space, uint64_t payloads);
   // Payloads that came from a client.
   void CountPublished(const Space& space, uint64_t payloads);
   void CountSpilled(uint64_t payloads) { spilled_.fetch_add(payloads, std::memory_order_relaxed); }
-  void AddBytes(v1::BytePath path, uint64_t bytes) { bytes_.Add(static_cast<size_t>(path), bytes); }
+  void AddBytes(v1::BytePath path, uint64_t bytes) {
+    if (counts_) bytes_.Add(static_cast<size_t>(path), bytes);
+  }
   // How long `path` was busy, added up over what went beside each other.
   void AddSeconds(v1::BytePath path, absl::Duration time);
   // A run of blocks that was read from `peer`.
   void CountPeerRead(const std::string& peer, uint64_t bytes, absl::Duration time);
-  void Observe(Stage stage, absl::Duration time) { stages_[static_cast<size_t>(stage)].Observe(time); }
+  void Observe(Stage stage, absl::Duration time) {
+    if (counts_) stages_[static_cast<size_t>(stage)].Observe(time);
+  }
   // A call's time ran out in `stage`.
   void CountDeadlineMiss(Stage stage) { deadlines_.Add(static_cast<size_t>(stage)); }
   // `tier`: where the bad copy was: dram, ssd, remote (a peer's), or the reader (client, peer) whose copy alone was bad. `holder`: the
@@ -83,10 +87,11 @@ class NodeMetrics {
   // the chain goes on here, as too much waited.
   void CountCopies(absl::string_view outcome, uint64_t blocks);
   void CountScrubbed(uint64_t blocks) { scrubbed_.fetch_add(blocks, std::memory_order_relaxed); }
-  // `blocks` that were refused; 0 for a call that has none.
   void CountRefused(RefusedCall call, RefusedReason reason, uint64_t blocks);
   // `outcome` of an acquire that would compute: ours, waited (somebody else's ended), too_long or unanswered.
   void CountSingleFlight(absl::string_view outcome);
+  // A block that left a tier. Counted as evicted unless its bytes were bad or it was withdrawn.
+  void CountLeft(const BlockLeft& left);
   // `what`: lease or reservation.
   void CountExpired(absl::string_view what, uint64_t count);
   uint64_t integrity_failures() const { return integrity_failures_.load(std::memory_order_relaxed); }
@@ -96,15 +101,15 @@ class NodeMetrics {
   v1::NodeCounters Counters() const;
   // The same and more, for a scrape.
   void Fill(MetricsPage& page) const;
+  // Of what left each tier; with the names of their policies.
+  void FillEvictions(MetricsPage& page, const std::string& dram_policy, const std::string& ssd_policy) const;
 
  private:
-  // Of one namespace, or of a tenant's namespaces beyond kLabelsMax.
+  // Of one namespace, or of a tenant's namespaces beyond kLabelsMax. What was asked is what was hit and missed.
   struct Traffic {
     std::string space;
     std::string tenant;
     std::atomic<uint64_t> acquires{0};
-    std::atomic<uint64_t> asked_blocks{0};
-    std::atomic<uint64_t> asked_tokens{0};
     std::array<std::atomic<uint64_t>, v1::Source_ARRAYSIZE> hit_blocks = {};
     std::array<std::atomic<uint64_t>, v1::Source_ARRAYSIZE> hit_tokens = {};
     std::array<std::atomic<uint64_t>, v1::MissCause_ARRAYSIZE> missed_blocks = {};
@@ -125,6 +130,7 @@ class NodeMetrics {
   void FillPaths(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string node_;
+  const bool counts_;
   std::array<std::atomic<Traffic*>, kSpacesMax> traffic_of_ = {};  // by Space::number; null until its first count
   CounterSet bytes_;      // by v1::BytePath
   CounterSet busy_us_;    // by v1::BytePath
@@ -133,6 +139,9 @@ class NodeMetrics {
   CounterSet copies_;
   CounterSet single_flight_;
   CounterSet expired_;
+  CounterSet evicted_;  // from DRAM to the SSD, from DRAM, from the SSD
+  DurationHistogram dram_age_{AgeBuckets()};
+  DurationHistogram ssd_age_{AgeBuckets()};
   std::atomic<uint64_t> scrubbed_{0};
   std::atomic<uint64_t> spilled_{0};
   std::atomic<uint64_t> deadline_acquires_{0};  // that lost blocks to their deadline

@@ -127,7 +127,8 @@ void NodeMetrics::FillBlocks(MetricsPage& page) const {
 
 void NodeMetrics::FillPaths(MetricsPage& page) const {
   page.Counters("stemcache_node_bytes_total", "Payload bytes moved, by path", "path", bytes_);
-  for (size_t i = 1; i < busy_us_.size(); ++i) {
+  for (size_t i = 0; i < busy_us_.size(); ++i) {
+    if (busy_us_.value(i)[0] == '\0') continue;
     page.Counter("stemcache_node_busy_seconds_total", "Time spent on moving them, by path, added up over what went beside each other",
                  static_cast<double>(busy_us_.Get(i)) / 1e6, {{"path", busy_us_.value(i)}});
   }
@@ -135,6 +136,17 @@ void NodeMetrics::FillPaths(MetricsPage& page) const {
     page.Counter("stemcache_node_peer_read_bytes_total", "Payload bytes read from other nodes", static_cast<double>(reads.bytes), {{"peer", peer}});
     page.Counter("stemcache_node_peer_read_seconds_total", "From asking for a lease to the last byte, added up over runs",
                  absl::ToDoubleSeconds(reads.time), {{"peer", peer}});
+  }
+}
+
+void NodeMetrics::FillEvictions(MetricsPage& page, const std::string& dram_policy, const std::string& ssd_policy) const {
+  for (size_t i = 0; i < evicted_.size(); ++i) {
+    page.Counter("stemcache_node_evicted_blocks_total", "Blocks that left a tier for space, by the policy that chose them, and where they went",
+                 static_cast<double>(evicted_.Get(i)),
+                 {{"tier", i < 2 ? "dram" : "ssd"}, {"policy", i < 2 ? dram_policy : ssd_policy}, {"to", evicted_.value(i)}});
+  }
+  for (const auto& [tier, ages] : {std::pair("dram", &dram_age_), std::pair("ssd", &ssd_age_)}) {
+    page.Histogram("stemcache_node_eviction_age_seconds", "How long blocks had been in the tier that they left", *ages, {{"tier", tier}});
   }
 }
 

@@ -47,7 +47,7 @@ Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
       log_(log),
       incarnation_(NewIncarnation()),
       started_(absl::Now()),
-      metrics_(config.name),
+      metrics_(config.name, config.counts),
       directories_now_(config.directories),
       changes_(kChangesKept) {}
 
@@ -129,7 +129,8 @@ absl::Status Node::OpenTiers() {
                                            .policy = policy,
                                            .admission = admission,
                                            .registry_path = registry_path,
-                                           .on_change = [this](const BlockChange& change) { changes_.Append(change); }},
+                                           .on_change = [this](const BlockChange& change) { changes_.Append(change); },
+                                           .on_leave = [this](const BlockLeft& left) { metrics_.CountLeft(left); }},
                                           std::vector<uint8_t>(secret_.bytes().begin(), secret_.bytes().end())));
   return store_ != nullptr ? RestoreSpilled() : absl::OkStatus();
 }
@@ -229,6 +230,7 @@ absl::Status Node::Serve() {
                                                                    .fetcher = *fetcher_,
                                                                    .publisher = *publisher_,
                                                                    .promoter = *promoter_,
+                                                                   .metrics = metrics_,
                                                                    .secret = secret_,
                                                                    .status = [this] { return Status(); }});
   v1::MemoryMap map;

@@ -1,7 +1,10 @@
 // What a scrape of a node shows beside what it counted (metrics.h): how much is held, in use and on its way, read from its owners.
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/node/node.h"
 
 namespace stem {
@@ -25,8 +28,13 @@ void Node::FillPools(MetricsPage& page) const {
     gauge("arena_bytes", "Memory for blocks", memory->group.dram_bytes);
     gauge("pool_slots", "Slots of the arena; none before the first namespace told the size of its blocks", slots);
     gauge("pool_free_slots", "Slots that hold nothing", stats.slots_free);
+    gauge("pool_bytes", "Bytes of all slots", slots * slot_bytes);
     gauge("pool_pinned_slots", "Slots in use by clients, peers or the spiller", stats.slots_pinned);
-    gauge("pool_used_bytes", "Bytes of the slots that hold something", (slots - stats.slots_free) * slot_bytes);
+    gauge("pool_used_bytes", "Bytes of the slots that hold something", stats.slots_used * slot_bytes);
+    gauge("pool_fragmentation_bytes", "Bytes of slots that are neither free nor in use; 0 by design, as any free slot takes any block",
+          (slots - stats.slots_free - stats.slots_used) * slot_bytes);
+    page.Counter("stemcache_node_pool_evicted_blocks_total", "Blocks that left the pool's last tier for space", static_cast<double>(stats.evicted),
+                 tenant);
     gauge("pool_ssd_bytes", "Bytes of this pool's blocks on SSD", stats.ssd_bytes);
   }
   page.Gauge("stemcache_node_orphan_blocks", "Blocks held without their parent; any is a bug", static_cast<double>(orphans));
@@ -48,6 +56,10 @@ void Node::FillDisk(MetricsPage& page) const {
   const SpillStats spill = store_ != nullptr ? store_->stats() : SpillStats();
   page.Gauge("stemcache_node_ssd_quota_bytes", "Quota of the SSD tier; 0 = none", static_cast<double>(config_.ssd_bytes));
   page.Gauge("stemcache_node_ssd_used_bytes", "Bytes of spilled blocks, as the quota counts them", static_cast<double>(spill.live_bytes));
+  std::error_code failed;
+  const std::filesystem::space_info disk = std::filesystem::space(config_.ssd_dir, failed);
+  page.Gauge("stemcache_node_ssd_available_bytes", "Bytes of that disk that are free; 0 without an SSD tier",
+             store_ != nullptr && !failed ? static_cast<double>(disk.available) : 0);
   page.Gauge("stemcache_node_spill_file_bytes", "Size of the SSD tier's payload file", static_cast<double>(spill.disk_bytes));
   page.Gauge("stemcache_node_spill_free_bytes", "Bytes of the file that hold nothing and will be used again", static_cast<double>(spill.free_bytes));
   page.Counter("stemcache_node_spill_written_bytes_total", "Bytes written to the disk", static_cast<double>(spill.disk_write_bytes));
@@ -61,6 +73,7 @@ void Node::FillMetrics(MetricsPage& page) const {
   AddBuildInfo(page, "stem-node");
   AddFleetGauges(page, fleet_->health());
   metrics_.Fill(page);
+  metrics_.FillEvictions(page, config_.policy, std::string(NameOf(PolicyKind::kLru)));  // the SSD is LRU: BlockPool
   const v1::NodeStatusReply status = Status();
   FillPools(page);
   FillStreams(page, status);
@@ -73,6 +86,11 @@ void Node::FillMetrics(MetricsPage& page) const {
   gauge("sessions", "Attached clients", status.sessions());
   gauge("pins", "Rights to read a slot that are out", status.pins());
   gauge("leases", "Rights of peers to read that are out", status.leases());
+  const auto longest = [&](const char* name, const char* help, absl::Time since) {
+    page.Gauge(name, help, std::max(absl::ToDoubleSeconds(absl::Now() - since), 0.0));
+  };
+  longest("stemcache_node_pin_longest_seconds", "Since the oldest acquire that its client has not released; 0 without one", sessions_->OldestAcquire());
+  longest("stemcache_node_lease_longest_seconds", "Since the oldest lease that is out was granted; 0 without one", leases_->Oldest());
   gauge("reservations", "Blocks that clients are about to publish", status.reservations());
   gauge("staging_bytes", "Memory mapped for publishing", status.staging_bytes());
   gauge("queue_depth", "Calls that wait", fetcher_->queue_depth(), {{"queue", "fetch"}});

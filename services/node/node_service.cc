@@ -1,5 +1,6 @@
 #include "services/node/node_service.h"
 
+#include <algorithm>
 #include <deque>
 #include <utility>
 
@@ -171,6 +172,7 @@ void NodeService::Release(stem::Session& session, const v1::Release& release) {
   for (const BlockName& name : pins->MarkCorrupt(release.corrupt())) {
     parts_.promoter.Recheck(session.space().pool(), name, "client");
   }
+  parts_.metrics.CountLoaded(session.space(), std::min<uint64_t>(release.payloads_loaded(), pins->positions()));
   pins->Release();
 }
 

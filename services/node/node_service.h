@@ -20,6 +20,7 @@ class NodeService final : public v1::Node::CallbackService {
     Fetcher& fetcher;
     Publisher& publisher;
     Promoter& promoter;
+    NodeMetrics& metrics;
     const ClusterSecret& secret;
     std::function<v1::NodeStatusReply()> status;
   };

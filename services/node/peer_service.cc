@@ -109,7 +109,7 @@ v1::MissCause PeerService::PinRest(Asked& asked, v1::LeaseReply* reply) {
         break;
       }
       if (presence != BlockPool::Presence::kSsd) break;
-      absl::StatusOr<Filling> filling = pool.BeginFill(names[next], std::nullopt, deadline);
+      absl::StatusOr<Filling> filling = Promoter::Begin(pool, names[next], deadline);
       if (!filling.ok()) {
         if (absl::IsResourceExhausted(filling.status())) miss = v1::MISS_CAUSE_REFUSED;
         break;

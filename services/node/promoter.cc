@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kernels/checksum.h"
 
 namespace stem {
@@ -26,6 +27,12 @@ absl::Status Prove(const SpillRead& read, const BlockMeta& expected) {
 
 }  // namespace
 
+absl::StatusOr<Filling> Promoter::Begin(BlockPool& pool, const BlockName& name, absl::Time deadline) {
+  STEM_ASSIGN(Filling filling, pool.BeginFill(name, std::nullopt, deadline));
+  if (!filling.promoted().has_value()) return absl::NotFoundError("the block has left the SSD");
+  return filling;
+}
+
 std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::vector<Filling> fillings) {
   std::vector<absl::StatusOr<BlockPin>> pins;
   pins.reserve(fillings.size());
@@ -42,7 +49,9 @@ std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::ve
                        .meta = {},
                        .status = absl::OkStatus()});
     }
+    const absl::Time began = absl::Now();
     store_->Get(reads);
+    metrics_.AddSeconds(v1::BYTE_PATH_SSD_READ, absl::Now() - began);
     for (size_t i = 0; i < count; ++i) {
       Filling filling = std::move(fillings[first + i]);
       const BlockMeta expected = *filling.promoted();

@@ -22,7 +22,10 @@ class Promoter {
   // `store` may be null: no SSD tier. All borrowed.
   Promoter(SpillStore* store, NodeMetrics& metrics, Logger& log) : store_(store), metrics_(metrics), log_(log) {}
 
-  // Reads the records of `fillings` (each with promoted() set) into their slots, proves them and commits them in order.
+  // The permission to bring a block back that was on SSD when its caller looked. Errors: NotFound (it has left meanwhile), and BeginFill's.
+  static absl::StatusOr<Filling> Begin(BlockPool& pool, const BlockName& name, absl::Time deadline);
+
+  // Reads the records of `fillings` (each of Begin) into their slots, proves them and commits them in order.
   // Each result is a pin or why not: DataLoss (quarantined, counted), NotFound, FailedPrecondition.
   std::vector<absl::StatusOr<BlockPin>> Promote(BlockPool& pool, std::vector<Filling> fillings);
 

@@ -118,6 +118,7 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, co
   const std::vector<BlockName> names = chain.names;
   if (absl::Status added = session.AddReservation(id, std::move(chain)); !added.ok()) {
     reservations_.Free(names, session.id());
+    if (absl::IsResourceExhausted(added)) metrics_.CountRefused(RefusedCall::kReserve, RefusedReason::kLimit, names.size());
     return added;
   }
   return reserved;
@@ -158,6 +159,7 @@ void Publisher::Commit(std::shared_ptr<Session> session, uint64_t id, const v1::
 
 v1::Committed Publisher::Copy(Session& session, const ReservedChain& chain, const v1::Commit& commit, absl::Time deadline) {
   const StageTimer timer(metrics_, Stage::kCommit);
+  const absl::Time began = absl::Now();
   BlockPool& pool = session.space().pool();
   const std::span<std::byte> staging = session.staging()->bytes();
   v1::Committed committed;
@@ -192,6 +194,7 @@ v1::Committed Publisher::Copy(Session& session, const ReservedChain& chain, cons
     }
   }
   metrics_.CountPublished(session.space(), committed.committed());
+  metrics_.AddSeconds(v1::BYTE_PATH_PUBLISH, absl::Now() - began);
   pool.Touch(chain.names);
   return committed;
 }

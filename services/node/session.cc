@@ -164,6 +164,13 @@ std::optional<ReservedChain> Session::TakeReservation(uint64_t id) {
   return chain;
 }
 
+absl::Time Session::OldestAcquire() const {
+  MutexLock lock(mutex_);
+  absl::Time oldest = absl::InfiniteFuture();
+  for (const auto& [id, pins] : acquires_) oldest = std::min(oldest, pins->began());
+  return oldest;
+}
+
 void Session::Close(Reservations& reservations) {
   absl::flat_hash_map<uint64_t, std::shared_ptr<AcquirePins>> acquires;
   absl::flat_hash_map<uint64_t, ReservedChain> reserved;
@@ -247,6 +254,13 @@ void SessionTable::Withdraw(const HostPeerMemory& memory) {
 size_t SessionTable::size() const {
   MutexLock lock(mutex_);
   return sessions_.size();
+}
+
+absl::Time SessionTable::OldestAcquire() const {
+  MutexLock lock(mutex_);
+  absl::Time oldest = absl::InfiniteFuture();
+  for (const auto& [token, session] : sessions_) oldest = std::min(oldest, session->OldestAcquire());
+  return oldest;
 }
 
 uint64_t SessionTable::staging_bytes() const {

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
 #include "proto/validate.h"
@@ -31,7 +33,10 @@ using SendToClient = std::function<void(v1::NodeMessage)>;
 // land after it was released: they are dropped at once.
 class AcquirePins {
  public:
-  explicit AcquirePins(size_t positions) : pins_(positions) {}
+  explicit AcquirePins(size_t positions) : positions_(positions), began_(absl::Now()), pins_(positions) {}
+
+  size_t positions() const { return positions_; }
+  absl::Time began() const { return began_; }
 
   // False when released meanwhile.
   bool Put(uint32_t position, BlockPin pin);
@@ -45,6 +50,8 @@ class AcquirePins {
   void Release();
 
  private:
+  const size_t positions_;
+  const absl::Time began_;
   mutable Mutex mutex_;
   struct Lent {
     uint32_t first = 0;  // position
@@ -103,6 +110,8 @@ class Session {
   std::shared_ptr<AcquirePins> TakeAcquire(uint64_t id);
   absl::Status AddReservation(uint64_t id, ReservedChain chain);
   std::optional<ReservedChain> TakeReservation(uint64_t id);
+  // When the oldest Acquire that is not released began; InfiniteFuture without one.
+  absl::Time OldestAcquire() const;
 
   // Ends every pin and reservation; later calls are refused.
   void Close(Reservations& reservations);
@@ -149,6 +158,8 @@ class SessionTable {
 
   size_t size() const;
   uint64_t staging_bytes() const;
+  // Over all sessions: see Session::OldestAcquire.
+  absl::Time OldestAcquire() const;
 
  private:
   void End(Session& session);

@@ -1,6 +1,7 @@
 // Builders of the two run-length lists that answers carry.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "proto/validate.h"
@@ -28,6 +29,20 @@ inline void AppendSlot(google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, ui
   }
   run->add_slots(slot.slot);
   run->add_generations(slot.generation);
+}
+
+// Takes back what was appended from position `end` on.
+inline void CutSlots(google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, uint32_t end) {
+  while (!runs.empty()) {
+    v1::SlotRun* const last = runs.Mutable(runs.size() - 1);
+    if (last->first() < end) {
+      const auto keep = static_cast<int>(std::min<uint32_t>(static_cast<uint32_t>(last->slots_size()), end - last->first()));
+      last->mutable_slots()->Truncate(keep);
+      last->mutable_generations()->Truncate(keep);
+      return;
+    }
+    runs.RemoveLast();
+  }
 }
 
 // Appends `count` blocks from `first` on that were missed for `cause`; they must follow the last run. `estimate_ms`: see

@@ -134,7 +134,8 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
                            .spill_ahead_slots = SpillAheadSlots(memory.group.dram_bytes, geometry),
                            .policy = options_.policy,
                            .admission = options_.admission,
-                           .on_change = options_.on_change});
+                           .on_change = options_.on_change,
+                           .on_leave = options_.on_leave});
   } else if (spec.block_bytes_max() > memory.pool->geometry().block_bytes_max()) {
     return absl::FailedPreconditionError(
         absl::StrCat("a block of ", spec.block_bytes_max(), " bytes does not fit the slots of group ", memory.group.name,

@@ -58,6 +58,7 @@ class SpaceTable {
     AdmissionKind admission = AdmissionKind::kAlways;
     std::string registry_path;     // where namespaces are kept for the next start; empty = nowhere
     std::function<void(const BlockChange&)> on_change;
+    std::function<void(const BlockLeft&)> on_leave;
   };
 
   // Allocates the arenas and registers what `registry_path` remembers. Errors: ResourceExhausted (memory),

@@ -43,6 +43,7 @@ size_t Spiller::Step(BlockPool& pool) {
   std::vector<BlockPin> batch = pool.TakeSpillBatch(kBatchBytes);
   if (batch.empty()) return 0;
   const StageTimer timer(metrics_, Stage::kSpill);
+  const absl::Time began = absl::Now();
   uint64_t bytes = 0;
   std::vector<SpillWrite> writes;
   writes.reserve(batch.size());
@@ -56,6 +57,7 @@ size_t Spiller::Step(BlockPool& pool) {
   if (status.ok()) status = store_.Put(writes);
   if (status.ok()) {
     metrics_.AddBytes(v1::BYTE_PATH_SSD_WRITE, bytes);
+    metrics_.AddSeconds(v1::BYTE_PATH_SSD_WRITE, absl::Now() - began);
     metrics_.CountSpilled(batch.size());
   }
   if (!status.ok() && !failing_) log_.Error("spill_failed", {{"blocks", batch.size()}, {"why", status.message()}});

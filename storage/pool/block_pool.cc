@@ -10,6 +10,7 @@
 namespace stem {
 namespace {
 constexpr size_t kEntriesPerLock = 4096;
+constexpr PolicyKind kSsdPolicy = PolicyKind::kLru;
 
 // What the quota holds, for policies that divide it up.
 size_t SsdBlocks(const BlockPool::Options& options, const SlotGeometry& geometry) {
@@ -68,8 +69,9 @@ BlockPool::BlockPool(std::span<std::byte> arena, SlotGeometry geometry, Options 
       geometry_(geometry),
       options_(std::move(options)),
       slots_(static_cast<uint32_t>(arena.size() / geometry.slot_bytes)),
+      began_(absl::Now()),
       dram_policy_(MakeLeafFirstPolicy(options_.policy, std::max<uint32_t>(slots_, 1))),
-      ssd_policy_(MakeLeafFirstPolicy(PolicyKind::kLru, SsdBlocks(options_, geometry_))),
+      ssd_policy_(MakeLeafFirstPolicy(kSsdPolicy, SsdBlocks(options_, geometry_))),
       admission_(options_.ssd_bytes_max == 0 ? AdmissionKind::kAlways : options_.admission, SsdBlocks(options_, geometry_)) {
   free_slots_.reserve(slots_);
   for (uint32_t slot = slots_; slot > 0; --slot) free_slots_.push_back(slot - 1);
@@ -220,6 +222,7 @@ absl::StatusOr<Filling> BlockPool::BeginFill(const BlockName& name, const std::o
   block.fill_generation = ++generation_;
   block.slot = slot;
   block.in_slot = true;
+  ++slots_used_;
   block.filling = true;
   ++filling_;
   return Filling(this, id, slot, std::move(promoted));
@@ -256,6 +259,7 @@ absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint
   block.meta.digest = digest;
   block.meta.publisher = publisher;
   block.copy = copy;
+  block.dram_since = Hundredths();
   block.ranked = false;  // its request ranks it, or its last unpin
   ++blocks_dram_;
   Announce(block, Residence::kDram, GoneReason::kNone);
@@ -332,6 +336,7 @@ void BlockPool::LeaveDram(BlockId id) {
   dram_policy_->Remove(id);
   block.ranked = false;
   --blocks_dram_;
+  TellLeft(block, Residence::kDram, GoneReason::kNone);
   Announce(block, Residence::kSsd, GoneReason::kNone);
   FreeSlot(block);
 }
@@ -364,7 +369,10 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
   } else if (block.meta.parent.has_value()) {
     --orphans_;
   }
-  if (named) Announce(block, Residence::kGone, reason);
+  if (named) {
+    TellLeft(block, ready ? Residence::kDram : Residence::kSsd, reason);
+    Announce(block, Residence::kGone, reason);
+  }
   if (ready && block.pins == 0) FreeSlot(block);
   FreeEntryIfUnused(id);
 }
@@ -372,6 +380,7 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
 void BlockPool::FreeSlot(Block& block) {
   STEM_CHECK(block.in_slot);
   block.in_slot = false;
+  --slots_used_;
   free_slots_.push_back(block.slot);
   slot_freed_.NotifyAll();
 }
@@ -474,9 +483,29 @@ void BlockPool::Announce(const Block& block, Residence residence, GoneReason rea
       {.name = block.meta.name, .parent = block.meta.parent, .residence = residence, .reason = reason});
 }
 
+uint32_t BlockPool::Hundredths() const {
+  return static_cast<uint32_t>((absl::Now() - began_) / absl::Milliseconds(10));
+}
+
+void BlockPool::TellLeft(const Block& block, Residence from, GoneReason reason) {
+  if (!options_.on_leave) return;
+  const bool dram = from == Residence::kDram;
+  absl::string_view by = NameOf(dram ? options_.policy : kSsdPolicy);
+  if (reason == GoneReason::kSpillRejected) by = spill_failing_ ? "failed write" : NameOf(options_.admission);
+  if (reason == GoneReason::kIntegrity || reason == GoneReason::kWithdrawn) by = "";
+  const uint32_t now = Hundredths();
+  const uint32_t since = dram ? block.dram_since : block.ssd_since;
+  options_.on_leave({.name = block.meta.name,
+                     .from = from,
+                     .reason = reason,
+                     .by = by,
+                     .age = absl::Milliseconds(10) * (now - std::min(now, since))});
+}
+
 BlockPool::Stats BlockPool::stats() const {
   MutexLock lock(mutex_);
   return {.slots_free = free_slots_.size(),
+          .slots_used = slots_used_,
           .slots_pinned = slots_pinned_,
           .pins = pins_,
           .filling = filling_,

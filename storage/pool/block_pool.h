@@ -40,6 +40,15 @@ struct BlockChange {
   GoneReason reason = GoneReason::kNone;
 };
 
+// A block left a tier: for what operators ask. `by` lives for ever.
+struct BlockLeft {
+  BlockName name;
+  Residence from = Residence::kDram;
+  GoneReason reason = GoneReason::kNone;  // kNone: it went on to the SSD
+  absl::string_view by;                   // the policy that chose it; of kSpillRejected the admission, or "failed write"
+  absl::Duration age;                     // in that tier, since it came or since the node began
+};
+
 // The permission to read a slot: it is not reused while a pin of it lives. Move-only; outlives no pool.
 class BlockPin {
  public:
@@ -103,6 +112,8 @@ class BlockPool {
     AdmissionKind admission = AdmissionKind::kAlways;  // who is worth a write to SSD
     // Told of every change in order, under the pool's lock: must be short and call nothing of the pool. May be empty.
     std::function<void(const BlockChange&)> on_change;
+    // Told of every block that leaves a tier, as on_change. May be empty.
+    std::function<void(const BlockLeft&)> on_leave;
   };
 
   // `arena` (borrowed, outlives the pool) is cut into slots of `geometry`.
@@ -162,6 +173,7 @@ class BlockPool {
 
   struct Stats {
     uint64_t slots_free = 0;
+    uint64_t slots_used = 0;   // with a block, or being filled; with slots_free all that there are
     uint64_t slots_pinned = 0;
     uint64_t pins = 0;
     uint64_t filling = 0;
@@ -187,6 +199,8 @@ class BlockPool {
     uint64_t fill_generation = 0;   // of the slot, once it is Ready
     uint64_t spill_generation = 0;  // in the record on SSD
     uint64_t request = 0;           // that used it last
+    uint32_t dram_since = 0;        // Hundredths()
+    uint32_t ssd_since = 0;
     uint32_t depth = 0;             // blocks before it in its chain
     uint32_t slot = 0;
     uint32_t pins = 0;
@@ -232,11 +246,15 @@ class BlockPool {
   // Enters what was found on SSD into its policy, parents first.
   void RankRestored() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Announce(const Block& block, Residence residence, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellLeft(const Block& block, Residence from, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of a second, since the pool began: 4 bytes last for 497 days.
+  uint32_t Hundredths() const;
 
   const std::span<std::byte> arena_;
   const SlotGeometry geometry_;
   const Options options_;
   const uint32_t slots_;
+  const absl::Time began_;
 
   mutable Mutex mutex_;
   CondVar slot_freed_;
@@ -245,6 +263,7 @@ class BlockPool {
   std::deque<Block> blocks_ ABSL_GUARDED_BY(mutex_);  // by BlockId; a deque so that entries stay put
   std::vector<BlockId> free_ids_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
+  uint32_t slots_used_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<BlockName, BlockId> table_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<EvictionPolicy> dram_policy_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<EvictionPolicy> ssd_policy_ ABSL_GUARDED_BY(mutex_);

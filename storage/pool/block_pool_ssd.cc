@@ -61,6 +61,7 @@ void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
     }
     if (!block.on_ssd) {
       block.on_ssd = true;
+      block.ssd_since = Hundredths();
       block.spill_generation = block.meta.generation;
       ++blocks_ssd_;
       ssd_bytes_ += SpillRecordBytes(block.meta.length);

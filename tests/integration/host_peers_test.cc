@@ -2,18 +2,17 @@
 // the other node lives.
 #include <sys/mman.h>
 
-#include <regex>
 #include <string>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "httplib.h"
 #include "storage/pool/fd_socket.h"
 #include "tests/support/arena_maps.h"
 #include "tests/support/in_process_cluster.h"
 #include "tests/support/publishing.h"
+#include "tests/support/scraped_metrics.h"
 
 namespace stem {
 namespace {
@@ -27,12 +26,7 @@ constexpr uint64_t kBlockBytes = 65536;
 
 // Payload bytes that the node moved on `path`, as its metrics say.
 double BytesMoved(const Node& node, const std::string& path) {
-  httplib::Client client("http://" + node.http_address());
-  const auto page = client.Get("/metrics");
-  std::smatch match;
-  const std::regex line("stemcache_node_bytes_total\\{path=\"" + path + "\"\\} ([0-9.e+]+)");
-  if (!page || !std::regex_search(page->body, match, line)) return -1;
-  return std::stod(match[1]);
+  return testing::ScrapedMetrics(node.http_address()).Value("stemcache_node_bytes_total{path=\"" + path + "\"}");
 }
 
 // Fetches the chain and checks every byte.

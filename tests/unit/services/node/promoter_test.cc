@@ -98,6 +98,13 @@ TEST_F(PromoterTest, GoodRecordsBecomeReadable) {
   EXPECT_EQ(metrics_.integrity_failures(), 0u);
 }
 
+TEST_F(PromoterTest, WhatHasLeftTheSsdIsGoneAndNoFailedProof) {
+  const uint64_t free = pool_.stats().slots_free;
+  EXPECT_EQ(Promoter::Begin(pool_, SpillBlock::NameOf(99), absl::Now() + absl::Seconds(1)).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(pool_.stats().slots_free, free);
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(99)), BlockPool::Presence::kAbsent);
+}
+
 TEST_F(PromoterTest, RecordOfOtherBytesIsRefused) {
   TamperWithBlockOne([](SpillRead& read) { read.meta.digest ^= 1; });
   ExpectBlockOneRefused();
