@@ -17,9 +17,11 @@ namespace stem {
 using Command = std::function<absl::StatusOr<int>()>;
 
 // `app` and `*run` must outlive the parse and the call. `binaries`: folder of stem-node and stem-directory.
+void AddAdviseCommand(CLI::App& app, Command* run);
 void AddBenchCommand(CLI::App& app, const std::string& binaries, Command* run);
 void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run);
 void AddPlanCommand(CLI::App& app, Command* run);
+void AddProfileCommand(CLI::App& app, Command* run);
 void AddReplayCommand(CLI::App& app, Command* run);
 void AddSimulateCommand(CLI::App& app, Command* run);
 void AddStatusCommand(CLI::App& app, Command* run);

@@ -14,9 +14,11 @@ int main(int argc, char** argv) {
   std::error_code error;
   const std::string binaries = std::filesystem::canonical("/proc/self/exe", error).parent_path().string();
   stem::Command run;
+  stem::AddAdviseCommand(app, &run);
   stem::AddBenchCommand(app, binaries, &run);
   stem::AddClusterCommand(app, binaries, &run);
   stem::AddPlanCommand(app, &run);
+  stem::AddProfileCommand(app, &run);
   stem::AddReplayCommand(app, &run);
   stem::AddSimulateCommand(app, &run);
   stem::AddStatusCommand(app, &run);

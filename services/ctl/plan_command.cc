@@ -1,61 +1,36 @@
 // stemctl plan: what a model's KV takes, what fits, what tiers hold.
-#include <cstdint>
 #include <cstdio>
 #include <memory>
 
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "services/ctl/commands.h"
+#include "services/ctl/plan_arguments.h"
 #include "services/ctl/plan_trace.h"
 #include "services/ctl/planner/model_table.h"
-#include "services/ctl/planner/plan.h"
 #include "services/ctl/planner/plan_report.h"
 #include "services/runtime/config.h"
 
 namespace stem {
 namespace {
 
-struct PlanArguments {
-  planner::PlanOptions options;
+struct Arguments {
+  PlanArguments plan;
   PlanTraceOptions trace;
-  planner::Gpu numbers{"GPU", 0, 0, 0};  // when no name is given
-  std::string config, model, gpu, prices, json;
-  std::string kv_dtype = "bf16";
-  double activation_gib = -1;
+  std::string prices, json;
 };
 
-absl::Status ReadGpu(PlanArguments* arguments) {
-  planner::Gpu gpu = arguments->numbers;
-  if (!arguments->gpu.empty()) {
-    STEM_ASSIGN(gpu, planner::FindGpu(arguments->gpu));
-    const planner::Gpu& numbers = arguments->numbers;
-    if (numbers.memory_gib != 0) gpu.memory_gib = numbers.memory_gib;
-    if (numbers.bandwidth_gb_s != 0) gpu.bandwidth_gb_s = numbers.bandwidth_gb_s;
-    if (numbers.dense_bf16_tflops != 0) gpu.dense_bf16_tflops = numbers.dense_bf16_tflops;
-  } else if (gpu.memory_gib == 0) {
-    if (gpu.bandwidth_gb_s == 0 && gpu.dense_bf16_tflops == 0) return absl::OkStatus();
-    return absl::InvalidArgumentError("--gpu-bandwidth and --gpu-tflops need --gpu-memory-gib or --gpu");
-  }
-  arguments->options.gpu = gpu;
-  return absl::OkStatus();
-}
-
-absl::StatusOr<int> RunPlan(PlanArguments* arguments) {
-  if (arguments->config.empty() == arguments->model.empty()) {
-    return absl::InvalidArgumentError("give one of --config FILE and --model NAME");
-  }
-  STEM_ASSIGN(const planner::ModelShape model,
-              arguments->model.empty() ? planner::ReadModel(arguments->config) : planner::FindModel(arguments->model));
-  STEM_ASSIGN(arguments->options.kv, planner::ParseKvDtype(arguments->kv_dtype));
-  STEM_TRY(ReadGpu(arguments));
+absl::StatusOr<int> RunPlan(Arguments* arguments) {
+  STEM_ASSIGN(const planner::ModelShape model, ReadPlanArguments(&arguments->plan));
+  planner::PlanOptions& options = arguments->plan.options;
   if (!arguments->prices.empty()) {
-    STEM_ASSIGN(arguments->options.prices, planner::ReadPrices(arguments->prices));
+    STEM_ASSIGN(options.prices, planner::ReadPrices(arguments->prices));
   }
-  if (arguments->activation_gib != -1) arguments->options.activation_gib = arguments->activation_gib;
-  STEM_ASSIGN(const planner::Plan plan, planner::MakePlan(model, arguments->options));
+  STEM_ASSIGN(const planner::Plan plan, planner::MakePlan(model, options));
   nlohmann::json json = planner::PlanJson(plan);
+  if (!arguments->plan.model.empty()) {
+    STEM_ASSIGN(json["model"]["config"], planner::ModelConfig(arguments->plan.model));
+  }
   std::string text = planner::PlanText(plan);
   if (!arguments->trace.trace.empty()) {
     Progress progress(stderr);
@@ -66,69 +41,26 @@ absl::StatusOr<int> RunPlan(PlanArguments* arguments) {
     return absl::InvalidArgumentError("--goal-hit-rate needs --trace FILE: hit rates come from a trace");
   }
   if (arguments->json != "-") std::fputs(text.c_str(), stdout);
-  if (!arguments->model.empty()) {
-    STEM_ASSIGN(json["model"]["config"], planner::ModelConfig(arguments->model));
-  }
   STEM_TRY(WriteJson(arguments->json, json.dump(2)));
   return plan.fits() ? kExitOk : kExitFailed;
-}
-
-void AddModelOptions(CLI::App& command, PlanArguments& arguments) {
-  planner::PlanOptions& options = arguments.options;
-  command.add_option("--config", arguments.config, "the model's config.json, as Hugging Face keeps it");
-  command.add_option("--model", arguments.model,
-                     absl::StrCat("or one of ", absl::StrJoin(planner::ModelNames(), ", ")));
-  command.add_option("--kv-dtype", arguments.kv_dtype, planner::KvDtypeWords())->capture_default_str();
-  command.add_option("--weights", options.weights, "dtype of weights; default: the config's");
-  command.add_option("--tensor-parallel,--tp", options.parallel.tensor, "GPUs a layer is split over")
-      ->capture_default_str();
-  command.add_option("--pipeline-parallel,--pp", options.parallel.pipeline, "GPUs layers are shared out to")
-      ->capture_default_str();
-  command
-      .add_option("--context", options.contexts,
-                  "tokens of a request, e.g. 6000,24000: typical first, then p95, longest")
-      ->delimiter(',')
-      ->check(CLI::Range(1.0, 16777216.0));
-  command.add_option("--concurrency", options.concurrency, "requests at a time")->capture_default_str();
-  command.add_option("--engine-block", options.holding.engine_block_tokens, "tokens of an engine's block")
-      ->capture_default_str();
-  command.add_option("--draft-tokens", options.holding.draft_tokens, "of speculative decoding")->capture_default_str();
-}
-
-void AddMachineOptions(CLI::App& command, PlanArguments& arguments) {
-  planner::PlanOptions& options = arguments.options;
-  command.add_option("--gpu", arguments.gpu, absl::StrCat("one of ", planner::GpuNames()));
-  command.add_option("--gpu-memory-gib", arguments.numbers.memory_gib, "memory of a GPU, GiB");
-  command.add_option("--gpu-bandwidth", arguments.numbers.bandwidth_gb_s, "of its memory, GB/s");
-  command.add_option("--gpu-tflops", arguments.numbers.dense_bf16_tflops, "dense bf16");
-  command.add_option("--gpu-utilization", options.gpu_utilization, "share of it that the engine takes")
-      ->capture_default_str();
-  command.add_option("--activation-gib", arguments.activation_gib, "instead of the allowance");
-  AddBytesOption(command, "--kv-memory", options.kv_memory_bytes, {}, "for KV on each GPU, instead of what is left");
-  command.add_option("--steps-at-a-time", options.steps_at_a_time, "that the engine schedules; 2 = asynchronously")
-      ->capture_default_str();
-  command.add_option("--chunk-tokens", options.chunk_tokens, "prefilled in a step")->capture_default_str();
-  AddBytesOption(command, "--dram", options.dram_bytes, {}, "Stemcache memory, all nodes");
-  AddBytesOption(command, "--ssd", options.ssd_bytes, {}, "Stemcache SSD, all nodes");
-  command.add_option("--block-tokens", options.block_tokens, "tokens of a Stemcache block")->capture_default_str();
-  command.add_option("--prices", arguments.prices, "JSON file: gpu_hour, dram_gb_month, ssd_gb_month");
-  command.add_option("--trace", arguments.trace.trace, "what these sizes would hit on it, and where more stops paying");
-  AddChoice<TraceFormat>(
-      command, "--trace-format", arguments.trace.format,
-      {{"mooncake", TraceFormat::kMooncake}, {"bailian", TraceFormat::kBailian}, {"stem", TraceFormat::kStem}},
-      "the trace's format");
-  command.add_option("--goal-hit-rate", arguments.trace.goal_hit_rate, "of prompt tokens: the cheapest mix that reaches it");
-  command.add_option("--hits-per-day", options.hits_per_day, "times a kept token saves its prefill")
-      ->capture_default_str();
 }
 
 }  // namespace
 
 void AddPlanCommand(CLI::App& app, Command* run) {
-  const auto arguments = std::make_shared<PlanArguments>();
+  const auto arguments = std::make_shared<Arguments>();
   CLI::App& command = *app.add_subcommand("plan", "KV memory of a model: what it takes, what fits, what tiers hold");
-  AddModelOptions(command, *arguments);
-  AddMachineOptions(command, *arguments);
+  AddModelOptions(command, arguments->plan);
+  AddMachineOptions(command, arguments->plan);
+  command.add_option("--prices", arguments->prices, "JSON file: gpu_hour, dram_gb_month, ssd_gb_month");
+  command.add_option("--trace", arguments->trace.trace, "what these sizes would hit on it, and where more stops paying");
+  AddChoice<TraceFormat>(
+      command, "--trace-format", arguments->trace.format,
+      {{"mooncake", TraceFormat::kMooncake}, {"bailian", TraceFormat::kBailian}, {"stem", TraceFormat::kStem}},
+      "the trace's format");
+  command.add_option("--goal-hit-rate", arguments->trace.goal_hit_rate, "of prompt tokens: the cheapest mix that reaches it");
+  command.add_option("--hits-per-day", arguments->plan.options.hits_per_day, "times a kept token saves its prefill")
+      ->capture_default_str();
   command.add_option("--json", arguments->json, "write the plan as JSON; - = standard output, without the report");
   command.callback([arguments, run] { *run = [arguments] { return RunPlan(arguments.get()); }; });
 }

@@ -24,17 +24,16 @@ std::string ProgressText(const ProgressState& state, int bar_cells) {
   const double per_s = static_cast<double>(state.requests) / elapsed_s;
   const double hit_rate =
       state.blocks == 0 ? 0 : static_cast<double>(state.blocks_hit) / static_cast<double>(state.blocks);
-  if (state.requests_total == 0) {
-    return fmt::format("{} requests  {:.0f} requests/s  hit rate {:.4f}", state.requests, per_s, hit_rate);
-  }
+  const std::string rates = state.of_blocks ? fmt::format("{:.0f} requests/s  hit rate {:.4f}", per_s, hit_rate)
+                                            : fmt::format("{:.2f} requests/s", per_s);
+  if (state.requests_total == 0) return fmt::format("{} requests  {}", state.requests, rates);
   const double fraction =
       std::min(1.0, static_cast<double>(state.requests) / static_cast<double>(state.requests_total));
   const uint64_t left = state.requests_total - std::min(state.requests, state.requests_total);
   const std::string time_left =
       per_s > 0 ? fmt::format("{:.0f} s left", static_cast<double>(left) / per_s) : "time left unknown";
-  return fmt::format("{}{:3.0f} %  {}/{}  {:.0f} requests/s  hit rate {:.4f}  {}",
-                     bar_cells > 0 ? Bar(fraction, bar_cells) : "", 100 * fraction, state.requests,
-                     state.requests_total, per_s, hit_rate, time_left);
+  return fmt::format("{}{:3.0f} %  {}/{}  {}  {}", bar_cells > 0 ? Bar(fraction, bar_cells) : "", 100 * fraction,
+                     state.requests, state.requests_total, rates, time_left);
 }
 
 Progress::Progress(std::FILE* out) : out_(out), terminal_(::isatty(::fileno(out)) == 1) {}

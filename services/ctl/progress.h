@@ -15,6 +15,7 @@ struct ProgressState {
   uint64_t blocks = 0;
   uint64_t blocks_hit = 0;
   absl::Duration elapsed;
+  bool of_blocks = true;        // false: requests have no blocks, so no hit rate is shown
 };
 
 // "[=====>    ]  52 %  6256/12031  118 requests/s  hit rate 0.3121  48 s left". `bar_cells` 0 leaves the bar out.

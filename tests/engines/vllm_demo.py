@@ -40,6 +40,7 @@ class Server:
         if transfer is not None:
             command += ["--kv-transfer-config", json.dumps(transfer)]
         self._model, self._log = model, log
+        self.url = f"http://127.0.0.1:{self._port}"
         environment = {**os.environ, **ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
         with open(log, "w") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)

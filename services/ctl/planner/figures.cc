@@ -27,7 +27,8 @@ std::string Count(uint64_t number) {
 
 std::string Seconds(double seconds) {
   if (seconds == 0) return "-";
-  return seconds < 1 ? fmt::format("{:.0f} ms", seconds * 1000) : fmt::format("{:.1f} s", seconds);
+  if (seconds >= 1) return fmt::format("{:.1f} s", seconds);
+  return fmt::format("{:.{}f} ms", seconds * 1000, seconds < 0.01 ? 1 : 0);
 }
 
 }  // namespace stem::planner

@@ -18,6 +18,10 @@ TEST(ProgressTest, NothingDoneYetDividesByNothing) {
   EXPECT_EQ(ProgressText({0, 10, 0, 0, {}}, 0), "  0 %  0/10  0 requests/s  hit rate 0.0000  time left unknown");
 }
 
+TEST(ProgressTest, RequestsWithoutBlocksHaveNoHitRate) {
+  EXPECT_EQ(ProgressText({5, 10, 0, 0, absl::Seconds(10), false}, 0), " 50 %  5/10  0.50 requests/s  10 s left");
+}
+
 TEST(ProgressTest, AFileGetsWholeLines) {
   std::FILE* const file = std::tmpfile();
   ASSERT_NE(file, nullptr);
