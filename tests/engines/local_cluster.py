@@ -42,6 +42,18 @@ class LocalCluster:
     def node(self, index: int) -> str:
         return "unix://" + self.state["nodes"][index]["socket"]
 
+    @staticmethod
+    def name(index: int) -> str:
+        return f"node-{index + 1}"
+
+    @property
+    def directory(self) -> str:
+        return self.state["directory"]["listen"]
+
+    @property
+    def secret_file(self) -> str:
+        return os.path.join(self.dir, "secret")
+
     def pid(self, index: int) -> int:
         return self.state["nodes"][index]["pid"]
 

@@ -7,4 +7,5 @@ NB_MODULE(_core, module) {
   stem::python::RegisterErrors();
   stem::python::BindClient(module);
   stem::python::BindPages(module);
+  stem::python::BindDirectories(module);
 }

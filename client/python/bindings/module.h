@@ -6,6 +6,7 @@
 namespace stem::python {
 
 void BindClient(nanobind::module_& module);
+void BindDirectories(nanobind::module_& module);
 void BindPages(nanobind::module_& module);
 
 }  // namespace stem::python

@@ -10,10 +10,10 @@ arguments, `acquire_async` and so on:
         client.load(stem, 0, pages[:stem.matched_blocks])
 
 Keys are `bytes`, 16 for each block, in the order of the chain. Memory is anything with the buffer protocol or DLPack on the host.
-Engine connectors: `stemcache.vllm`.
+Engine connectors: `stemcache.vllm`. A router: `stemcache.router`.
 """
 
-from stemcache._core import Committed, Hasher, MoveResult, Namespace, PageMover, Part, Reservation, Stem, View
+from stemcache._core import Committed, Directories, Hasher, MoveResult, Namespace, NodeScore, PageMover, Part, Reservation, Stem, View
 from stemcache.client import Client
 from stemcache.errors import (
     Aborted,
@@ -35,7 +35,7 @@ LORA, MULTIMODAL, PROMPT_EMBEDDING, OTHER = 1, 2, 3, 4  # tags of Hasher.add_ext
 
 __version__ = "0.1.0"
 __all__ = [
-    "Aborted", "Client", "Committed", "DataLoss", "DeadlineExceeded", "FailedPrecondition", "Hasher", "Internal", "InvalidArgument",
-    "KEY_BYTES", "LORA", "MULTIMODAL", "MoveResult", "Namespace", "NotFound", "OTHER", "OutOfRange", "PROMPT_EMBEDDING", "PageMover",
+    "Aborted", "Client", "Committed", "DataLoss", "DeadlineExceeded", "Directories", "FailedPrecondition", "Hasher", "Internal", "InvalidArgument",
+    "KEY_BYTES", "LORA", "MULTIMODAL", "MoveResult", "Namespace", "NodeScore", "NotFound", "OTHER", "OutOfRange", "PROMPT_EMBEDDING", "PageMover",
     "Part", "Reservation", "ResourceExhausted", "Stem", "StemcacheError", "Unavailable", "Unimplemented", "View", "__version__",
 ]

@@ -17,7 +17,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-import stemcache
 from stemcache.vllm import identity, options
 from stemcache.vllm.attach import Attachment
 from stemcache.vllm.plan import Report, StepPlan
@@ -77,6 +76,8 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
                 logger.warning("Stemcache: kv_load_failure_policy is '%s': a block that is lost fails its request. Set it to "
                                "'recompute', so that the block is computed instead", transfer.kv_load_failure_policy)
             fields = identity.namespace_of(vllm_config, kv_cache_config, geometry, self._options)
+            if self._options.namespace_file:
+                identity.write(fields, self._options.namespace_file)
             self._attachment = self._attach(fields, "vllm-scheduler", staging_bytes=0, strict=True)
             self._scheduler = SchedulerSide(self._options, geometry, lambda: self._attachment.client, namespace=fields,
                                             load=transfer.is_kv_consumer, save=transfer.is_kv_producer)
@@ -89,9 +90,7 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
                 lambda fields: self._attach(fields, f"vllm-rank-{rank}", staging_bytes=self._options.staging_bytes))
 
     def _attach(self, fields: dict[str, Any], who: str, staging_bytes: int, strict: bool = False) -> Attachment:
-        parts = [stemcache.Part(block_bytes, id=rank, head_first=rank) for rank, block_bytes in enumerate(fields["parts"])]
-        namespace = stemcache.Namespace(**{**fields, "parts": parts})
-        return Attachment(who, self._options.node, namespace, strict=strict, staging_bytes=staging_bytes,
+        return Attachment(who, self._options.node, identity.namespace_from(fields), strict=strict, staging_bytes=staging_bytes,
                           shared_group=self._options.shared_group, proof=self._options.proof)
 
     @property

@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any
 
+import stemcache
 from stemcache.vllm.keys import file_digest
 from stemcache.vllm.options import Options
 from stemcache.vllm.plan import Geometry
@@ -64,6 +65,19 @@ def namespace_of(vllm_config: Any, kv_cache_config: Any, geometry: Geometry, opt
         "parts": [geometry.engine_block_bytes * geometry.pages_per_block] * geometry.ranks,
         "tokenizer_digest": _tokenizer_digest(model.tokenizer),
     }
+
+
+def namespace_from(fields: dict[str, Any]) -> stemcache.Namespace:
+    """Of namespace_of's fields: a part for each rank's heads."""
+    parts = [stemcache.Part(block_bytes, id=rank, head_first=rank) for rank, block_bytes in enumerate(fields["parts"])]
+    return stemcache.Namespace(**{**fields, "parts": parts})
+
+
+def write(fields: dict[str, Any], path: str) -> None:
+    """As JSON, for routers. Who reads it sees all of it, or what was there before."""
+    with open(path + ".new", "w") as out:
+        json.dump(fields, out, indent=2)
+    os.replace(path + ".new", path)
 
 
 def instruction_set(vllm_config: Any, spec: Any) -> str:

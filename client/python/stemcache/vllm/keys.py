@@ -105,10 +105,7 @@ class Chain:
     """Keys of one request's blocks, as far as they were asked for. `lora` is the adapter's identity, or None."""
 
     def __init__(self, client: stemcache.Client, block_tokens: int, request: Any, lora: bytes | None) -> None:
-        salt = (request.cache_salt or "").encode()
-        if len(salt) > 1024:
-            salt = hashlib.sha256(salt).digest()
-        self._hasher = stemcache.Hasher(client, salt)
+        self._hasher = stemcache.Hasher(client, salt_of(request.cache_salt))
         self._request = request
         self._block_tokens = block_tokens
         self._tokens = 0  # given to the hasher
@@ -149,6 +146,11 @@ class Chain:
 
             content = rows.detach().cpu().contiguous().view(torch.uint8).numpy()
             self._hasher.add_extra(stemcache.PROMPT_EMBEDDING, hashlib.sha256(content).digest())
+
+
+def salt_of(cache_salt: str | None) -> bytes:
+    """The salt of a chain."""
+    return _bounded((cache_salt or "").encode())
 
 
 def _bounded(identifier: bytes) -> bytes:

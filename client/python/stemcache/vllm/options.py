@@ -16,6 +16,7 @@ class Options:
     weights_digest: str = ""  # empty: the hub's commit, or a SHA-256 of a local model's files, read once at start
     hash_scheme: str = "xxh3"  # or "sha256", where tenants that do not trust each other share a namespace
     shared_group: str = ""
+    namespace_file: str = ""  # the namespace is written there as JSON, for routers
     block_tokens: int = 0  # a multiple of the engine's; 0 = the smallest whose payload has min_block_bytes
     min_block_bytes: int = 256 << 10
     staging_bytes: int = 128 << 20
