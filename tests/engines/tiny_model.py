@@ -32,6 +32,32 @@ def make(folder: str, layers: int = 4, hidden: int = 512, seed: int = 0, vocabul
     return folder
 
 
+def make_adapter(folder: str, model: str, seed: int, rank: int = 8) -> str:
+    """A LoRA adapter of a model of make(), in PEFT's format, strong enough to change every token. Returns the folder."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    with open(os.path.join(model, "config.json")) as text:
+        config = json.load(text)
+    hidden = config["hidden_size"]
+    key_values = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    random = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in range(config["num_hidden_layers"]):
+        for name, out in (("q_proj", hidden), ("v_proj", key_values)):
+            module = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{module}.lora_A.weight"] = torch.randn(rank, hidden, generator=random) * 0.2
+            weights[f"{module}.lora_B.weight"] = torch.randn(out, rank, generator=random) * 0.2
+    os.makedirs(folder, exist_ok=True)
+    save_file(weights, os.path.join(folder, "adapter_model.safetensors"))
+    with open(os.path.join(folder, "adapter_config.json"), "w") as text:
+        json.dump({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj", "v_proj"],
+                   "bias": "none"}, text)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")

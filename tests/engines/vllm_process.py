@@ -42,7 +42,11 @@ class VllmProcess:
         return self._do({"do": "start", "model": model, "transfer": transfer, "options": options})
 
     def generate(self, prompts: list[list[int]], max_tokens: int = 64, **options: Any) -> dict[str, Any]:
-        """{"tokens": [[id]], "cached": [tokens], "seconds": of all, "metrics": sums of counters since the engine's start}."""
+        """{"tokens": [[id]], "cached": [tokens], "seconds": of all, "metrics": sums of counters since the engine's start, ...}.
+
+        Options: salts, one a prompt; adapters, (name, number, folder) or None a prompt; logprobs, how many a token: then "logprobs" has
+        {token as text: logprob} of each position.
+        """
         return self._do({"do": "generate", "prompts": prompts, "max_tokens": max_tokens, **options})
 
     def forget(self) -> None:
@@ -104,8 +108,9 @@ class _Engine:
         return {"seconds": time.monotonic() - began}
 
     def generate(self, prompts: list[list[int]], max_tokens: int, salts: list[str | None] | None = None,
-                 logprobs: int | None = None) -> dict[str, Any]:
+                 logprobs: int | None = None, adapters: list[tuple[str, int, str] | None] | None = None) -> dict[str, Any]:
         from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
 
         params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False, logprobs=logprobs)
         inputs: list[dict[str, Any]] = [{"prompt_token_ids": prompt} for prompt in prompts]
@@ -113,7 +118,8 @@ class _Engine:
             if salt:
                 each["cache_salt"] = salt
         began = time.monotonic()
-        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        outputs = self.llm.generate(inputs, params, use_tqdm=False,
+                                    lora_request=[LoRARequest(*each) if each else None for each in adapters] if adapters else None)
         seconds = time.monotonic() - began
         metrics: dict[str, float] = {}
         for metric in self.llm.get_metrics():
@@ -124,6 +130,8 @@ class _Engine:
         return {"tokens": [list(output.outputs[0].token_ids) for output in outputs],
                 "cached": [output.num_cached_tokens for output in outputs],
                 "first_token_seconds": [output.metrics.first_token_latency if output.metrics else None for output in outputs],
+                "logprobs": [[{token: entry.logprob for token, entry in position.items()} for position in output.outputs[0].logprobs or ()]
+                             for output in outputs],
                 "reasons": [output.outputs[0].finish_reason for output in outputs], "seconds": seconds, "metrics": metrics}
 
     def forget(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.engines import tiny_model
+from tests.engines import gemma_model, tiny_model
 from tests.engines.local_cluster import until
 from tests.engines.vllm_process import VllmProcess, transfer_config
 
@@ -112,13 +112,96 @@ def test_salts_keep_requests_apart(new_cluster, model, truths, vllm):
     assert hits(b.generate([prompt(7)], salts=["a"])) > 0
 
 
-def test_two_models_keep_apart(new_cluster, model, tmp_path, vllm):
+def test_two_models_at_once_keep_apart(new_cluster, model, truths, tmp_path, vllm):
     other = tiny_model.make(str(tmp_path / "tiny"), seed=1)  # the same name and shape, other weights
     cluster = new_cluster()
-    vllm(model, transfer_config(cluster.node(0))).generate([prompt(8)])
-    b = vllm(other, transfer_config(cluster.node(0)))
-    assert hits(b.generate([prompt(8)])) == 0
+    a, b = (vllm(each, transfer_config(cluster.node(0))) for each in (model, other))
     assert "weights_digest" in b.log(), "the node warned about the like-named namespace, with the field"
+    for engine in (a, b):
+        assert hits(engine.generate([prompt(8)])) == 0
+    again = [vllm(each, transfer_config(cluster.node(1))) for each in (model, other)]
+    first, second = (engine.generate([prompt(8)]) for engine in again)
+    assert first["tokens"] == truths([prompt(8)]) and hits(first) == hits(second) == 11 * 128
+    assert second["tokens"] != first["tokens"]
+    with VllmProcess() as alone:
+        alone.start(other)
+        assert alone.generate([prompt(8)])["tokens"] == second["tokens"]
+
+
+def test_two_adapters_at_once_keep_apart(new_cluster, model, truths, tmp_path, vllm):
+    cluster = new_cluster()
+    options = {"enable_lora": True, "max_loras": 2, "max_lora_rank": 8}
+    adapters = [(name, seed, tiny_model.make_adapter(str(tmp_path / name), model, seed)) for seed, name in ((1, "one"), (2, "two"))]
+    prompts = [prompt(70)] * 2
+    # Without an adapter apart: in a batch with others, vLLM 0.32's CPU kernels give such a request the last adapter.
+    a = vllm(model, transfer_config(cluster.node(0)), **options)
+    first, plain = a.generate(prompts, adapters=adapters), a.generate(prompts[:1])
+    assert hits(plain) == 0 and first["tokens"][0] != first["tokens"][1] and plain["tokens"] == truths(prompts[:1])
+    assert plain["tokens"][0] not in first["tokens"]
+    a.generate([[1, 2, 3]], 2)
+    b = vllm(model, transfer_config(cluster.node(1)), **options)
+    second = b.generate(prompts, adapters=[("two", 1, adapters[1][2]), ("one", 2, adapters[0][2])])  # other numbers here
+    assert second["tokens"] == first["tokens"][::-1]
+    again = b.generate(prompts[:1])
+    assert again["tokens"] == plain["tokens"]
+    assert hits(again) == 3 * 11 * 128, "each its own, and nobody another's"
+    with VllmProcess() as alone:
+        alone.start(model, **options)
+        assert alone.generate(prompts, adapters=adapters)["tokens"] == first["tokens"]
+
+
+def worst_logprob(truth: dict, answer: dict, count: int) -> float:
+    """The largest difference of a token's logprob as long as the answers are the same, and where they part."""
+    worst = 0.0
+    for expected, got, tokens, others in zip(truth["logprobs"][0], answer["logprobs"][0], truth["tokens"][0], answer["tokens"][0]):
+        worst = max(worst, *(abs(expected.get(each, min(expected.values())) - got.get(each, min(got.values())))
+                             for each in (str(tokens), str(others))))
+        count -= 1
+        if tokens != others:
+            break
+    return worst if count <= 0 or tokens != others else float("inf")
+
+
+def test_bfloat16_logprobs_are_within_a_margin(new_cluster, model, vllm):
+    margin, count = 0.15, 64
+    cluster = new_cluster()
+    options = {"dtype": "bfloat16"}
+    with VllmProcess() as process:
+        process.start(model, **options)
+        truth = process.generate([prompt(71)], count, logprobs=20)
+    vllm(model, transfer_config(cluster.node(0)), **options).generate([prompt(71)], count)
+    b = vllm(model, transfer_config(cluster.node(1), proof="header"), **options)
+    answer = b.generate([prompt(71)], count, logprobs=20)
+    assert hits(answer) > 0
+    assert worst_logprob(truth, answer, count) < margin
+    b.generate([[1, 2, 3]], 2)  # its last saves go with a step
+    b.forget()  # the control: a wrong block is beyond the margin
+    assert cluster.alter_all(1, offset=70003) > 0
+    wrong = b.generate([prompt(71)], count, logprobs=20)
+    assert worst_logprob(truth, wrong, count) > margin
+
+
+def test_gemma_with_its_real_weights(new_cluster, vllm):
+    try:
+        gemma = gemma_model.make()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    from transformers import AutoTokenizer
+
+    with open(random.__file__) as text:
+        tokens = [2, *AutoTokenizer.from_pretrained(gemma).encode(text.read(), add_special_tokens=False)][:1200]
+    options = {"disable_hybrid_kv_cache_manager": True, "max_model_len": 4096}
+    cluster = new_cluster(dram="256MiB")
+    with VllmProcess() as process:
+        process.start(gemma, **options)
+        truth = process.generate([tokens])["tokens"]
+    a = vllm(gemma, transfer_config(cluster.node(0)), **options)
+    assert a.generate([tokens])["tokens"] == truth
+    a.generate([[2, 3, 4]], 2)
+    a.close()
+    b = vllm(gemma, transfer_config(cluster.node(1)), **options).generate([tokens])
+    assert b["tokens"] == truth
+    assert hits(b) == 9 * 128 and b["metrics"]["prompt_tokens_by_source/local_compute"] == 1200 - 9 * 128
 
 
 def test_n_gram_drafts(new_cluster, model, truths, vllm):
