@@ -26,6 +26,7 @@ from tests.engines.local_cluster import LocalCluster  # noqa: E402
 from tests.engines.vllm_process import ENVIRONMENT, transfer_config  # noqa: E402
 
 NEW_TOKENS = 128
+WARM_UPS = 6  # vLLM's own first steps of a new size are slow: every server answers a prompt of its own so often before it is measured
 
 
 class Server:
@@ -100,7 +101,8 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict:
     plain = Server(model, None, os.path.join(folder, "plain.log"))
     try:
         plain.await_ready()
-        plain.answer(warm_up, 1)
+        for _ in range(WARM_UPS):
+            plain.answer(warm_up, 1)
         figures["cold, vLLM alone"], truth = plain.answer(prompt)
         figures["local hit, vLLM alone"], _ = plain.answer(prompt)
         turn = prompt + truth + tokens(3, 200)
@@ -116,8 +118,9 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict:
         for server in servers:
             server.await_ready()
         a, b = servers
-        for server in servers:
-            server.answer(warm_up if server is a else tokens(4, len(prompt)), 1)
+        for server, own in ((a, warm_up), (b, tokens(4, len(prompt)))):
+            for _ in range(WARM_UPS):
+                server.answer(own, 1)
         figures["cold, A"], tokens_a = a.answer(prompt)
         figures["from the tier, B"], tokens_b = b.answer(prompt)
         figures["local hit, B"], tokens_again = b.answer(prompt)
