@@ -77,6 +77,19 @@ def _constants(source: str) -> dict[str, list]:
     return out
 
 
+def _words(value: ast.expr, choices: dict[str, list]) -> list | None:
+    """A list of words, named or written out, or a sum of such; None for what only SGLang's own code can tell."""
+    if isinstance(value, ast.Name):
+        return choices.get(value.id)
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
+        left, right = _words(value.left, choices), _words(value.right, choices)
+        return None if left is None or right is None else [*left, *right]
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
+
+
 def _fields(source: str, choices: dict[str, list]) -> dict[str, dict]:
     flags = {}
     for field in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
@@ -90,7 +103,7 @@ def _fields(source: str, choices: dict[str, list]) -> dict[str, dict]:
                     names += ast.literal_eval(keyword.value)
                 elif keyword.arg == "choices":
                     value = keyword.value
-                    known["choices"] = choices.get(value.id) if isinstance(value, ast.Name) else ast.literal_eval(value)
+                    known["choices"] = _words(value, choices)
         flags.update(dict.fromkeys(names, known))
     return flags
 

@@ -109,6 +109,7 @@ void AddPlanFigures(Advice* advice) {
   figures["model"] = advice->options.model;
   figures["typical"] = std::to_string(plan.typical_tokens);
   figures["longest"] = std::to_string(longest);
+  figures["longest_grouped"] = Count(longest);  // as engines print it
   figures["longest_input"] = std::to_string(longest - 1);
   figures["requests"] = std::to_string(requests);
   figures["queue"] = std::to_string(std::max<uint64_t>(128, 4 * requests));

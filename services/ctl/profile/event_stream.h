@@ -31,7 +31,7 @@ class EventStream {
   void Usage(const nlohmann::json& usage);
 
   Completion& completion_;
-  const Moments& moments_;
+  const Moments moments_;
   const absl::Time begun_;
   absl::Time last_;
   std::string rest_;  // of a line that is not whole yet
