@@ -1,12 +1,12 @@
 #include "storage/spill/disk_spill_store.h"
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
+#include <thread>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "storage/spill/payload_pieces.h"
 #include "storage/spill/stem_order.h"
 
@@ -21,6 +21,7 @@ constexpr uint64_t kReadPagesMax = (512 << 10) / kSpillPageBytes;  // of neighbo
 constexpr uint64_t kWritePagesMax = (1 << 20) / kSpillPageBytes;  // of one request
 constexpr uint64_t kWavePagesMax = (4 << 20) / kSpillPageBytes;   // of requests at once; after each wave reads get their turn
 constexpr size_t kPiecesMax = 512;                                // of one request
+constexpr std::chrono::milliseconds kReadersTurnMax(50);          // after a wave; the lock is held meanwhile
 
 }  // namespace
 
@@ -152,11 +153,13 @@ absl::Status DiskSpillStore::Recover() {
 void DiskSpillStore::ReleaseRemoved() {
   for (const Extent& extent : removed_) map_.Release(extent);
   removed_.clear();
+  undo_.clear();
 }
 
 absl::Status DiskSpillStore::RequireRoom(uint64_t pages, size_t records) {
   const uint64_t growth_bytes = (pages - std::min(pages, map_.free_pages())) * kSpillPageBytes;
-  if (map_.pages() * kSpillPageBytes + growth_bytes > options_.file_bytes_max) {
+  // A file that an earlier process let grow further is used as it is.
+  if (growth_bytes > 0 && map_.pages() * kSpillPageBytes + growth_bytes > options_.file_bytes_max) {
     return absl::ResourceExhaustedError(absl::StrCat("spill file at ", directory_->path(), " is full: needs ",
                                                      pages * kSpillPageBytes, " bytes, ",
                                                      map_.free_pages() * kSpillPageBytes, " free, may have ",
@@ -172,12 +175,13 @@ absl::Status DiskSpillStore::RequireRoom(uint64_t pages, size_t records) {
 
 absl::Status DiskSpillStore::Grow(uint64_t pages) {
   const uint64_t free_bytes = directory_->free_bytes();
-  const uint64_t spare_pages = (free_bytes - std::min(free_bytes, options_.free_bytes_min)) / kSpillPageBytes;
+  const uint64_t kept_bytes = options_.free_bytes_min + kIndexSlackBytes;
+  const uint64_t spare_pages = (free_bytes - std::min(free_bytes, kept_bytes)) / kSpillPageBytes;
   const uint64_t pages_max = options_.file_bytes_max / kSpillPageBytes;
   const uint64_t wanted = std::min({map_.pages() + std::max(pages, kGrowPages), pages_max, map_.pages() + spare_pages / 2});
-  const uint64_t needed = std::min(map_.pages() + pages, pages_max);
+  const uint64_t needed = std::min({map_.pages() + pages, pages_max, map_.pages() + spare_pages});
   const uint64_t grown = std::max(wanted, needed);
-  if (grown == map_.pages()) return absl::ResourceExhaustedError("the file has its full size");
+  if (grown <= map_.pages()) return absl::ResourceExhaustedError("the file has its full size");
   if (absl::Status status = file_->Grow(grown); !status.ok()) {
     if (grown == needed) return status;
     STEM_TRY(file_->Grow(needed));
@@ -206,11 +210,14 @@ absl::Status DiskSpillStore::WriteRuns(std::span<WriteRun> runs) {
     uint64_t pages = 0;
     while (count < runs.size() && pages < kWavePagesMax) pages += runs[count++].pages;
     std::vector<absl::Status> results(count);
-    const absl::Time start = absl::Now();
+    const auto start = std::chrono::steady_clock::now();
     writers_.Run(count, [&](size_t i) { results[i] = file_->Write(runs[i].page, runs[i].pieces); });
     for (const absl::Status& result : results) STEM_TRY(result);
     // Whoever waits for the disk on a request's behalf goes first: half of the time is left to reads while there are any.
-    if (reads_active_.load(std::memory_order_relaxed) > 0) absl::SleepFor(absl::Now() - start);
+    if (reads_active_.load(std::memory_order_relaxed) > 0) {
+      std::this_thread::sleep_for(
+          std::min<std::chrono::steady_clock::duration>(std::chrono::steady_clock::now() - start, kReadersTurnMax));
+    }
     runs = runs.subspan(count);
   }
   return absl::OkStatus();
@@ -247,13 +254,18 @@ absl::Status DiskSpillStore::Place(std::span<const SpillWrite> writes, std::vect
     const PagesToWrite& payload = payloads.emplace_back(write.payload);
     uint64_t first = 0;
     for (const Extent& extent : records.back().extents) {
-      if (runs.empty() || runs.back().page + runs.back().pages != extent.page ||
-          runs.back().pages + extent.pages > kWritePagesMax || runs.back().pieces.size() + 2 > kPiecesMax) {
-        runs.push_back({.page = extent.page, .pages = 0, .pieces = {}});
+      const uint64_t end = uint64_t{extent.page} + extent.pages;
+      for (uint64_t page = extent.page; page < end;) {
+        if (runs.empty() || runs.back().page + runs.back().pages != page || runs.back().pages == kWritePagesMax ||
+            runs.back().pieces.size() + 2 > kPiecesMax) {
+          runs.push_back({.page = page, .pages = 0, .pieces = {}});
+        }
+        const uint64_t pages = std::min(end - page, kWritePagesMax - runs.back().pages);
+        payload.Append(first, pages, runs.back().pieces);
+        runs.back().pages += pages;
+        first += pages;
+        page += pages;
       }
-      payload.Append(first, extent.pages, runs.back().pieces);
-      first += extent.pages;
-      runs.back().pages += extent.pages;
     }
   }
   return WriteRuns(runs);
@@ -306,6 +318,8 @@ absl::Status DiskSpillStore::Forget(std::span<const BlockName> names) {
   const absl::Status status = index_->Write({}, held, SpillIndex::Durable::kWithTheNextSync);
   if (!status.ok()) return Failed(held, status);
   for (const BlockName& name : held) Strike(name);
+  // Until a flush: when that fails, an entry may come back whose pages are given out by then.
+  undo_.insert(undo_.end(), held.begin(), held.end());
   return absl::OkStatus();
 }
 
@@ -364,10 +378,14 @@ void DiskSpillStore::ReadRun(std::span<Find> run) {
   for (const Find& find : run) {
     payloads.emplace_back(find.read->payload).Append(0, find.record.extents[0].pages, pieces);
   }
-  const absl::Status status = file_->Read(run[0].record.extents[0].page, pieces);
+  const absl::Status together = file_->Read(run[0].record.extents[0].page, pieces);
   for (size_t i = 0; i < run.size(); ++i) {
-    if (status.ok()) payloads[i].Finish();
-    Finish(run[i], status);
+    if (together.ok()) {
+      payloads[i].Finish();
+      Finish(run[i], absl::OkStatus());
+    } else {  // one bad page must not take its neighbours
+      Finish(run[i], ReadPayload(run[i].record, run[i].read->payload));
+    }
   }
 }
 

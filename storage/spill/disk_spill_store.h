@@ -24,7 +24,8 @@ namespace stem {
 struct DiskSpillOptions {
   std::string directory;                   // created if missing; one store at a time
   uint64_t free_bytes_min = 256ULL << 20;  // Put leaves at least this much free on the file system
-  // The payload file grows no further. Where it is reached and only smaller holes are left, payloads are cut into pieces.
+  // The payload file grows no further; larger already, its free pages are used. Where it is reached and only smaller
+  // holes are left, payloads are cut into pieces.
   uint64_t file_bytes_max = 15ULL << 40;
 };
 
@@ -101,7 +102,7 @@ class DiskSpillStore final : public SpillStore {
   // Pages of removed records: theirs until the removal is durable, or a crash would bring back records without payload.
   std::vector<Extent> removed_ ABSL_GUARDED_BY(mutex_);
   bool failed_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<BlockName> undo_ ABSL_GUARDED_BY(mutex_);  // names of writes that failed
+  std::vector<BlockName> undo_ ABSL_GUARDED_BY(mutex_);  // names of writes that failed, and of removals not durable yet
 
   std::atomic<uint64_t> reads_active_{0};
   std::atomic<uint64_t> records_{0};

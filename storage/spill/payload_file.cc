@@ -28,6 +28,11 @@ void Advance(std::span<iovec>& memory, size_t bytes) {
   }
 }
 
+// The disk answered, and cannot give these bytes back: a bad sector, or a checksum of disk or file system that failed.
+bool IsOfTheMedium(int error) {
+  return error == EIO || error == ENODATA || error == EILSEQ || error == EBADMSG || error == EUCLEAN;
+}
+
 int CountOf(std::span<const iovec> memory) { return static_cast<int>(std::min<size_t>(memory.size(), IOV_MAX)); }
 
 }  // namespace
@@ -80,6 +85,9 @@ absl::Status PayloadFile::Read(uint64_t page, std::span<iovec> memory) const {
   while (!memory.empty()) {
     const ssize_t bytes = preadv(fd_, memory.data(), CountOf(memory), at);
     if (bytes < 0 && errno == EINTR) continue;
+    if (bytes < 0 && IsOfTheMedium(errno)) {
+      return absl::DataLossError(absl::StrCat(path_, " cannot be read at byte ", at, ": ", std::strerror(errno)));
+    }
     if (bytes < 0) return Failed("read of", errno);
     if (bytes == 0) return absl::DataLossError(absl::StrCat(path_, " ends at byte ", at));
     at += bytes;

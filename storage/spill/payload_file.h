@@ -34,7 +34,8 @@ class PayloadFile {
   absl::Status Truncate(uint64_t pages);
 
   // Transfers `memory` to or from the pages that start at `page`, as one request. Every piece starts at and has whole
-  // pages. The pieces are used up on the way. Errors: Unavailable (disk failed), DataLoss (the file ends before).
+  // pages. The pieces are used up on the way. Errors: Unavailable (disk failed), of Read also DataLoss (the disk cannot give
+  // some of these bytes back, or the file ends before).
   absl::Status Read(uint64_t page, std::span<iovec> memory) const;
   absl::Status Write(uint64_t page, std::span<iovec> memory);
 

@@ -28,8 +28,9 @@ struct SpillRead {
   std::span<uint64_t> chunk_hashes;  // ChunkCount(payload.size()) entries
   BlockMeta meta;
   // OK: the payload has the digest that `meta` names, chunk_hashes are those of its bytes; the caller compares `meta` with
-  // its own books. NotFound. DataLoss: torn, altered, or of another length: remove it. Unavailable: the disk did not
-  // answer, try again later. InvalidArgument: spans that do not fit each other. After an error the spans hold anything.
+  // its own books. NotFound. DataLoss: torn, altered, of another length, or the disk cannot read it: remove it.
+  // Unavailable: the disk did not answer, try again later. InvalidArgument: spans that do not fit each other. After an
+  // error the spans hold anything.
   absl::Status status;
 };
 

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 
 #include <cerrno>
 #include <cstring>
@@ -66,6 +67,36 @@ TEST_F(SpillFullDisk, LastBytesAreRefusedWithTheNumbersAndRoomIsUsedWhenItComes)
   ASSERT_EQ(mount("tmpfs", directory_.path().c_str(), "tmpfs", MS_REMOUNT, "size=512m"), 0) << std::strerror(errno);
   EXPECT_TRUE(Put(blocks, 8).ok());
   EXPECT_TRUE(Holds(blocks));
+}
+
+// Holes hold the block, but none alone; what the disk still has is the reserve's, so pieces it is.
+TEST_F(SpillFullDisk, ReserveIsNotEatenWhereHolesWouldDo) {
+  constexpr uint64_t kBlocks = 64;
+  ASSERT_TRUE(Put(0, kBlocks).ok());
+  std::vector<BlockName> odd;
+  for (uint64_t i = 1; i < kBlocks; i += 2) odd.push_back(SpillBlock::NameOf(i));
+  ASSERT_TRUE(store_->Remove(odd).ok());
+  const auto open = [&](uint64_t free_bytes_min) {
+    store_.reset();
+    auto store = DiskSpillStore::Open({.directory = directory_.path(), .free_bytes_min = free_bytes_min});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    ASSERT_TRUE(Put(1, 1).ok());  // RocksDB takes room for its log with the first
+  };
+  const auto free_bytes = [&] {
+    struct statvfs info = {};
+    EXPECT_EQ(statvfs(directory_.path().c_str(), &info), 0);
+    return uint64_t{info.f_bavail} * info.f_frsize;
+  };
+  open(0);
+  const uint64_t reserve = free_bytes() - (4 << 20);
+  open(reserve);
+  ASSERT_GT(free_bytes(), reserve + (3 << 20));
+  ASSERT_LT(free_bytes(), reserve + (5 << 20));
+  const SpillBlock large(1000, 12 << 20);
+  ASSERT_TRUE(store_->Put(std::vector<SpillWrite>{large.write()}).ok());
+  EXPECT_TRUE(SpillReading(*store_, large.name(), 12 << 20).Is(large));
+  EXPECT_GE(free_bytes(), reserve);
 }
 
 // A file that may grow no further stands for any error of the disk: the index's log meets it in the middle of a Put.

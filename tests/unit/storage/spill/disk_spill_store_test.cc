@@ -288,6 +288,31 @@ TEST_F(DiskSpillStoreTest, PayloadIsCutIntoPiecesWhereOnlySmallHolesAreLeft) {
   for (uint64_t i = 0; i < 32; i += 2) EXPECT_TRUE(Holds(*again, blocks[i])) << i;
 }
 
+TEST_F(DiskSpillStoreTest, FileOfALargerQuotaIsUsedAndGrowsNoFurther) {
+  constexpr uint64_t kSmall = 64 << 10;
+  std::vector<SpillBlock> blocks;
+  for (uint64_t i = 0; i < 32; ++i) blocks.emplace_back(i, kSmall);
+  PutAndClose(blocks);
+  auto store = DiskSpillStore::Open({.directory = path(), .free_bytes_min = 0, .file_bytes_max = 16 * kSmall});
+  ASSERT_TRUE(store.ok()) << store.status();
+  std::vector<BlockName> gone;  // all but the first and the last, which holds the file's end
+  for (uint64_t i = 1; i < 31; ++i) gone.push_back(SpillBlock::NameOf(i));
+  ASSERT_TRUE((*store)->Remove(gone).ok());
+  const SpillBlock next(100, 8 * kSmall);
+  ASSERT_TRUE((*store)->Put(std::vector<SpillWrite>{next.write()}).ok());
+  EXPECT_TRUE(Holds(**store, next));
+  EXPECT_EQ((*store)->stats().disk_bytes, 32 * kSmall);
+  const SpillBlock too_large(101, 24 * kSmall);
+  EXPECT_TRUE(absl::IsResourceExhausted((*store)->Put(std::vector<SpillWrite>{too_large.write()})));
+  EXPECT_EQ((*store)->stats().disk_bytes, 32 * kSmall);
+  // Where no hole is large enough, what there is serves in pieces.
+  ASSERT_TRUE((*store)->Remove(std::vector<BlockName>{blocks[0].name(), blocks[31].name()}).ok());
+  const SpillBlock in_pieces(102, 24 * kSmall);
+  EXPECT_TRUE((*store)->Put(std::vector<SpillWrite>{in_pieces.write()}).ok());
+  EXPECT_TRUE(Holds(**store, in_pieces));
+  EXPECT_EQ((*store)->stats().disk_bytes, 32 * kSmall);
+}
+
 TEST_F(DiskSpillStoreTest, RestartGivesRoomAtTheEndBack) {
   PutAndClose({SpillBlock(1)});
   const auto store = MustOpen();
