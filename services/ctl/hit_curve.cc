@@ -4,12 +4,13 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
+#include <span>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "absl/container/flat_hash_map.h"
 #include "services/ctl/stack_distance.h"
+#include "services/ctl/trace_batches.h"
 
 namespace stem {
 namespace {
@@ -24,25 +25,16 @@ constexpr std::array<const char*, 11> kColours = {"#d62728", "#1f77b4", "#2ca02c
 constexpr double kWidth = 860, kHeight = 500, kLeft = 64, kRight = 150, kTop = 56, kBottom = 56;
 
 absl::StatusOr<StackDistance> Distances(const SimulateOptions& options) {
-  STEM_ASSIGN(const std::unique_ptr<TraceReader> reader,
-              TraceReader::Open(options.trace, {.format = options.format, .block_tokens = options.block_tokens}));
+  STEM_ASSIGN(const std::unique_ptr<TraceBatches> batches, TraceBatches::Open(options));
   StackDistance distances;
-  absl::flat_hash_map<uint64_t, uint32_t> numbers;
-  TraceRequest request;
-  std::vector<uint32_t> blocks;
-  for (uint64_t i = 0; options.requests_max == 0 || i < options.requests_max; ++i) {
-    STEM_ASSIGN(const bool more, reader->Next(&request));
-    if (!more) break;
-    if (options.partial == PartialBlock::kDrop && request.hash_ids.size() > request.input_tokens / reader->block_tokens()) {
-      request.hash_ids.pop_back();
+  PreparedBatch batch;
+  for (;;) {
+    STEM_ASSIGN(const bool more, batches->Next(&batch));
+    if (!more) return distances;
+    for (const PreparedRequest& request : batch.requests) {
+      distances.Request(std::span(batch.blocks).subspan(request.first, request.count), request.counted);
     }
-    blocks.clear();
-    for (const uint64_t id : request.hash_ids) {
-      blocks.push_back(numbers.try_emplace(id, static_cast<uint32_t>(numbers.size())).first->second);
-    }
-    distances.Request(blocks, i >= options.warmup_requests);
   }
-  return distances;
 }
 
 double Rate(const StackDistance& distances, uint64_t capacity) {
@@ -105,12 +97,13 @@ absl::StatusOr<HitCurve> TraceHitCurve(const SimulateOptions& options, Progress*
   while ((distances.references() >> sampled.sample_shift) > kExactReferences) ++sampled.sample_shift;
   std::erase_if(sampled.policies, [](const SimulatedPolicy& policy) { return policy.kind == PolicyKind::kLru; });
 
-  HitCurve curve{.trace = std::filesystem::path(options.trace).filename().string(), .ceiling = Rate(distances, ~uint64_t{0})};
+  HitCurve curve{.trace = std::filesystem::path(options.trace).filename().string(),
+                 .definition = HitRateDefinition(sampled.policies.empty() ? options : sampled),
+                 .ceiling = Rate(distances, ~uint64_t{0})};
   SimulateReport report;
   if (!sampled.policies.empty()) {
     STEM_ASSIGN(report, RunSimulation(sampled, progress));
   }
-  curve.definition = report.definition;
   for (const SimulatedPolicy& policy : options.policies) {
     HitCurve::Line line{.policy = policy.name(), .exact = policy.kind == PolicyKind::kLru || sampled.sample_shift == 0};
     for (const uint64_t capacity : sampled.capacities_blocks) {

@@ -10,89 +10,20 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "services/ctl/replay_router.h"
 #include "services/ctl/simulation.h"
+#include "services/ctl/trace_batches.h"
 
 namespace stem {
 namespace {
 
-constexpr size_t kBatchBlocks = 1 << 16;
 constexpr uint32_t kNever = ~uint32_t{0};
-
-uint64_t Mixed(uint64_t x) {
-  x = (x ^ (x >> 31)) * 0x7FB5D329728EA185ULL;
-  x = (x ^ (x >> 27)) * 0x81DADEF4BC2DD44DULL;
-  return x ^ (x >> 33);
-}
-
-// Reads the trace into batches that every simulation is served with.
-class BatchReader {
- public:
-  static absl::StatusOr<std::unique_ptr<BatchReader>> Open(const SimulateOptions& options) {
-    auto reader = std::unique_ptr<BatchReader>(new BatchReader(options));
-    STEM_ASSIGN(reader->trace_, TraceReader::Open(options.trace, {.format = options.format, .block_tokens = options.block_tokens}));
-    return reader;
-  }
-
-  uint32_t block_tokens() const { return trace_->block_tokens(); }
-  uint64_t requests() const { return requests_; }
-  uint64_t references() const { return references_; }
-  uint64_t distinct_blocks() const { return numbers_.size(); }
-
-  // False when there is no more. Fills all but next_use.
-  absl::StatusOr<bool> Next(PreparedBatch* batch) {
-    batch->requests.clear();
-    batch->blocks.clear();
-    batch->keys.clear();
-    while (batch->blocks.size() < kBatchBlocks && (options_.requests_max == 0 || requests_ < options_.requests_max)) {
-      STEM_ASSIGN(const bool more, trace_->Next(&request_));
-      if (!more) break;
-      Prepare(batch);
-    }
-    return !batch->requests.empty();
-  }
-
- private:
-  explicit BatchReader(const SimulateOptions& options) : options_(options) {}
-
-  void Prepare(PreparedBatch* batch) {
-    uint64_t tokens = request_.input_tokens;
-    size_t blocks = request_.hash_ids.size();
-    const uint64_t tail_tokens = tokens % block_tokens();
-    if (options_.partial == PartialBlock::kDrop && tail_tokens != 0 && blocks > tokens / block_tokens()) --blocks;
-    const uint64_t mask = (uint64_t{1} << options_.sample_shift) - 1;
-    PreparedRequest prepared{.number = ++requests_,
-                             .session = SessionOf(request_),
-                             .at = absl::UnixEpoch() + absl::Milliseconds(request_.timestamp_ms),
-                             .first = batch->blocks.size(),
-                             .tokens = tokens,
-                             .counted = requests_ > options_.warmup_requests};
-    for (size_t i = 0; i < blocks; ++i) {
-      const uint64_t key = request_.hash_ids[i];
-      if ((Mixed(key) & mask) != 0) continue;
-      batch->blocks.push_back(numbers_.try_emplace(key, static_cast<uint32_t>(numbers_.size())).first->second);
-      batch->keys.push_back(key);
-    }
-    prepared.count = batch->blocks.size() - prepared.first;
-    references_ += prepared.count;
-    batch->requests.push_back(prepared);
-  }
-
-  const SimulateOptions& options_;
-  std::unique_ptr<TraceReader> trace_;
-  TraceRequest request_;
-  absl::flat_hash_map<uint64_t, uint32_t> numbers_;  // hash id -> which distinct block
-  uint64_t requests_ = 0;
-  uint64_t references_ = 0;
-};
 
 // By reference, the place of the next to the same block.
 absl::StatusOr<std::vector<uint32_t>> NextUses(const SimulateOptions& options) {
-  STEM_ASSIGN(const std::unique_ptr<BatchReader> reader, BatchReader::Open(options));
+  STEM_ASSIGN(const std::unique_ptr<TraceBatches> reader, TraceBatches::Open(options));
   PreparedBatch batch;
   std::vector<uint32_t> blocks;
   for (;;) {
@@ -139,15 +70,15 @@ absl::Status CheckOptions(const SimulateOptions& options) {
   return absl::OkStatus();
 }
 
-std::string DefinitionOf(const SimulateOptions& options) {
+}  // namespace
+
+std::string HitRateDefinition(const SimulateOptions& options) {
   return absl::StrCat(
       "of all prompt blocks, ",
       options.warmup_requests == 0 ? std::string("cold start") : absl::StrCat("after a warm-up of ", options.warmup_requests, " requests"),
       ", strict prefix, partial last block ", options.partial == PartialBlock::kCount ? "counted as a block" : "left out",
       options.sample_shift == 0 ? "" : absl::StrCat(", from a sample of one block in ", 1 << options.sample_shift));
 }
-
-}  // namespace
 
 std::string SimulatedPolicy::name() const { return kind.has_value() ? std::string(NameOf(*kind)) : "belady"; }
 
@@ -160,7 +91,7 @@ absl::StatusOr<SimulatedPolicy> ParseSimulatedPolicy(absl::string_view name) {
 
 absl::StatusOr<SimulateReport> RunSimulation(const SimulateOptions& options, Progress* progress) {
   STEM_TRY(CheckOptions(options));
-  STEM_ASSIGN(const std::unique_ptr<BatchReader> reader, BatchReader::Open(options));
+  STEM_ASSIGN(const std::unique_ptr<TraceBatches> reader, TraceBatches::Open(options));
   std::vector<std::unique_ptr<Simulation>> simulations;
   bool clairvoyant = false;
   for (const SimulatedPolicy& policy : options.policies) {
@@ -199,7 +130,7 @@ absl::StatusOr<SimulateReport> RunSimulation(const SimulateOptions& options, Pro
     }
   }
   if (progress != nullptr) progress->End();
-  SimulateReport report{.definition = DefinitionOf(options),
+  SimulateReport report{.definition = HitRateDefinition(options),
                         .requests = reader->requests(),
                         .references = reader->references(),
                         .distinct_blocks = reader->distinct_blocks()};

@@ -77,6 +77,9 @@ struct SimulateReport {
   std::string ToTable() const;
 };
 
+// What the rates of a simulation with these options are rates of.
+std::string HitRateDefinition(const SimulateOptions& options);
+
 // Reads the trace once (twice for belady). Memory is bounded by the distinct blocks, but for belady, which needs 8 bytes for each
 // reference. `progress` may be null. Errors: InvalidArgument (an option), NotFound and DataLoss (the trace).
 absl::StatusOr<SimulateReport> RunSimulation(const SimulateOptions& options, Progress* progress);

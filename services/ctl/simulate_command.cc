@@ -12,6 +12,7 @@
 #include "services/ctl/hit_curve.h"
 #include "services/ctl/simulate.h"
 #include "services/runtime/config.h"
+#include "storage/policy/name_table.h"
 
 namespace stem {
 namespace {
@@ -66,7 +67,7 @@ void AddSimulateCommand(CLI::App& app, Command* run) {
   AddChoice<TraceFormat>(command, "--format", options.format,
                          {{"mooncake", TraceFormat::kMooncake}, {"bailian", TraceFormat::kBailian}, {"stem", TraceFormat::kStem}},
                          "the trace's format");
-  command.add_option("--policy", arguments->policies, "stem, fifo, lru, lfu, lrfu, slru, s3fifo, sieve, wtinylfu, arc, belady")
+  command.add_option("--policy", arguments->policies, absl::StrCat(NamesOf(AllPolicies()), ", belady"))
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--capacity-blocks", options.capacities_blocks, "blocks in each node's DRAM")->delimiter(',');
@@ -77,7 +78,7 @@ void AddSimulateCommand(CLI::App& app, Command* run) {
       {{"round-robin", Routing::kRoundRobin}, {"session", Routing::kSession}, {"best-match", Routing::kBestMatch}},
       "which node a request goes to");
   command.add_option("--ssd-blocks", options.ssd_blocks, "blocks on each node's SSD; 0 = no SSD tier")->capture_default_str();
-  command.add_option("--admission", arguments->admission, "to SSD: always, second-touch, shared, stem")->capture_default_str();
+  command.add_option("--admission", arguments->admission, absl::StrCat("to SSD: ", NamesOf(AllAdmissions())))->capture_default_str();
   AddChoice<PartialBlock>(command, "--partial", options.partial,
                           {{"count", PartialBlock::kCount}, {"drop", PartialBlock::kDrop}},
                           "a prompt's last, partial block");

@@ -3,31 +3,13 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "services/ctl/simulate.h"
 #include "services/ctl/simulated_node.h"
+#include "services/ctl/trace_batches.h"
 
 namespace stem {
-
-// A request as the simulations share it.
-struct PreparedRequest {
-  uint64_t number = 0;         // from 1
-  uint64_t session = 0;        // 0 = the trace tells none
-  absl::Time at;
-  size_t first = 0;            // its first block in the batch
-  size_t count = 0;
-  uint64_t tokens = 0;         // of those blocks
-  bool counted = true;         // not of the warm-up
-};
-
-struct PreparedBatch {
-  std::vector<PreparedRequest> requests;
-  std::vector<uint32_t> blocks;      // numbers among the distinct blocks
-  std::vector<uint64_t> keys;
-  std::vector<uint32_t> next_use;    // references until the block comes again, as a place in the trace; only for belady
-};
 
 class Simulation {
  public:

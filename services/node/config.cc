@@ -10,6 +10,7 @@
 #include "client/directory_stub.h"
 #include "services/runtime/config.h"
 #include "storage/policy/admission.h"
+#include "storage/policy/name_table.h"
 #include "storage/policy/policies.h"
 
 namespace stem {
@@ -49,9 +50,9 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
   AddBytesOption(app, "--ssd", config.ssd_bytes, {0, kTierBytesMax}, "Disk for cold blocks; 0 = no SSD tier");
   app.add_option("--ssd-dir", config.ssd_dir, "Directory of the SSD tier")->capture_default_str();
   AddCheckedOption(app, "--policy", config.policy, [](absl::string_view text) { return ParsePolicy(text).status(); },
-                   "Who leaves DRAM first: stem, or a classic one (lru, lfu, arc, s3fifo, ...)");
+                   absl::StrCat("Who leaves DRAM first: ", NamesOf(AllPolicies())));
   AddCheckedOption(app, "--admission", config.admission, [](absl::string_view text) { return ParseAdmission(text).status(); },
-                   "Who is worth a write to SSD: always, second-touch, shared or stem");
+                   absl::StrCat("Who is worth a write to SSD: ", NamesOf(AllAdmissions())));
   AddDurationOption(app, "--lease", config.lease, {absl::Milliseconds(100), absl::Minutes(5)},
                     "How long a peer may read leased blocks");
   AddDurationOption(app, "--reservation", config.reservation_max, {absl::Milliseconds(100), absl::Minutes(10)},

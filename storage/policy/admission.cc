@@ -1,16 +1,13 @@
 #include "storage/policy/admission.h"
 
 #include <algorithm>
-#include <array>
-#include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "storage/policy/name_table.h"
 
 namespace stem {
 namespace {
 
-constexpr std::array<std::pair<AdmissionKind, absl::string_view>, 4> kNames = {{
+constexpr NameTable<AdmissionKind, 4> kNames = {"admission", {
     {AdmissionKind::kAlways, "always"},
     {AdmissionKind::kSecondTouch, "second-touch"},
     {AdmissionKind::kShared, "shared"},
@@ -25,24 +22,9 @@ constexpr float kWorthAChance = 0.05F;
 
 }  // namespace
 
-absl::string_view NameOf(AdmissionKind kind) {
-  return std::find_if(kNames.begin(), kNames.end(), [kind](const auto& entry) { return entry.first == kind; })->second;
-}
-
-absl::StatusOr<AdmissionKind> ParseAdmission(absl::string_view name) {
-  for (const auto& [kind, known] : kNames) {
-    if (known == name) return kind;
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "admission '", name, "' is unknown; use one of ",
-      absl::StrJoin(kNames, ", ", [](std::string* out, const auto& entry) { out->append(entry.second.data(), entry.second.size()); })));
-}
-
-std::vector<AdmissionKind> AllAdmissions() {
-  std::vector<AdmissionKind> kinds;
-  for (const auto& [kind, name] : kNames) kinds.push_back(kind);
-  return kinds;
-}
+absl::string_view NameOf(AdmissionKind kind) { return kNames.NameOf(kind); }
+absl::StatusOr<AdmissionKind> ParseAdmission(absl::string_view name) { return kNames.Parse(name); }
+std::vector<AdmissionKind> AllAdmissions() { return kNames.All(); }
 
 Admission::Admission(AdmissionKind kind, size_t ssd_blocks)
     : kind_(kind), refresh_uses_(std::max<uint64_t>(kRefreshUses, ssd_blocks / 16)) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "storage/policy/mixed.h"
+
 namespace stem {
 namespace {
 
@@ -27,11 +29,6 @@ std::vector<uint32_t> Families() {
 uint32_t Bucket(uint64_t value, int lowest, uint32_t buckets) {
   const int width = static_cast<int>(std::bit_width(value)) - lowest;
   return width <= 0 ? 0 : std::min<uint32_t>(static_cast<uint32_t>(width + 1) / 2, buckets - 1);
-}
-
-uint64_t Mixed(uint64_t x) {
-  x = (x ^ (x >> 32)) * 0xD6E8FEB86659FD93ULL;
-  return x ^ (x >> 32);
 }
 
 }  // namespace

@@ -20,7 +20,6 @@ class BlockLists {
   // Of a contained id.
   uint32_t ListOf(BlockId id) const { return links_[id].list; }
   BlockId Next(BlockId id) const { return links_[id].next; }
-  BlockId Previous(BlockId id) const { return links_[id].previous; }
   // kNoBlock when the list is empty.
   BlockId Front(uint32_t list) const { return ends_[list].front; }
   BlockId Back(uint32_t list) const { return ends_[list].back; }

@@ -1,15 +1,10 @@
 #include "storage/policy/policies.h"
 
-#include <algorithm>
-#include <array>
-#include <utility>
-
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "storage/policy/arc.h"
 #include "storage/policy/leaf_first.h"
 #include "storage/policy/lfu.h"
 #include "storage/policy/lrfu.h"
+#include "storage/policy/name_table.h"
 #include "storage/policy/recency.h"
 #include "storage/policy/s3fifo.h"
 #include "storage/policy/sieve.h"
@@ -20,7 +15,7 @@
 namespace stem {
 namespace {
 
-constexpr std::array<std::pair<PolicyKind, absl::string_view>, 10> kNames = {{
+constexpr NameTable<PolicyKind, 10> kNames = {"policy", {
     {PolicyKind::kFifo, "fifo"},
     {PolicyKind::kLru, "lru"},
     {PolicyKind::kLfu, "lfu"},
@@ -38,24 +33,9 @@ constexpr double kLrfuHalfLifeCapacities = 4;
 
 }  // namespace
 
-absl::string_view NameOf(PolicyKind kind) {
-  return std::find_if(kNames.begin(), kNames.end(), [kind](const auto& entry) { return entry.first == kind; })->second;
-}
-
-absl::StatusOr<PolicyKind> ParsePolicy(absl::string_view name) {
-  for (const auto& [kind, known] : kNames) {
-    if (known == name) return kind;
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "policy '", name, "' is unknown; use one of ",
-      absl::StrJoin(kNames, ", ", [](std::string* out, const auto& entry) { out->append(entry.second.data(), entry.second.size()); })));
-}
-
-std::vector<PolicyKind> AllPolicies() {
-  std::vector<PolicyKind> kinds;
-  for (const auto& [kind, name] : kNames) kinds.push_back(kind);
-  return kinds;
-}
+absl::string_view NameOf(PolicyKind kind) { return kNames.NameOf(kind); }
+absl::StatusOr<PolicyKind> ParsePolicy(absl::string_view name) { return kNames.Parse(name); }
+std::vector<PolicyKind> AllPolicies() { return kNames.All(); }
 
 std::unique_ptr<EvictionPolicy> MakePolicy(PolicyKind kind, size_t capacity_blocks) {
   switch (kind) {

@@ -7,6 +7,7 @@
 
 #include "storage/policy/leaf_first.h"
 #include "storage/policy/lfu.h"
+#include "storage/policy/mixed.h"
 #include "storage/policy/recency.h"
 
 namespace stem {
@@ -16,7 +17,7 @@ namespace {
 constexpr uint64_t kHorizonUsesMin = 1 << 18;
 constexpr uint64_t kHorizonCapacities = 8;
 // The shadow tiers hold 512 to 1023 blocks: fewer misjudge, more cost time (tests/bench/policy_grid).
-constexpr size_t kShadowBlocks = 512;
+constexpr size_t kShadowBlocks = 256;
 // Hits of the shadows count half after so many uses.
 constexpr double kJudgeUsesMin = 20'000;
 constexpr double kJudgeCapacities = 2;
@@ -24,12 +25,6 @@ constexpr double kChallenge = 1.01;  // a challenger must have hit so much more 
 // How often blocks are moved on in age, and ranks worked out anew, in uses.
 constexpr uint64_t kAgeUsesMin = 64, kAgesACapacity = 16;
 constexpr uint64_t kRefreshUsesMin = 2000, kRefreshesACapacity = 4;
-
-uint64_t Mixed(uint64_t x) {
-  x = (x ^ (x >> 32)) * 0x9E3779B97F4A7C15ULL;
-  x = (x ^ (x >> 29)) * 0xD6E8FEB86659FD93ULL;
-  return x ^ (x >> 32);
-}
 
 }  // namespace
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "storage/policy/mixed.h"
+
 namespace stem {
 
 FrequencySketch::FrequencySketch(size_t capacity_blocks)
@@ -11,9 +13,8 @@ FrequencySketch::FrequencySketch(size_t capacity_blocks)
       counts_(kRows * (mask_ + 1)) {}
 
 size_t FrequencySketch::Place(uint64_t key, int row) const {
-  uint64_t hash = (key + static_cast<uint64_t>(row) * 0x9E3779B97F4A7C15ULL) * 0xD6E8FEB86659FD93ULL;
-  hash = (hash ^ (hash >> 32)) * 0xD6E8FEB86659FD93ULL;
-  return static_cast<size_t>(row) * (mask_ + 1) + ((hash >> 20) & mask_);
+  const uint64_t hash = Mixed(key + static_cast<uint64_t>(row) * 0x9E3779B97F4A7C15ULL);
+  return static_cast<size_t>(row) * (mask_ + 1) + (hash & mask_);
 }
 
 void FrequencySketch::Add(uint64_t key) {

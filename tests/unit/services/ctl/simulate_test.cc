@@ -110,6 +110,12 @@ TEST_F(SimulateTest, CurveOfLruIsWhatSimulationsFind) {
   EXPECT_EQ(curve->ToJson()["lines"].size(), 2u);
 }
 
+TEST_F(SimulateTest, CurveOfLruAloneSaysWhatItsRatesAre) {
+  const absl::StatusOr<HitCurve> curve = TraceHitCurve(Generated({"lru"}, {}), nullptr);
+  ASSERT_TRUE(curve.ok()) << curve.status();
+  EXPECT_THAT(curve->definition, testing::AllOf(HasSubstr("strict prefix"), HasSubstr("cold start")));
+}
+
 TEST_F(SimulateTest, PlainPoliciesLeaveOrphansAndLeafFirstOnesNone) {
   SimulateOptions options = Generated({"fifo", "lru", "arc"}, {300});
   for (const SimulateResult& result : Run(options).results) EXPECT_GT(result.orphan_blocks, 0u) << result.policy;

@@ -86,10 +86,10 @@ TEST(WTinyLfuPolicyTest, NewcomerMustBeMoreFrequentThanWhatItWouldPushOut) {
 
 TEST(FrequencySketchTest, CountsAndForgetsByHalving) {
   FrequencySketch sketch(16);
-  for (int i = 0; i < 6; ++i) sketch.Add(7);
-  EXPECT_EQ(sketch.Count(7), 6u);
-  for (uint64_t key = 100; key < 100 + 10 * 16 - 6; ++key) sketch.Add(key);
-  EXPECT_EQ(sketch.Count(7), 3u) << "after ten times the capacity";
+  for (int i = 0; i < 12; ++i) sketch.Add(7);
+  EXPECT_EQ(sketch.Count(7), 12u);
+  for (int i = 0; i < 10 * 16 - 12; ++i) sketch.Add(8);
+  EXPECT_EQ(sketch.Count(7), 6u) << "after ten times the capacity";
 }
 
 TEST(ArcPolicyTest, GhostHitMovesTheTarget) {
