@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
 #include <utility>
 
 namespace stem {
@@ -10,6 +9,7 @@ namespace {
 
 constexpr uint64_t kFirstBinUses = 64;
 constexpr double kHazardPrior = 0.05;
+constexpr double kAliveMin = 1e-9;  // so many are always left, to divide by
 constexpr float kKeepAQuarterHorizon = 0.85F;  // of what was learned a horizon ago, half counts
 // A class's own figures outweigh its family's, and those all blocks', once so many have reached an age.
 constexpr double kFamilyWeight = 10;
@@ -32,9 +32,9 @@ ReuseModel::ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family)
   hazards_.resize(bins());
   ranks_.resize(counts_.size());
   chances_.resize(counts_.size());
-  states_.resize(counts_.size());
+  kept_.resize(bins() + 1);
+  ordered_.resize(counts_.size());
   places_.resize(counts_.size());
-  std::iota(states_.begin(), states_.end(), 0u);
   Refresh();
 }
 
@@ -85,13 +85,34 @@ void ReuseModel::Refresh() {
     forgot_at_ = now_;
   }
   SumFamilies();
+  const auto last = std::find_if(family_counts_.rbegin(), family_counts_.rbegin() + static_cast<ptrdiff_t>(bins()),
+                                 [](const Count& all) { return all.reached > 0; });
+  reached_bins_ = static_cast<size_t>(family_counts_.rbegin() + static_cast<ptrdiff_t>(bins()) - last);
+  // Most classes are seldom seen: those without a sample of their own share their family's ranks.
+  constexpr uint32_t kNone = ~uint32_t{0};
+  std::vector<uint32_t> unseen(families_, kNone);
   for (uint32_t cls = 0; cls < classes(); ++cls) {
+    const bool seen = counts_[cls * bins()].reached > 0;
+    uint32_t& like = unseen[family_[cls]];
+    if (!seen && like != kNone) {
+      std::copy_n(ranks_.begin() + like * bins(), bins(), ranks_.begin() + cls * bins());
+      std::copy_n(chances_.begin() + like * bins(), bins(), chances_.begin() + cls * bins());
+      continue;
+    }
+    if (!seen) like = cls;
     EstimateHazards(cls);
     RankAges(cls);
   }
-  std::sort(states_.begin(), states_.end(),
-            [this](uint32_t a, uint32_t b) { return std::pair(ranks_[a], a) < std::pair(ranks_[b], b); });
-  for (uint32_t place = 0; place < states_.size(); ++place) places_[states_[place]] = place;
+  OrderStates();
+}
+
+void ReuseModel::OrderStates() {
+  // Ranks are not negative: as bits they have the same order.
+  for (uint32_t state = 0; state < ranks_.size(); ++state) {
+    ordered_[state] = uint64_t{std::bit_cast<uint32_t>(ranks_[state])} << 32 | state;
+  }
+  std::sort(ordered_.begin(), ordered_.end());
+  for (uint32_t place = 0; place < ordered_.size(); ++place) places_[state_at(place)] = place;
 }
 
 void ReuseModel::SumFamilies() {
@@ -126,19 +147,30 @@ void ReuseModel::EstimateHazards(uint32_t cls) {
 }
 
 void ReuseModel::RankAges(uint32_t cls) {
-  for (size_t from = 0; from < bins(); ++from) {
-    // Held from this age up to the end of each later bin, or until it is used: hits, and time held, expected.
-    double alive = 1, hits = 0, held = 0, best = 0, chance = 0;
-    for (size_t bin = from; bin < bins(); ++bin) {
-      const double again = alive * hazards_[bin];
-      hits += again;
-      held += (alive - again / 2) * WidthOf(bin);
-      alive -= again;
-      best = std::max(best, hits / held);
-      if (family_counts_[families_ * bins() + bin].reached > 0) chance = hits;  // no age that none has reached yet
-    }
-    ranks_[cls * bins() + from] = static_cast<float>(best);
-    chances_[cls * bins() + from] = static_cast<float>(chance);
+  // Of one new block held up to the start of each bin, or until it is used: hits, and time held, expected.
+  double alive = 1;
+  kept_[0] = {};
+  for (size_t bin = 0; bin < bins(); ++bin) {
+    const double again = alive * hazards_[bin];
+    const double left = std::max(alive - again, kAliveMin);
+    kept_[bin + 1] = {.alive = left,
+                      .hits = kept_[bin].hits + again,
+                      .held = kept_[bin].held + (alive - again / 2) * WidthOf(bin)};
+    alive = left;
+  }
+  kept_[0].alive = 1;
+  const auto slope = [this](size_t from, size_t to) {
+    return (kept_[to].hits - kept_[from].hits) / (kept_[to].held - kept_[from].held);
+  };
+  // The steepest way from each age to a later one: along the upper hull of what lies behind it.
+  hull_.assign(1, bins());
+  for (size_t from = bins(); from-- > 0;) {
+    while (hull_.size() > 1 && slope(from, hull_.back()) <= slope(hull_.back(), hull_[hull_.size() - 2])) hull_.pop_back();
+    ranks_[cls * bins() + from] = static_cast<float>(slope(from, hull_.back()));
+    hull_.push_back(from);
+    // No age that none has reached yet.
+    chances_[cls * bins() + from] =
+        from < reached_bins_ ? static_cast<float>((kept_[reached_bins_].hits - kept_[from].hits) / kept_[from].alive) : 0;
   }
 }
 

@@ -44,7 +44,7 @@ class ReuseModel {
   float chance(uint32_t cls, uint32_t bin) const { return chances_[cls * bins() + bin]; }
   // The place of a state (class * bins() + bin) among all by rank, 0 = the least; and back.
   uint32_t place(uint32_t state) const { return places_[state]; }
-  uint32_t state_at(uint32_t place) const { return states_[place]; }
+  uint32_t state_at(uint32_t place) const { return static_cast<uint32_t>(ordered_[place]); }
 
  private:
   struct Sampled {
@@ -56,10 +56,16 @@ class ReuseModel {
     float again = 0;    // used again at this age
     float reached = 0;  // not used again before this age
   };
+  struct Kept {
+    double alive = 0;  // not used yet
+    double hits = 0;
+    double held = 0;
+  };
   void Forget();
   void SumFamilies();
   void EstimateHazards(uint32_t cls);
   void RankAges(uint32_t cls);
+  void OrderStates();
   double WidthOf(size_t bin) const;
 
   const std::vector<uint32_t> family_;  // by class
@@ -71,11 +77,14 @@ class ReuseModel {
   std::vector<uint64_t> cursors_;     // by bin: number of the next sample to reach it
   std::vector<Count> counts_;         // by class and bin
   std::vector<Count> family_counts_;  // by family and bin, all blocks in the last row: scratch of Refresh
-  std::vector<double> hazards_;       // by bin: scratch of Refresh
+  std::vector<double> hazards_;       // by bin: scratch of Refresh, as the next two
+  std::vector<Kept> kept_;            // by bin
+  std::vector<size_t> hull_;          // bins
+  size_t reached_bins_ = 0;           // that any sample has reached
   std::vector<float> ranks_;          // by class and bin
   std::vector<float> chances_;        // by class and bin
-  std::vector<uint32_t> states_;      // by rank
-  std::vector<uint32_t> places_;      // in states_
+  std::vector<uint64_t> ordered_;     // states by rank: the rank's bits, and the state
+  std::vector<uint32_t> places_;      // by state, in ordered_
   uint64_t now_ = 0;
   uint64_t forgot_at_ = 0;
 };
