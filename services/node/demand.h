@@ -1,5 +1,5 @@
 // What was asked of this node, whether it was held or not: the stems that most requests go through, and what more or less memory would
-// hit. About 1 us a request.
+// hit.
 #pragma once
 
 #include <map>

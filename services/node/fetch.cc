@@ -263,7 +263,6 @@ void Fetch::Conclude() {
   outcome_.MissRest(v1::MISS_CAUSE_DEADLINE);  // promised, and let go of by the client before it came
   parts_.metrics.CountAcquire(
       {.space = session_->space(), .outcome = outcome_, .parts_asked = parts_asked_, .block_compute = call_.block_compute});
-  parts_.demand.Count({.space = session_->space(), .chain = call_.chain, .outcome = outcome_});
 }
 
 }  // namespace stem

@@ -178,6 +178,7 @@ void Fetch::TallyFailure(size_t run, const absl::Status& why) {
 
 void Fetch::Finish() {
   Conclude();
+  parts_.demand.Count({.space = session_->space(), .chain = call_.chain, .outcome = outcome_});  // under locks: the client waits no more
   for (size_t i = 0; i < runs_.size(); ++i) {
     parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
     if (tallies_[i].bytes > 0) {

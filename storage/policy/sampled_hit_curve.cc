@@ -62,7 +62,7 @@ uint32_t SampledHitCurve::IdOf(const BlockName& name, uint32_t slots) {
   }
   const uint32_t id = free_ids_.back();
   free_ids_.pop_back();
-  sampled_[id] = {.name = name, .slots = slots, .period = UINT64_MAX};
+  sampled_[id] = {.name = name, .slots = slots, .period = kNever};
   return entry->second = id;
 }
 

@@ -21,7 +21,7 @@ class SampledHitCurve {
   struct Options {
     uint64_t capacity_slots = 1;           // today's
     double capacity_factor_max = 8;        // up to so many times that is told of
-    size_t sampled_max = 8192;             // blocks that are followed: some 100 bytes each
+    size_t sampled_max = 32'768;           // blocks that are followed, up to twice as many: some 100 bytes each
     absl::Duration period = absl::Minutes(30);  // what is told of covers one to two of these
   };
   explicit SampledHitCurve(const Options& options);
@@ -68,10 +68,11 @@ class SampledHitCurve {
     double slots = 0;  // of blocks that were used last in this period, sampled
     std::vector<float> hits = std::vector<float>(kBuckets);  // sampled
   };
+  static constexpr uint64_t kNever = UINT64_MAX;  // its successor is no period
   struct Sampled {
     BlockName name;
     uint32_t slots = 0;
-    uint64_t period = 0;  // of its last use
+    uint64_t period = 0;  // of its last use; kNever = not used yet
   };
 
   void Turn(absl::Time now);
@@ -87,7 +88,7 @@ class SampledHitCurve {
   std::vector<Sampled> sampled_;  // by id
   std::vector<uint32_t> free_ids_;
   std::vector<uint32_t> request_;  // ids of the request's sampled blocks
-  uint64_t period_ = 0;            // number of `now_`
+  uint64_t period_ = 1;            // number of `now_`
   Period now_;
   Period before_;
 };
