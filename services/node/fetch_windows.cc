@@ -8,12 +8,22 @@ namespace stem {
 
 // The most blocks of which this node has every part that their reader needs.
 uint32_t Fetch::LocalStem() const {
+  constexpr uint32_t kBlocksPerLook = 64;
+  std::vector<BlockName> names;
+  std::vector<BlockPool::Presence> found;       // of the blocks up to the end of the last look
   std::vector<uint32_t> held(parts_asked_, 0);  // by part: blocks up to this one, without a gap
   uint32_t stem = 0;
   for (uint32_t block = 0; block < blocks(); ++block) {
+    if (block % kBlocksPerLook == 0) {
+      names.clear();
+      for (size_t each = block; each < std::min<size_t>(block + kBlocksPerLook, blocks()); ++each) {
+        for (size_t part = 0; part < parts_asked_; ++part) names.push_back(NameOf(each, part));
+      }
+      pool_.FindAll(names, found);
+    }
     bool serves = true;
     for (size_t part = 0; part < parts_asked_; ++part) {
-      held[part] = pool_.Find(NameOf(block, part)) == BlockPool::Presence::kAbsent ? 0 : held[part] + 1;
+      held[part] = found[block * parts_asked_ + part] == BlockPool::Presence::kAbsent ? 0 : held[part] + 1;
       if (window_blocks_[part] == 0 && held[part] == 0) return stem;
       serves = serves && held[part] >= std::min(window_blocks_[part], block + 1);
     }
@@ -44,6 +54,8 @@ void Fetch::ChooseStem() {
 
 void Fetch::PlanLocalStem() {
   steps_.clear();  // first: what they were to fill is given up
+  pinned_ = 0;     // another stem has other indices; what is pinned is planned again
+  acquired_.clear_ready();
   lent_.clear();
   for (const std::shared_ptr<RemoteRun>& run : runs_) parts_.peers.Return(run->lease(), {});
   runs_.clear();

@@ -10,6 +10,7 @@
 namespace stem {
 namespace {
 constexpr size_t kEntriesPerLock = 4096;
+constexpr size_t kNamesPerLock = 256;
 constexpr PolicyKind kSsdPolicy = PolicyKind::kLru;
 
 // What the quota holds, for policies that divide it up.
@@ -88,6 +89,17 @@ std::span<std::byte> BlockPool::slot_bytes(uint32_t slot) const {
 
 BlockPool::Presence BlockPool::Find(const BlockName& name) const {
   MutexLock lock(mutex_);
+  return FindLocked(name);
+}
+
+void BlockPool::FindAll(std::span<const BlockName> names, std::vector<Presence>& found) const {
+  for (size_t next = 0; next < names.size();) {
+    MutexLock lock(mutex_);
+    for (const size_t end = std::min(next + kNamesPerLock, names.size()); next < end; ++next) found.push_back(FindLocked(names[next]));
+  }
+}
+
+BlockPool::Presence BlockPool::FindLocked(const BlockName& name) const {
   const auto it = table_.find(name);
   if (it == table_.end()) return Presence::kAbsent;
   const Block& block = blocks_[it->second];
@@ -108,10 +120,9 @@ BlockPin BlockPool::Pin(const BlockName& name) {
 }
 
 void BlockPool::PinRun(std::span<const BlockName> names, std::vector<BlockPin>& pins) {
-  constexpr size_t kPerLock = 256;
   for (size_t next = 0; next < names.size();) {
     MutexLock lock(mutex_);
-    for (const size_t end = std::min(next + kPerLock, names.size()); next < end; ++next) {
+    for (const size_t end = std::min(next + kNamesPerLock, names.size()); next < end; ++next) {
       BlockPin pin = PinNamed(names[next]);
       if (!pin.valid()) return;
       pins.push_back(std::move(pin));

@@ -128,6 +128,8 @@ class BlockPool {
   // Where a block is now. kFilling: someone is bringing it.
   enum class Presence : uint8_t { kAbsent, kFilling, kSsd, kDram };
   Presence Find(const BlockName& name) const;
+  // The same of many, under one lock for each 256; appends to `found`, in order.
+  void FindAll(std::span<const BlockName> names, std::vector<Presence>& found) const;
 
   // Pins a block that is Ready in DRAM; an invalid pin otherwise. Does not touch: see Touch.
   BlockPin Pin(const BlockName& name);
@@ -229,6 +231,7 @@ class BlockPool {
   bool EvictOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveDram(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveSsd(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Presence FindLocked(const BlockName& name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockPin PinNamed(const BlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Tells the policies of a use.
   void UseLocked(BlockId id, uint64_t request, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -77,6 +77,19 @@ TEST_F(BlockPoolTest, CommittedBlockIsReadWithItsHeader) {
   EXPECT_EQ(pin->view().payload(kBlockBytes)[100], std::byte{5});
 }
 
+TEST_F(BlockPoolTest, ManyAreFoundAsOneByOne) {
+  MakePool(4);
+  const absl::StatusOr<Filling> filling = pool_->BeginFill(Name(2), std::nullopt, absl::Now());
+  ASSERT_TRUE(filling.ok());
+  std::vector<BlockName> names(300, Name(1));  // more than one lock's worth
+  names.back() = Name(2);
+  std::vector<BlockPool::Presence> found = {kDram};
+  pool_->FindAll(names, found);
+  ASSERT_EQ(found.size(), 301u) << "appended";
+  EXPECT_EQ(found[1], kAbsent);
+  EXPECT_EQ(found.back(), kFilling);
+}
+
 TEST_F(BlockPoolTest, FillingIsInvisibleUntilCommitted) {
   MakePool(4);
   {
