@@ -6,7 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "services/ctl/profile/metrics_page.h"
+#include "services/ctl/profile/engine_counters.h"
 #include "services/ctl/profile/prompts.h"
 
 namespace stem::profile {

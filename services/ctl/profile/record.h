@@ -10,7 +10,7 @@
 
 #include "proto/status.h"
 #include "services/ctl/profile/endpoint.h"
-#include "services/ctl/profile/metrics_page.h"
+#include "services/ctl/profile/engine_counters.h"
 
 namespace stem::profile {
 

@@ -13,7 +13,7 @@
 
 #include "services/ctl/profile/compare.h"
 #include "services/ctl/profile/journal.h"
-#include "services/ctl/profile/metrics_page.h"
+#include "services/ctl/profile/engine_counters.h"
 #include "services/ctl/profile/plot.h"
 #include "services/ctl/profile/prompts.h"
 #include "services/ctl/profile/verdict.h"

@@ -1,4 +1,4 @@
-#include "services/ctl/profile/metrics_page.h"
+#include "services/ctl/profile/engine_counters.h"
 
 #include <initializer_list>
 
