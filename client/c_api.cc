@@ -138,18 +138,40 @@ absl::StatusOr<CacheClient::Options> OptionsOf(const stem_client_options* from) 
   return options;
 }
 
+std::optional<Probe> ProbeFrom(const uint8_t* bytes) {
+  if (bytes == nullptr) return std::nullopt;
+  Probe probe;
+  std::memcpy(static_cast<void*>(&probe), bytes, sizeof(probe));
+  return probe;
+}
+
+absl::StatusOr<Conversation> ConversationOf(uint64_t id, uint32_t outlook) {
+  if (outlook > static_cast<uint32_t>(Outlook::kEnded)) {
+    return absl::InvalidArgumentError(absl::StrCat("outlook is ", outlook, "; it must be 0 (unknown), 1 (will resume) or 2 (ended)"));
+  }
+  return Conversation{.id = id, .outlook = static_cast<Outlook>(outlook)};
+}
+
 absl::StatusOr<AcquireOptions> OptionsOf(const stem_acquire_options* from) {
   STEM_ASSIGN(const stem_acquire_options known, Known(from));
+  STEM_ASSIGN(const Conversation conversation, ConversationOf(known.conversation, known.outlook));
   return AcquireOptions{.parts = Ids(known.parts, known.part_count),
                         .request = Text(known.request),
                         .traceparent = Text(known.traceparent),
                         .compute = absl::Microseconds(static_cast<int64_t>(known.compute_us)),
-                        .block_compute = absl::Microseconds(static_cast<int64_t>(known.block_compute_us))};
+                        .block_compute = absl::Microseconds(static_cast<int64_t>(known.block_compute_us)),
+                        .probe = ProbeFrom(known.probe),
+                        .conversation = conversation};
 }
 
 absl::StatusOr<ReserveOptions> OptionsOf(const stem_reserve_options* from) {
   STEM_ASSIGN(const stem_reserve_options known, Known(from));
-  ReserveOptions options{.parent = {}, .parts = Ids(known.parts, known.part_count), .traceparent = Text(known.traceparent)};
+  ReserveOptions options{.parent = {},
+                         .parts = Ids(known.parts, known.part_count),
+                         .traceparent = Text(known.traceparent),
+                         .probe = ProbeFrom(known.probe),
+                         .conversation = {}};
+  STEM_ASSIGN(options.conversation, ConversationOf(known.conversation, known.outlook));
   if (known.parent != nullptr) options.parent = Keys(known.parent, 1).front();
   return options;
 }
@@ -320,6 +342,12 @@ int32_t stem_hasher_append_tokens(stem_hasher* hasher, const uint32_t* tokens, s
   return STEM_OK;
 }
 
+int32_t stem_hasher_probe(const stem_hasher* hasher, uint8_t probe[16]) {
+  const std::optional<Probe> found = hasher->hasher.probe();
+  if (found.has_value()) std::memcpy(probe, &*found, sizeof(Probe));
+  return found.has_value() ? 1 : 0;
+}
+
 int32_t stem_hasher_append_hash(stem_hasher* hasher, const void* hash, size_t hash_bytes, stem_key* key, stem_error* error) {
   std::vector<BlockKey> made;
   const absl::Status status = hasher->hasher.AppendHash(Bytes(hash, hash_bytes), made);
@@ -337,6 +365,7 @@ int32_t stem_acquire(stem_client* client, const stem_key* keys, size_t key_count
 }
 
 void stem_stem_free(stem_stem* stem) { delete stem; }
+void stem_conversation_ended(stem_client* client, uint64_t conversation) { client->client->EndConversation(conversation); }
 uint32_t stem_matched_blocks(const stem_stem* stem) { return stem->held.matched_blocks(); }
 uint32_t stem_landed_blocks(const stem_stem* stem) { return stem->held.landed_blocks(); }
 

@@ -125,8 +125,13 @@ int32_t stem_hasher_append_tokens(stem_hasher* hasher, const uint32_t* tokens, s
                                   size_t key_capacity, size_t* key_count, stem_error* error);
 int32_t stem_hasher_append_hash(stem_hasher* hasher, const void* hash, size_t hash_bytes, stem_key* key, stem_error* error);
 
+/* Of the present chain, for stem_acquire_options and stem_reserve_options: with it a miss says whether the prompt is known under another
+ * namespace. Returns 1, or 0 where there is none: before 16 tokens, and with STEM_HASH_EXTERNAL. */
+int32_t stem_hasher_probe(const stem_hasher* hasher, uint8_t probe[16]);
+
 /* ---- Fetch */
 typedef struct stem_stem stem_stem; /* the pinned, leading run of a chain that is held */
+enum { STEM_OUTLOOK_UNKNOWN = 0, STEM_OUTLOOK_WILL_RESUME = 1, STEM_OUTLOOK_ENDED = 2 };
 typedef struct stem_acquire_options {
   size_t struct_bytes;
   const uint32_t* parts; /* ids, ascending; NULL = all */
@@ -135,6 +140,9 @@ typedef struct stem_acquire_options {
   const char* traceparent; /* W3C; NULL = none */
   uint64_t compute_us;     /* AcquireOptions::compute */
   uint64_t block_compute_us; /* AcquireOptions::block_compute */
+  const uint8_t* probe;    /* 16 bytes of stem_hasher_probe; NULL = none */
+  uint64_t conversation;   /* Conversation::id; 0 = not told */
+  uint32_t outlook;        /* what comes after this request */
 } stem_acquire_options;
 
 typedef struct stem_miss {
@@ -146,6 +154,7 @@ typedef struct stem_miss {
 int32_t stem_acquire(stem_client* client, const stem_key* keys, size_t key_count, const stem_acquire_options* options /* or NULL */,
                      uint64_t timeout_us, stem_stem** stem, stem_error* error);
 void stem_stem_free(stem_stem* stem); /* gives it back; never waits */
+void stem_conversation_ended(stem_client* client, uint64_t conversation); /* after its last request; never waits */
 uint32_t stem_matched_blocks(const stem_stem* stem);
 uint32_t stem_landed_blocks(const stem_stem* stem);
 uint32_t stem_block_source(const stem_stem* stem, uint32_t block); /* STEM_SOURCE_NONE until it landed */
@@ -165,6 +174,9 @@ typedef struct stem_reserve_options {
   const uint32_t* parts;
   size_t part_count;
   const char* traceparent;
+  const uint8_t* probe;   /* as in stem_acquire_options */
+  uint64_t conversation; /* as in stem_acquire_options */
+  uint32_t outlook;
 } stem_reserve_options;
 typedef struct stem_wanted {
   uint32_t position, block, part;

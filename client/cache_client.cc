@@ -74,7 +74,8 @@ ClientStats CacheClient::stats() const {
 }
 
 absl::StatusOr<ChainHasher> CacheClient::NewHasher(absl::string_view salt) const {
-  return ChainHasher::Create(space().hash_scheme, core_->connection().Last()->grant().root, salt, space().block_tokens);
+  const AttachGrant& grant = core_->connection().Last()->grant();
+  return ChainHasher::Create(space().hash_scheme, grant.root, salt, space().block_tokens, grant.probe_key);
 }
 
 absl::StatusOr<Stem> CacheClient::Acquire(std::span<const BlockKey> keys, const AcquireOptions& options,
@@ -126,6 +127,10 @@ absl::StatusOr<View> CacheClient::Read(const Stem& stem, uint32_t position, absl
 }
 
 void CacheClient::Release(Stem stem) { stem.state_.reset(); }
+
+void CacheClient::EndConversation(uint64_t conversation) {
+  if (const std::shared_ptr<Session> session = core_->connection().Current(); session != nullptr) session->EndConversation(conversation);
+}
 
 absl::StatusOr<Reservation> CacheClient::Reserve(std::span<const BlockKey> keys, const ReserveOptions& options,
                                                  absl::Time deadline) {

@@ -19,6 +19,7 @@
 #include "client/reservation.h"
 #include "client/stem.h"
 #include "proto/block_key.h"
+#include "proto/conversation.h"
 #include "proto/namespace_spec.h"
 #include "proto/status.h"
 
@@ -37,12 +38,17 @@ struct AcquireOptions {
   // How long the engine takes to compute one block; at most a minute. Above zero, the stem ends where bringing the rest from another node
   // or an SSD is expected to take longer than computing it; those blocks are misses for `recompute_cheaper`.
   absl::Duration block_compute = absl::ZeroDuration();
+  // ChainHasher::probe() of the prompt: lets a miss be told as `incompatible`.
+  std::optional<Probe> probe;
+  Conversation conversation;    // the node keeps what will be used again; told, it need not guess
 };
 
 struct ReserveOptions {
   std::optional<BlockKey> parent;  // chain key before the first; absent = the keys start their chain
   std::vector<uint32_t> parts;     // as in AcquireOptions
   std::string traceparent;
+  std::optional<Probe> probe;      // as in AcquireOptions
+  Conversation conversation;       // as in AcquireOptions
 };
 
 // Counts since Connect, over all sessions of the client.
@@ -127,6 +133,10 @@ class CacheClient {
   // Publishes every wanted payload of the reservation and ends it. Its staging stays out of use until the node is done
   // with it, however early the deadline ends.
   absl::StatusOr<CommitResult> Commit(Reservation reservation, absl::Time deadline);
+
+  // Tells the node that a conversation ended after its last request, so that its blocks may go first. Never waits; nothing happens while
+  // there is no node.
+  void EndConversation(uint64_t conversation);
 
   // The same with callbacks. `keys` are copied; `destinations` and the memory they name must stay until the callback.
   using OnAcquired = std::function<void(absl::StatusOr<Stem>)>;

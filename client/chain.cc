@@ -3,7 +3,9 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #define XXH_INLINE_ALL
@@ -40,6 +42,7 @@ struct ChainHasher::State {
   HashScheme scheme = HashScheme::kXxh3;
   Root root = {};
   uint32_t block_tokens = 0;
+  std::optional<ProbeKey> probe_key;
   uint8_t secret[kSecretBytes] = {};             // xxh3 and external
   std::unique_ptr<EVP_MD, DeleteDigest> sha256;  // sha256: fetched once, four times faster than by name
   std::unique_ptr<EVP_MD_CTX, DeleteDigest> context;
@@ -52,6 +55,10 @@ struct ChainHasher::State {
   std::vector<uint8_t> message;
   std::vector<uint8_t> extras;
   size_t extra_count = 0;
+  std::string salt;
+  std::array<uint32_t, kProbeTokens> first_tokens = {};
+  size_t first_count = 0;
+  bool embeddings_first = false;  // its first tokens only stand for embeddings
 
   size_t message_bytes() const { return sizeof(BlockKey) + size_t{block_tokens} * sizeof(uint32_t); }
 
@@ -92,7 +99,7 @@ ChainHasher& ChainHasher::operator=(ChainHasher&&) noexcept = default;
 ChainHasher::~ChainHasher() = default;
 
 absl::StatusOr<ChainHasher> ChainHasher::Create(HashScheme scheme, const Root& root, absl::string_view salt,
-                                                uint32_t block_tokens) {
+                                                uint32_t block_tokens, const std::optional<ProbeKey>& probe_key) {
   if (scheme != HashScheme::kXxh3 && scheme != HashScheme::kSha256 && scheme != HashScheme::kExternal) {
     return absl::InvalidArgumentError(absl::StrCat("hash scheme is ", static_cast<uint32_t>(scheme),
                                                    "; it must be xxh3 (1), sha256 (2) or external (3)"));
@@ -105,6 +112,7 @@ absl::StatusOr<ChainHasher> ChainHasher::Create(HashScheme scheme, const Root& r
   state->scheme = scheme;
   state->root = root;
   state->block_tokens = block_tokens;
+  state->probe_key = probe_key;
   if (scheme == HashScheme::kSha256) {
     state->sha256.reset(EVP_MD_fetch(nullptr, "SHA256", nullptr));
     state->context.reset(EVP_MD_CTX_new());
@@ -130,7 +138,15 @@ absl::Status ChainHasher::Restart(absl::string_view salt) {
   state.origin = state.Hash(state.message);
   state.Advance(state.origin);
   state.blocks = 0;
+  state.salt.assign(salt.data(), salt.size());
+  state.first_count = 0;
+  state.embeddings_first = false;
   return absl::OkStatus();
+}
+
+void ChainHasher::GoOnAfter(const BlockKey& last) {
+  state_->Advance(last);
+  state_->blocks = 0;
 }
 
 absl::Status ChainHasher::AddExtra(const ExtraKey& extra) {
@@ -156,6 +172,7 @@ absl::Status ChainHasher::AddExtra(const ExtraKey& extra) {
         absl::StrCat("block ", state.blocks, " has ", kExtrasPerBlockMax, " extra keys already, which is the limit"));
   }
   const bool with_offset = extra.tag == ExtraTag::kMultimodal;
+  state.embeddings_first = state.embeddings_first || (extra.tag == ExtraTag::kPromptEmbedding && state.first_count < kProbeTokens);
   ++state.extra_count;
   state.extras.push_back(static_cast<uint8_t>(extra.tag));
   AppendU32(state.extras, static_cast<uint32_t>(extra.bytes.size() + (with_offset ? sizeof(uint32_t) : 0)));
@@ -169,6 +186,9 @@ absl::Status ChainHasher::AppendTokens(std::span<const uint32_t> tokens, std::ve
   if (state.scheme == HashScheme::kExternal) {
     return absl::FailedPreconditionError("the hash scheme is external; append the engine's hashes, not tokens");
   }
+  const size_t first = std::min(tokens.size(), kProbeTokens - state.first_count);
+  std::copy_n(tokens.begin(), first, state.first_tokens.begin() + static_cast<ptrdiff_t>(state.first_count));
+  state.first_count += first;
   while (!tokens.empty()) {
     const size_t count = std::min<size_t>(tokens.size(), state.block_tokens - state.tail_tokens);
     std::memcpy(state.message.data() + sizeof(BlockKey) + state.tail_tokens * sizeof(uint32_t), tokens.data(),
@@ -223,5 +243,11 @@ const BlockKey& ChainHasher::origin() const { return state_->origin; }
 const BlockKey& ChainHasher::last() const { return state_->last; }
 size_t ChainHasher::blocks() const { return state_->blocks; }
 uint32_t ChainHasher::tail_tokens() const { return state_->tail_tokens; }
+
+std::optional<Probe> ChainHasher::probe() const {
+  const State& state = *state_;
+  if (!state.probe_key.has_value() || state.first_count < kProbeTokens || state.embeddings_first) return std::nullopt;
+  return ProbeOf(*state.probe_key, state.first_tokens, state.salt);
+}
 
 }  // namespace stem

@@ -6,12 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "proto/block_key.h"
 #include "proto/namespace_spec.h"
+#include "proto/probe.h"
 #include "proto/status.h"
 
 namespace stem {
@@ -47,9 +49,10 @@ struct PlacedExtra {
 // Threads: one at a time.
 class ChainHasher {
  public:
+  // `probe_key`: of the tenant, from its node; without one chains have no probe.
   // Errors: InvalidArgument (block_tokens outside 1..65536, a salt over kSaltBytesMax, an unknown scheme).
-  static absl::StatusOr<ChainHasher> Create(HashScheme scheme, const Root& root, absl::string_view salt,
-                                            uint32_t block_tokens);
+  static absl::StatusOr<ChainHasher> Create(HashScheme scheme, const Root& root, absl::string_view salt, uint32_t block_tokens,
+                                            const std::optional<ProbeKey>& probe_key = std::nullopt);
 
   ChainHasher(ChainHasher&&) noexcept;
   ChainHasher& operator=(ChainHasher&&) noexcept;
@@ -57,6 +60,10 @@ class ChainHasher {
 
   // Forgets the chain and begins another under `salt`. Errors: InvalidArgument.
   absl::Status Restart(absl::string_view salt);
+
+  // Goes on behind the full block whose key is `last`, as if its chain had been hashed up to there; blocks() counts from there.
+  // Not for the external scheme, whose hashes name their whole prefix.
+  void GoOnAfter(const BlockKey& last);
 
   // Gives the block that the next token belongs to one more extra key. Order counts: FORMAT.md asks for ascending tag,
   // then ascending offset. Errors: InvalidArgument (size), ResourceExhausted (kExtrasPerBlockMax), FailedPrecondition
@@ -83,6 +90,10 @@ class ChainHasher {
   // Full blocks so far; tokens of the block that is not full yet.
   size_t blocks() const;
   uint32_t tail_tokens() const;
+
+  // Of the present chain, for AcquireOptions and ReserveOptions: with it a miss says whether the prompt is known under another namespace.
+  // Nothing before kProbeTokens tokens, where these stand for prompt embeddings, and for the external scheme. Takes a microsecond.
+  std::optional<Probe> probe() const;
 
  private:
   struct State;

@@ -37,6 +37,14 @@ absl::StatusOr<std::vector<uint32_t>> CheckChain(std::span<const BlockKey> keys,
   return asked;
 }
 
+v1::Conversation MessageOf(const Conversation& conversation) {
+  v1::Conversation message;
+  message.set_id(conversation.id);
+  if (conversation.outlook == Outlook::kWillResume) message.set_outlook(v1::OUTLOOK_WILL_RESUME);
+  if (conversation.outlook == Outlook::kEnded) message.set_outlook(v1::OUTLOOK_ENDED);
+  return message;
+}
+
 }  // namespace
 
 CacheClient::Core::Core(Options options, Connection::Target target)
@@ -68,6 +76,8 @@ absl::StatusOr<v1::ClientMessage> CacheClient::Core::AcquireMessage(std::span<co
   message.mutable_acquire()->set_keys(PackKeys(keys));
   message.mutable_acquire()->mutable_parts()->Add(parts.begin(), parts.end());
   message.mutable_acquire()->set_request(options.request);
+  if (options.probe.has_value()) message.mutable_acquire()->set_probe(std::string(options.probe->bytes()));
+  *message.mutable_acquire()->mutable_conversation() = MessageOf(options.conversation);
   message.mutable_acquire()->set_block_compute_us(static_cast<uint32_t>(absl::ToInt64Microseconds(
       absl::Ceil(std::max(options.block_compute, absl::ZeroDuration()), absl::Microseconds(1)))));
   message.mutable_acquire()->set_compute_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(
@@ -86,6 +96,8 @@ absl::StatusOr<v1::ClientMessage> CacheClient::Core::ReserveMessage(std::span<co
   message.set_traceparent(options.traceparent);
   if (options.parent.has_value()) message.mutable_reserve()->set_parent(PackKeys({&*options.parent, 1}));
   message.mutable_reserve()->set_keys(PackKeys(keys));
+  if (options.probe.has_value()) message.mutable_reserve()->set_probe(std::string(options.probe->bytes()));
+  *message.mutable_reserve()->mutable_conversation() = MessageOf(options.conversation);
   message.mutable_reserve()->mutable_parts()->Add(parts.begin(), parts.end());
   return message;
 }

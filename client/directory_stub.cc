@@ -65,7 +65,8 @@ class DirectoryStub::Race {
       : owner_(owner), start_(start), request_(request), validate_(std::move(validate)), deadline_(deadline) {}
   ~Race() { Settle(); }
 
-  absl::StatusOr<Reply> Run(const std::string& first) {
+  absl::StatusOr<Reply> Run(const std::string& first, const TraceContext& trace) {
+    trace_ = trace;
     Choose(first);
     StartNext();
     while (running_ > 0) {
@@ -120,6 +121,7 @@ class DirectoryStub::Race {
       attempt->began = Now();
       attempt->context.set_deadline(WallTime(deadline_.left()));
       owner_.options_.authorize(attempt->context);
+      if (trace_.valid()) attempt->context.AddMetadata(kTraceparent, ToTraceparent(trace_));
       attempt->reader = (attempt->stub.get()->*start_)(&attempt->context, request_, &queue_);
       attempt->reader->Finish(&attempt->reply, &attempt->status, attempt.get());
       // Others need time too, in equal shares.
@@ -216,6 +218,7 @@ class DirectoryStub::Race {
   const Request& request_;
   const Validate validate_;
   const Deadline deadline_;
+  TraceContext trace_;
   grpc::CompletionQueue queue_;
   std::vector<std::string> order_;
   size_t listed_ = 0;
@@ -230,12 +233,13 @@ class DirectoryStub::Race {
 absl::StatusOr<v1::MatchReply> DirectoryStub::Match(const Lookup& lookup, absl::Time deadline) {
   SendProbes();
   auto request = RequestFor<v1::MatchRequest>(lookup);
+  if (lookup.probe.has_value()) request.set_probe(std::string(lookup.probe->bytes()));
   request.set_requester(options_.requester);
   const size_t blocks = lookup.keys.size();
   Race<v1::MatchRequest, v1::MatchReply> race(
       *this, &Stub::AsyncMatch, request,
       [blocks](const v1::MatchReply& reply) { return ValidateMatchReply(reply, blocks); }, Deadline(deadline));
-  return race.Run(lookup.first);
+  return race.Run(lookup.first, lookup.trace);
 }
 
 absl::StatusOr<v1::ScoreReply> DirectoryStub::Score(const Lookup& lookup, std::span<const std::string> candidates,
@@ -249,7 +253,7 @@ absl::StatusOr<v1::ScoreReply> DirectoryStub::Score(const Lookup& lookup, std::s
         return ValidateScoreReply(reply, count, blocks);
       },
       Deadline(deadline));
-  return race.Run(lookup.first);
+  return race.Run(lookup.first, lookup.trace);
 }
 
 // ---- The list -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@
 #include "proto/block_key.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
+#include "proto/trace_context.h"
 #include "proto/validate.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 
@@ -64,6 +65,8 @@ class DirectoryStub {
     std::span<const BlockKey> keys;      // chain keys, 1..65536
     std::span<const WantedPart> parts;   // empty = part 0
     std::string first;                   // directory to ask before all others; empty = by its own choice
+    TraceContext trace;                  // under which the directory's work nests; not valid = none
+    std::optional<Probe> probe;          // of the first tokens, when `keys` begin at the chain's first block
   };
   // Both replies are validated against the request. An answer labelled stale is given only when no other directory that may be
   // exact says so within second_opinion_max; each directory's label is remembered for a second, so that this costs little. Errors:

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -49,6 +50,7 @@ struct MoveJob {
   absl::Duration timeout = absl::Seconds(5);
   std::string request;  // for logs; 0..128 bytes
   std::string traceparent;
+  std::optional<Probe> probe;  // of the chain, for the node
 };
 
 struct MoveResult {

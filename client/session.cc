@@ -129,6 +129,15 @@ void Session::Abandon(uint64_t reserve_id) {
   if (!ended_ && !ending_) SendUndo(Undo::kAbandon, reserve_id);
 }
 
+void Session::EndConversation(uint64_t conversation) {
+  MutexLock lock(mutex_);
+  if (ended_ || ending_) return;
+  v1::ClientMessage message;
+  message.set_request_id(next_id_++);
+  message.mutable_conversation_ended()->set_id(conversation);
+  Enqueue(std::move(message));
+}
+
 void Session::SendUndo(Undo undo, uint64_t request_id) {
   if (undo == Undo::kNone || ending_) return;
   v1::ClientMessage message;

@@ -62,9 +62,10 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // Landed and Lost of this acquire go to `stem`, until Release.
   void Track(uint64_t acquire_id, const std::shared_ptr<StemState>& stem);
-  // Both never wait; nothing happens when the session has ended.
+  // These never wait; nothing happens when the session has ended.
   void Release(uint64_t acquire_id, std::span<const uint32_t> corrupt, uint32_t payloads_loaded);
   void Abandon(uint64_t reserve_id);
+  void EndConversation(uint64_t conversation);
 
   bool lives() const { return lives_.load(std::memory_order_acquire); }
   const AttachGrant& grant() const { return attachment_.grant; }

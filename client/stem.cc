@@ -12,6 +12,7 @@ uint32_t Stem::landed_blocks() const { return state_->landed_blocks(); }
 stemcache::v1::Source Stem::source(uint32_t block) const { return state_->source(block); }
 std::vector<MissRun> Stem::misses() const { return state_->misses(); }
 stemcache::v1::Truth Stem::truth() const { return state_->truth(); }
+stemcache::v1::Difference Stem::difference() const { return state_->difference(); }
 
 bool View::intact() const { return state_->session_lives(); }
 

@@ -77,6 +77,9 @@ class Stem {
   // How sure the match was.
   stemcache::v1::Truth truth() const;
 
+  // With a miss for INCOMPATIBLE: in what the nearest namespace differs under which the prompt is known. No field set otherwise.
+  stemcache::v1::Difference difference() const;
+
  private:
   friend class CacheClient;
 

@@ -47,6 +47,7 @@ absl::Status StemState::OnAcquired(const v1::Acquired& message) {
   loaded_ = std::make_unique<std::atomic<bool>[]>(places_.size());
   misses_ = MissRuns(message.misses());
   truth_ = message.truth();
+  difference_ = message.difference();
   return Settle(message.ready(), *arenas);
 }
 
@@ -242,6 +243,11 @@ v1::Source StemState::source(uint32_t block) const {
 std::vector<MissRun> StemState::misses() const {
   MutexLock lock(mutex_);
   return misses_;
+}
+
+v1::Difference StemState::difference() const {
+  MutexLock lock(mutex_);
+  return difference_;
 }
 
 v1::Truth StemState::truth() const {

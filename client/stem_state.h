@@ -84,6 +84,7 @@ class StemState {
   v1::Source source(uint32_t block) const;
   std::vector<MissRun> misses() const;
   v1::Truth truth() const;
+  v1::Difference difference() const;
 
  private:
   absl::Status Settle(const google::protobuf::RepeatedPtrField<v1::SlotRun>& runs, const SessionMemory::Arenas& arenas)
@@ -104,6 +105,7 @@ class StemState {
   uint32_t matched_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<MissRun> misses_ ABSL_GUARDED_BY(mutex_);
   v1::Truth truth_ ABSL_GUARDED_BY(mutex_);
+  v1::Difference difference_ ABSL_GUARDED_BY(mutex_);
   std::set<uint32_t> corrupt_ ABSL_GUARDED_BY(mutex_);
   absl::Status gone_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::function<void()>> wakes_ ABSL_GUARDED_BY(mutex_);

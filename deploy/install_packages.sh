@@ -1,16 +1,26 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build and the tests need and that are missing; says nothing and takes a fraction
-# of a second when all are there. Usage: deploy/install_packages.sh. Needs root or sudo only to install.
+# of a second when all are there. Usage: deploy/install_packages.sh [browser]. Needs root or sudo only to install.
+#   browser   instead: what the console's tests and build need, a Chromium and, where there is no npm, Node.js
 set -euo pipefail
 
 packages=(
   g++ cmake ninja-build ccache pkg-config git binutils python3-minimal python3-venv python3-dev
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev libssl-dev
   libucx-dev librocksdb-dev libxxhash-dev
-  libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libcpp-httplib-dev prometheus-cpp-dev
+  libspdlog-dev libfmt-dev libncurses-dev libcli11-dev nlohmann-json3-dev libcpp-httplib-dev prometheus-cpp-dev
+  libzmq3-dev cppzmq-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   etcd-server prometheus  # for tests alone, which start their own: see keep_services_down
 )
+
+case "${1:-}" in
+  "") ;;
+  browser)
+    packages=(chromium)
+    command -v npm >/dev/null || packages+=(nodejs npm) ;;
+  *) echo "install_packages: unknown argument $1; browser or nothing" >&2; exit 2 ;;
+esac
 
 fail() {
   echo "install_packages: $*" >&2

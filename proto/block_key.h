@@ -60,7 +60,17 @@ struct NamespaceFingerprint : key_internal::Bytes16 {
   }
 };
 
-static_assert(sizeof(BlockKey) == 16 && sizeof(NamespaceFingerprint) == 16);
+// Names the first tokens of a prompt, whatever the namespace: the same for all of one tenant, and nobody else can make it
+// (proto/probe.h).
+struct Probe : key_internal::Bytes16 {
+  friend bool operator==(const Probe& a, const Probe& b) { return a.low == b.low && a.high == b.high; }
+  template <typename H>
+  friend H AbslHashValue(H h, const Probe& probe) {
+    return H::combine(std::move(h), probe.low, probe.high);
+  }
+};
+
+static_assert(sizeof(BlockKey) == 16 && sizeof(NamespaceFingerprint) == 16 && sizeof(Probe) == 16);
 
 // Names one payload: everything in pool, spill, index and lease is keyed by this pair. `key` is a part key.
 struct BlockName {
@@ -89,7 +99,7 @@ constexpr uint64_t IndexFingerprint(const BlockName& name) {
 
 // `bytes` as 16-byte names, or nothing when its size is not a multiple of 16. Copies: bytes need not be aligned.
 template <typename T>
-  requires std::same_as<T, BlockKey> || std::same_as<T, NamespaceFingerprint>
+  requires std::same_as<T, BlockKey> || std::same_as<T, NamespaceFingerprint> || std::same_as<T, Probe>
 std::optional<std::vector<T>> UnpackNames(absl::string_view bytes) {
   if (bytes.size() % sizeof(T) != 0) return std::nullopt;
   std::vector<T> names(bytes.size() / sizeof(T));

@@ -104,10 +104,21 @@ Root RootOf(std::span<const uint8_t> cluster_secret, absl::string_view trust_gro
   return root;
 }
 
-std::vector<std::string> DifferingFields(const NamespaceSpec& a, const NamespaceSpec& b) {
-  std::vector<std::string> fields;
-  const auto compare = [&](absl::string_view name, const auto& left, const auto& right) {
-    if (left != right) fields.push_back(absl::StrCat(name, " (", left, ", ", right, ")"));
+NamespaceFingerprint EngineCacheOf(const NamespaceFingerprint& fingerprint) {
+  Encoder message;
+  message.Text("stemcache/v1/engine cache");
+  const std::string bytes = absl::StrCat(message.bytes(), fingerprint.bytes());
+  uint8_t digest[32];
+  EVP_Digest(bytes.data(), bytes.size(), digest, nullptr, EVP_sha256(), nullptr);
+  NamespaceFingerprint space;
+  std::memcpy(&space, digest, sizeof(space));
+  return space;
+}
+
+std::vector<FieldDifference> DifferencesOf(const NamespaceSpec& a, const NamespaceSpec& b) {
+  std::vector<FieldDifference> differences;
+  const auto compare = [&](absl::string_view field, const auto& left, const auto& right) {
+    if (left != right) differences.push_back({std::string(field), absl::StrCat(left), absl::StrCat(right)});
   };
   compare("model", a.model, b.model);
   compare("revision", a.revision, b.revision);
@@ -118,11 +129,15 @@ std::vector<std::string> DifferingFields(const NamespaceSpec& a, const Namespace
   compare("instruction_set", a.instruction_set, b.instruction_set);
   compare("block_tokens", a.block_tokens, b.block_tokens);
   compare("hash_scheme", static_cast<uint32_t>(a.hash_scheme), static_cast<uint32_t>(b.hash_scheme));
-  if (a.parts != b.parts) {
-    fields.push_back(absl::StrCat("parts (", Describe(a.parts), ", ", Describe(b.parts), ")"));
-  }
+  if (a.parts != b.parts) differences.push_back({"parts", Describe(a.parts), Describe(b.parts)});
   compare("tokenizer_digest", a.tokenizer_digest, b.tokenizer_digest);
   compare("chat_template_digest", a.chat_template_digest, b.chat_template_digest);
+  return differences;
+}
+
+std::vector<std::string> DifferingFields(const NamespaceSpec& a, const NamespaceSpec& b) {
+  std::vector<std::string> fields;
+  for (const FieldDifference& each : DifferencesOf(a, b)) fields.push_back(absl::StrCat(each.field, " (", each.a, ", ", each.b, ")"));
   return fields;
 }
 

@@ -73,7 +73,17 @@ NamespaceFingerprint FingerprintOf(const NamespaceSpec& spec, absl::string_view 
 Root RootOf(std::span<const uint8_t> cluster_secret, absl::string_view trust_group,
             const NamespaceFingerprint& fingerprint);
 
-// Names of the fields in which two specs differ, e.g. "kv_dtype (bf16, fp8_e4m3)"; empty when equal. For law 11.
+// The space in which a node announces what its engine keeps in its own cache: never fetched from, so apart from `fingerprint`, under
+// the same keys. Source: proto/FORMAT.md, "Namespaces".
+NamespaceFingerprint EngineCacheOf(const NamespaceFingerprint& fingerprint);
+
+// A field in which two specs differ.
+struct FieldDifference {
+  std::string field;
+  std::string a, b;  // its values
+};
+std::vector<FieldDifference> DifferencesOf(const NamespaceSpec& a, const NamespaceSpec& b);
+// The same as texts, e.g. "kv_dtype (bf16, fp8_e4m3)"; empty when equal. For law 11.
 std::vector<std::string> DifferingFields(const NamespaceSpec& a, const NamespaceSpec& b);
 
 }  // namespace stem

@@ -1,6 +1,7 @@
 #include "proto/validate.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/validate_fields.h"
@@ -11,6 +12,7 @@ namespace {
 using fields::AscendingParts;
 using fields::Bad;
 using fields::OptionalKey;
+using fields::OptionalProbe;
 using fields::TextWithin;
 
 constexpr uint64_t kDeadlineMaxMicros = 3600ULL * 1000 * 1000;
@@ -40,11 +42,13 @@ absl::StatusOr<Part> ValidatePart(const v1::Part& message, uint32_t block_tokens
               .block_bytes = message.block_bytes()};
 }
 
-absl::StatusOr<ChainCall> ValidateChain(absl::string_view keys, const google::protobuf::RepeatedField<uint32_t>& parts,
-                                        const NamespaceSpec& spec) {
+// Of an Acquire or a Reserve.
+template <typename Message>
+absl::StatusOr<ChainCall> ValidateChain(const Message& message, const NamespaceSpec& spec) {
   ChainCall call;
-  STEM_ASSIGN(call.keys, ValidateKeys(keys));
-  STEM_ASSIGN(call.parts, ValidateParts(parts, spec));
+  STEM_ASSIGN(call.keys, ValidateKeys(message.keys()));
+  STEM_ASSIGN(call.parts, ValidateParts(message.parts(), spec));
+  STEM_ASSIGN(call.probe, OptionalProbe(message.probe()));
   if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
     return Bad("keys times parts", call.keys.size() * call.parts.size(),
                absl::StrCat("it must be at most ", kChainBlocksMax));
@@ -134,6 +138,23 @@ v1::NamespaceSpec ToMessage(const NamespaceSpec& spec) {
   return message;
 }
 
+v1::Difference FirstDifference(const NamespaceSpec& asked, const google::protobuf::RepeatedPtrField<v1::NamespaceSpec>& known) {
+  std::vector<FieldDifference> least;
+  for (const v1::NamespaceSpec& each : known) {
+    const absl::StatusOr<NamespaceSpec> spec = ValidateSpec(each);
+    if (!spec.ok()) continue;
+    std::vector<FieldDifference> differences = DifferencesOf(asked, *spec);
+    if (differences.empty() || (!least.empty() && least.size() <= differences.size())) continue;
+    least = std::move(differences);
+  }
+  v1::Difference first;
+  if (least.empty()) return first;
+  first.set_field(least[0].field);
+  first.set_asked(least[0].a);
+  first.set_known(least[0].b);
+  return first;
+}
+
 absl::StatusOr<std::vector<uint32_t>> ValidateParts(const google::protobuf::RepeatedField<uint32_t>& ids,
                                                     const NamespaceSpec& spec) {
   STEM_ASSIGN(std::vector<uint32_t> parts, AscendingParts(ids));
@@ -172,6 +193,7 @@ absl::Status ValidateEnvelope(const v1::ClientMessage& message) {
     case v1::ClientMessage::kRelease:
     case v1::ClientMessage::kAbandon:
     case v1::ClientMessage::kMapped:
+    case v1::ClientMessage::kConversationEnded:
       return absl::OkStatus();
     case v1::ClientMessage::kAcquire:
     case v1::ClientMessage::kReserve:
@@ -194,13 +216,23 @@ absl::StatusOr<ChainCall> ValidateAcquire(const v1::Acquire& message, const Name
   if (message.block_compute_us() > kBlockComputeMicrosMax) {
     return Bad("block_compute_us", message.block_compute_us(), absl::StrCat("it must be at most ", kBlockComputeMicrosMax));
   }
-  return ValidateChain(message.keys(), message.parts(), spec);
+  return ValidateChain(message, spec);
+}
+
+absl::StatusOr<Conversation> ValidateConversation(const v1::Conversation& message) {
+  switch (message.outlook()) {
+    case v1::OUTLOOK_UNSPECIFIED: return Conversation{.id = message.id()};
+    case v1::OUTLOOK_WILL_RESUME: return Conversation{.id = message.id(), .outlook = Outlook::kWillResume};
+    case v1::OUTLOOK_ENDED: return Conversation{.id = message.id(), .outlook = Outlook::kEnded};
+    default: return Bad("outlook", message.outlook(), "it must be UNSPECIFIED (0), WILL_RESUME (1) or ENDED (2)");
+  }
 }
 
 absl::StatusOr<ReserveCall> ValidateReserve(const v1::Reserve& message, const NamespaceSpec& spec) {
   ReserveCall call;
   STEM_ASSIGN(call.parent, OptionalKey("parent", message.parent()));
-  STEM_ASSIGN(call.chain, ValidateChain(message.keys(), message.parts(), spec));
+  STEM_ASSIGN(call.chain, ValidateChain(message, spec));
+  STEM_ASSIGN(call.conversation, ValidateConversation(message.conversation()));
   return call;
 }
 

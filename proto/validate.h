@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "google/protobuf/io/zero_copy_stream.h"
 #include "proto/block_key.h"
+#include "proto/conversation.h"
 #include "proto/namespace_spec.h"
 #include "proto/status.h"
 #include "stemcache/v1/directory.pb.h"
@@ -43,6 +44,9 @@ absl::StatusOr<std::vector<BlockKey>> ValidateKeys(absl::string_view bytes);
 absl::StatusOr<NamespaceSpec> ValidateSpec(const v1::NamespaceSpec& message);
 v1::NamespaceSpec ToMessage(const NamespaceSpec& spec);
 
+// The first field in which the one of `known` differs that differs least from `asked`; empty when all are equal or there are none.
+v1::Difference FirstDifference(const NamespaceSpec& asked, const google::protobuf::RepeatedPtrField<v1::NamespaceSpec>& known);
+
 // The part ids of a request in `spec`: ascending and known; empty = every part of it.
 absl::StatusOr<std::vector<uint32_t>> ValidateParts(const google::protobuf::RepeatedField<uint32_t>& ids,
                                                     const NamespaceSpec& spec);
@@ -62,12 +66,17 @@ absl::Status ValidateEnvelope(const v1::ClientMessage& message);
 struct ChainCall {
   std::vector<BlockKey> keys;
   std::vector<uint32_t> parts;
+  std::optional<Probe> probe;  // of the chain's first tokens, when the client knows it
 };
 absl::StatusOr<ChainCall> ValidateAcquire(const v1::Acquire& message, const NamespaceSpec& spec);
+
+// Errors: InvalidArgument (an outlook that is none).
+absl::StatusOr<Conversation> ValidateConversation(const v1::Conversation& message);
 
 struct ReserveCall {
   std::optional<BlockKey> parent;  // absent = the keys start the chain
   ChainCall chain;
+  Conversation conversation;
 };
 absl::StatusOr<ReserveCall> ValidateReserve(const v1::Reserve& message, const NamespaceSpec& spec);
 
@@ -87,6 +96,7 @@ struct MatchCall {
   std::vector<BlockKey> keys;
   std::vector<WantedPart> parts;  // never empty
   std::string requester;
+  std::optional<Probe> probe;     // of the first tokens; set only when `keys` begin at the chain's first block
 };
 // The bytes of a MatchRequest. A chain is long and its answer short, so the keys are copied once, from the wire to where they
 // are read, and not by way of a message.
@@ -126,6 +136,13 @@ absl::StatusOr<ValidChangeRun> ValidateChangeRun(const v1::ChangeRun& message);
 
 absl::Status ValidateHello(const v1::Hello& message);
 absl::Status ValidateHeartbeat(const v1::Heartbeat& message);
+
+struct PublishedCall {
+  NamespaceSpec spec;
+  NamespaceFingerprint space;
+  std::vector<Probe> probes;  // 0..4096
+};
+absl::StatusOr<PublishedCall> ValidatePublished(const v1::PublishedPrompts& message);
 
 struct InternedNamespace {
   uint32_t number = 0;  // 1..

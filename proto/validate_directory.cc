@@ -11,10 +11,11 @@
 namespace stem {
 namespace {
 
-using fields::AscendingParts;
 using fields::Bad;
 using fields::CheckKeyBytes;
 using fields::OptionalKey;
+using fields::OptionalProbe;
+using fields::ValidateLookup;
 using fields::TextWithin;
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
@@ -22,40 +23,14 @@ using google::protobuf::io::CodedOutputStream;
 
 constexpr uint32_t kIntentMillisMax = 60'000;
 constexpr int kPeerReportsMax = 4096;
+constexpr size_t kProbesMax = 4096;  // of one namespace in one heartbeat
+constexpr int kKnownAsMax = 8;
+constexpr int kPublishedMax = 1024;  // namespaces in one heartbeat
 constexpr int kCountersMax = 64;  // of one kind; newer nodes may tell more than this version knows
 
 absl::Status MillisWithin(absl::string_view field, uint32_t value) {
   if (value <= kIntentMillisMax) return absl::OkStatus();
   return Bad(field, value, absl::StrCat("it must be at most ", kIntentMillisMax));
-}
-
-// `windows` is empty, or has one entry per id.
-absl::StatusOr<std::vector<WantedPart>> WantedParts(const google::protobuf::RepeatedField<uint32_t>& ids,
-                                                    const google::protobuf::RepeatedField<uint32_t>& windows) {
-  if (!windows.empty() && windows.size() != ids.size()) {
-    return Bad("the number of window_blocks", windows.size(), absl::StrCat("there are ", ids.size(), " parts"));
-  }
-  STEM_ASSIGN(const std::vector<uint32_t> ascending, AscendingParts(ids));
-  if (ascending.empty()) return std::vector<WantedPart>{{.id = 0}};
-  std::vector<WantedPart> parts;
-  for (const uint32_t id : ascending) {
-    parts.push_back({.id = id, .window_blocks = windows.empty() ? 0 : windows[static_cast<int>(parts.size())]});
-  }
-  return parts;
-}
-
-template <typename Message>
-absl::StatusOr<MatchCall> ValidateLookup(const Message& message, std::vector<BlockKey> keys) {
-  MatchCall call;
-  STEM_ASSIGN(call.space, ValidateFingerprint(message.namespace_fingerprint()));
-  STEM_TRY(CheckKeyBytes(keys.size() * sizeof(BlockKey)));
-  call.keys = std::move(keys);
-  STEM_ASSIGN(call.parts, WantedParts(message.parts(), message.window_blocks()));
-  if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
-    return Bad("keys times parts", call.keys.size() * call.parts.size(),
-               absl::StrCat("it must be at most ", kChainBlocksMax));
-  }
-  return call;
 }
 
 // What a batch and a snapshot chunk have in common.
@@ -108,6 +83,7 @@ absl::StatusOr<MatchCall> ReadMatch(google::protobuf::io::ZeroCopyInputStream& b
   STEM_TRY(TextWithin("requester", message.requester(), 0, 128));
   STEM_ASSIGN(MatchCall call, ValidateLookup(message, std::move(keys)));
   call.requester = std::move(*message.mutable_requester());
+  STEM_ASSIGN(call.probe, OptionalProbe(message.probe()));
   return call;
 }
 
@@ -139,6 +115,10 @@ absl::Status ValidateMatchReply(const v1::MatchReply& message, size_t blocks) {
   }
   if (next != blocks) return Bad("the end of misses", next, absl::StrCat("the request had ", blocks, " blocks"));
   for (const v1::NodeAddress& holder : message.holders()) STEM_TRY(ValidateAddress(holder));
+  if (message.known_as_size() > kKnownAsMax) {
+    return Bad("the number of known_as", message.known_as_size(), absl::StrCat("it must be at most ", kKnownAsMax));
+  }
+  for (const v1::NamespaceSpec& known : message.known_as()) STEM_TRY(ValidateSpec(known).status());
   return absl::OkStatus();
 }
 
@@ -195,6 +175,7 @@ absl::Status ValidateScoreReply(const v1::ScoreReply& message, size_t candidates
       return Bad("matched_blocks", node.matched_blocks(),
                  absl::StrCat("dram_blocks and ssd_blocks are among them, and the request had ", blocks));
     }
+    if (node.engine_blocks() > blocks) return Bad("engine_blocks", node.engine_blocks(), absl::StrCat("the request had ", blocks));
   }
   return absl::OkStatus();
 }
@@ -223,7 +204,24 @@ absl::Status ValidateHeartbeat(const v1::Heartbeat& message) {
       return Bad("peers.reads", peer.reads(), "deadline_misses and failed_proofs are among the reads");
     }
   }
+  if (message.published_size() > kPublishedMax) {
+    return Bad("the number of published", message.published_size(), absl::StrCat("it must be at most ", kPublishedMax));
+  }
+  for (const v1::PublishedPrompts& prompts : message.published()) STEM_TRY(ValidatePublished(prompts).status());
   return absl::OkStatus();
+}
+
+absl::StatusOr<PublishedCall> ValidatePublished(const v1::PublishedPrompts& message) {
+  PublishedCall call;
+  STEM_ASSIGN(call.spec, ValidateSpec(message.namespace_()));
+  STEM_ASSIGN(call.space, ValidateFingerprint(message.fingerprint()));
+  const std::optional<std::vector<Probe>> probes = UnpackNames<Probe>(message.probes());
+  if (!probes.has_value() || probes->size() > kProbesMax) {
+    return Bad("the length of probes", message.probes().size(), absl::StrCat("it must be a multiple of 16 bytes, at most ", kProbesMax,
+                                                                             " probes"));
+  }
+  call.probes = *probes;
+  return call;
 }
 
 absl::StatusOr<IntendCall> ValidateIntend(const v1::IntendRequest& message) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -46,6 +47,42 @@ inline absl::StatusOr<std::optional<BlockKey>> OptionalKey(absl::string_view fie
     return Bad(absl::StrCat("the length of ", field), bytes.size(), "it must be 16 bytes, or empty");
   }
   return (*UnpackNames<BlockKey>(bytes))[0];
+}
+
+inline absl::StatusOr<std::optional<Probe>> OptionalProbe(absl::string_view bytes) {
+  if (bytes.empty()) return std::nullopt;
+  if (bytes.size() != sizeof(Probe)) return Bad("the length of probe", bytes.size(), "it must be 16 bytes, or empty");
+  return (*UnpackNames<Probe>(bytes))[0];
+}
+
+// `windows` is empty, or has one entry per id.
+inline absl::StatusOr<std::vector<WantedPart>> WantedParts(const google::protobuf::RepeatedField<uint32_t>& ids,
+                                                    const google::protobuf::RepeatedField<uint32_t>& windows) {
+  if (!windows.empty() && windows.size() != ids.size()) {
+    return Bad("the number of window_blocks", windows.size(), absl::StrCat("there are ", ids.size(), " parts"));
+  }
+  STEM_ASSIGN(const std::vector<uint32_t> ascending, AscendingParts(ids));
+  if (ascending.empty()) return std::vector<WantedPart>{{.id = 0}};
+  std::vector<WantedPart> parts;
+  for (const uint32_t id : ascending) {
+    parts.push_back({.id = id, .window_blocks = windows.empty() ? 0 : windows[static_cast<int>(parts.size())]});
+  }
+  return parts;
+}
+
+// What asks of a chain has in common: namespace, parts and windows.
+template <typename Message>
+absl::StatusOr<MatchCall> ValidateLookup(const Message& message, std::vector<BlockKey> keys) {
+  MatchCall call;
+  STEM_ASSIGN(call.space, ValidateFingerprint(message.namespace_fingerprint()));
+  STEM_TRY(CheckKeyBytes(keys.size() * sizeof(BlockKey)));
+  call.keys = std::move(keys);
+  STEM_ASSIGN(call.parts, WantedParts(message.parts(), message.window_blocks()));
+  if (call.keys.size() * call.parts.size() > kChainBlocksMax) {
+    return Bad("keys times parts", call.keys.size() * call.parts.size(),
+               absl::StrCat("it must be at most ", kChainBlocksMax));
+  }
+  return call;
 }
 
 }  // namespace stem::fields

@@ -56,6 +56,9 @@ absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, 
   if (message.root().size() != grant.root.size()) {
     return Bad("the length of root", message.root().size(), "it must be 32 bytes");
   }
+  if (message.probe_key().size() != grant.probe_key.size()) {
+    return Bad("the length of probe_key", message.probe_key().size(), "it must be 32 bytes");
+  }
   if (message.node().empty() || message.node().size() > 128) {
     return Bad("the length of node", message.node().size(), "it must be 1 to 128 bytes");
   }
@@ -77,6 +80,7 @@ absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, 
     grant.arenas.push_back(arena);
   }
   std::memcpy(grant.root.data(), message.root().data(), grant.root.size());
+  std::memcpy(grant.probe_key.data(), message.probe_key().data(), grant.probe_key.size());
   grant.session_token = message.session_token();
   grant.node = message.node();
   grant.incarnation = message.incarnation();

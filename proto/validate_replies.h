@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "proto/probe.h"
 #include "proto/validate.h"
 
 namespace stem {
@@ -18,6 +19,7 @@ struct AttachGrant {
   std::string session_token;
   NamespaceFingerprint space;
   Root root = {};
+  ProbeKey probe_key = {};
   std::string node;
   uint64_t incarnation = 0;
   uint64_t staging_bytes = 0;

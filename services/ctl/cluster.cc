@@ -81,9 +81,12 @@ absl::Status EnsureSecret(const std::string& path) {
 
 std::vector<std::string> DirectoryCommand(const ClusterState& state, const std::string& binaries) {
   const std::string& listen = state.directory.listen;
-  return {binaries + "/stem-directory", "--listen", listen.empty() ? "127.0.0.1:0" : listen, "--http", "127.0.0.1:0",
-          "--secret-file", state.secret_path(), "--ready-file", state.ready_path(state.directory),
-          "--log-format", "text"};
+  std::vector<std::string> command = {
+      binaries + "/stem-directory", "--listen", listen.empty() ? "127.0.0.1:0" : listen, "--http", "127.0.0.1:0",
+      "--secret-file", state.secret_path(), "--ready-file", state.ready_path(state.directory),
+      "--log-format", "text"};
+  if (state.admin) command.push_back("--admin");
+  return command;
 }
 
 std::vector<std::string> NodeCommand(const ClusterState& state, const ClusterMember& node,
@@ -204,6 +207,7 @@ absl::StatusOr<ClusterState> ClusterUp(const ClusterUpOptions& asked) {
   state.ssd_bytes = options.ssd_bytes;
   state.policy = options.policy;
   state.admission = options.admission;
+  state.admin = options.admin;
   state.map_host_peers = options.map_host_peers;
   state.directory.name = "directory";
   for (uint32_t i = 1; i <= options.nodes; ++i) {

@@ -16,6 +16,7 @@ struct ClusterUpOptions {
   uint64_t ssd_bytes = 0;            // of each node; 0 = no SSD tier
   std::string policy = "stem";       // who leaves DRAM first
   std::string admission = "always";  // who is worth a write to SSD
+  bool admin = false;                // the console takes orders
   bool map_host_peers = true;        // false: nodes read each other through the transport
   std::string binaries;              // folder of stem-directory and stem-node
 };

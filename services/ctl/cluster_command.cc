@@ -48,6 +48,7 @@ absl::StatusOr<int> Up(const Arguments& arguments) {
       fmt::print("{:<10} pid {:<8} {}  metrics http://{}/metrics\n", node.name, node.process.pid, node.socket,
                  node.http);
     }
+    fmt::print("console    http://{}/\n", state.directory.http);
   }
   STEM_TRY(WriteJson(arguments.json, ToJson(state).dump(2)));
   return kExitOk;
@@ -94,6 +95,7 @@ void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run)
   AddBytesOption(up, "--ssd", arguments->up.ssd_bytes, {0, kBytesMax}, "SSD tier of each node; 0 = none");
   up.add_option("--policy", arguments->up.policy, "who leaves DRAM first")->capture_default_str();
   up.add_option("--admission", arguments->up.admission, "who is worth a write to SSD")->capture_default_str();
+  up.add_flag("--admin", arguments->up.admin, "the console takes orders: drain, pin, evict");
   up.add_flag("--resume", arguments->resume, "start again what is not running of the cluster in --dir, as it was");
   add("down", "stop it; its secret and its SSD tiers stay in --dir", Down);
   add("status", "what its processes say of themselves; exit code 1 when one does not answer", Status);

@@ -58,6 +58,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
     state.ssd_bytes = json.at("ssd_bytes").get<uint64_t>();
     state.policy = json.value("policy", state.policy);
     state.admission = json.value("admission", state.admission);
+    state.admin = json.value("admin", false);
     state.map_host_peers = json.value("map_host_peers", true);
     state.directory = MemberOf(json.at("directory"));
     for (const Json& node : json.at("nodes")) state.nodes.push_back(MemberOf(node));
@@ -71,7 +72,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
 absl::Status WriteClusterState(const ClusterState& state) {
   Json json = {
       {"dram_bytes", state.dram_bytes}, {"ssd_bytes", state.ssd_bytes}, {"map_host_peers", state.map_host_peers},
-      {"policy", state.policy}, {"admission", state.admission},
+      {"policy", state.policy}, {"admission", state.admission}, {"admin", state.admin},
       {"directory", ToJson(state.directory)}};
   json["nodes"] = Json::array();
   for (const ClusterMember& node : state.nodes) json["nodes"].push_back(ToJson(node));

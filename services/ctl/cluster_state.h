@@ -26,6 +26,7 @@ struct ClusterState {
   uint64_t ssd_bytes = 0;   // of each node; 0 = no SSD tier
   std::string policy = "stem";
   std::string admission = "always";
+  bool admin = false;
   bool map_host_peers = true;
   ClusterMember directory;
   std::vector<ClusterMember> nodes;

@@ -20,11 +20,17 @@ using Command = std::function<absl::StatusOr<int>()>;
 void AddAdviseCommand(CLI::App& app, Command* run);
 void AddBenchCommand(CLI::App& app, const std::string& binaries, Command* run);
 void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run);
+void AddExplainCommand(CLI::App& app, Command* run);
+void AddLeverCommands(CLI::App& app, Command* run);  // drain, pin, unpin, evict, quota
+void AddCompletionCommand(CLI::App& app, Command* run);
+void AddDiagnoseCommand(CLI::App& app, Command* run);
 void AddPlanCommand(CLI::App& app, Command* run);
 void AddProfileCommand(CLI::App& app, Command* run);
 void AddReplayCommand(CLI::App& app, Command* run);
 void AddSimulateCommand(CLI::App& app, Command* run);
 void AddStatusCommand(CLI::App& app, Command* run);
+void AddTailCommand(CLI::App& app, Command* run);
+void AddTopCommand(CLI::App& app, Command* run);
 void AddWorkloadCommand(CLI::App& app, Command* run);
 
 // An option whose text is one of a few words. `target` holds the default, is shown by --help, and must outlive the
@@ -32,9 +38,10 @@ void AddWorkloadCommand(CLI::App& app, Command* run);
 template <typename T>
 void AddChoice(CLI::App& app, const std::string& name, T& target, const std::vector<std::pair<std::string, T>>& choices,
                const std::string& description) {
-  std::string words, chosen;
+  std::string words, typed, chosen;
   for (const auto& [word, value] : choices) {
     words += (words.empty() ? "" : ", ") + word;
+    typed += (typed.empty() ? "" : ",") + word;
     if (value == target) chosen = word;
   }
   const auto parse = [name, &target, choices, words](const std::string& text) {
@@ -45,7 +52,7 @@ void AddChoice(CLI::App& app, const std::string& name, T& target, const std::vec
     }
     throw CLI::ValidationError(name, "'" + text + "' is unknown; use one of " + words);
   };
-  app.add_option_function<std::string>(name, parse, description + ": " + words)->default_str(chosen);
+  app.add_option_function<std::string>(name, parse, description)->default_str(chosen)->type_name("{" + typed + "}");
 }
 
 // Parses; what is wrong with the arguments becomes one line that names it. InvalidArgument, or the exit code of

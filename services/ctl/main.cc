@@ -17,11 +17,17 @@ int main(int argc, char** argv) {
   stem::AddAdviseCommand(app, &run);
   stem::AddBenchCommand(app, binaries, &run);
   stem::AddClusterCommand(app, binaries, &run);
+  stem::AddExplainCommand(app, &run);
+  stem::AddLeverCommands(app, &run);
+  stem::AddCompletionCommand(app, &run);
+  stem::AddDiagnoseCommand(app, &run);
   stem::AddPlanCommand(app, &run);
   stem::AddProfileCommand(app, &run);
   stem::AddReplayCommand(app, &run);
   stem::AddSimulateCommand(app, &run);
   stem::AddStatusCommand(app, &run);
+  stem::AddTailCommand(app, &run);
+  stem::AddTopCommand(app, &run);
   stem::AddWorkloadCommand(app, &run);
   const auto parsed = stem::ParseArguments(app, argc, argv);
   if (!parsed.ok()) return stem::ReportFailure("stemctl", parsed.status(), std::cerr);

@@ -246,6 +246,7 @@ absl::Status ReplayClient::Publish(uint32_t first, CacheClient& node) {
     const uint32_t next = again ? first + reservation->wanted().back().block + 1 : blocks;
     const uint32_t refused = again ? 0 : reservation->refused();  // else those that the next round asks for
     tally_.publish.refused += refused;
+    if (refused > 0) NoteRefusal(reservation->reason());
     tally_.publish.not_wanted += next - first - wanted - refused;
     if (wanted > 0) {
       const absl::Status committed = WriteAndCommit(*std::move(reservation), first, node, &publishing);
@@ -260,6 +261,10 @@ absl::Status ReplayClient::Publish(uint32_t first, CacheClient& node) {
   return absl::OkStatus();
 }
 
+void ReplayClient::NoteRefusal(const std::string& reason) {
+  if (tally_.publish.refused_reason.empty()) tally_.publish.refused_reason = reason;
+}
+
 absl::Status ReplayClient::WriteAndCommit(Reservation reservation, uint32_t first, CacheClient& node,
                                           absl::Duration* publishing) {
   for (const WantedPayload& payload : reservation.wanted()) {
@@ -272,6 +277,7 @@ absl::Status ReplayClient::WriteAndCommit(Reservation reservation, uint32_t firs
   tally_.publish.committed += result->committed;
   tally_.publish.duplicate += result->duplicate;
   tally_.publish.refused += result->refused;
+  if (result->refused > 0) NoteRefusal(result->reason);
   tally_.bytes_published += uint64_t{result->committed} * block_bytes_;
   return absl::OkStatus();
 }

@@ -60,6 +60,7 @@ class ReplayClient {
   // `first`: block of the reservation's first key. Adds the commit's time to `publishing`. Errors: of Commit.
   absl::Status WriteAndCommit(Reservation reservation, uint32_t first, CacheClient& node,
                               absl::Duration* publishing);
+  void NoteRefusal(const std::string& reason);
 
   const ReplayOptions& options_;
   const ReplayHooks& hooks_;

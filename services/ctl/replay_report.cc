@@ -66,6 +66,7 @@ void ReplayTally::Add(const ReplayTally& other) {
   publish.duplicate += other.publish.duplicate;
   publish.not_wanted += other.publish.not_wanted;
   publish.refused += other.publish.refused;
+  if (publish.refused_reason.empty()) publish.refused_reason = other.publish.refused_reason;
   publish.failed += other.publish.failed;
   match_latency.Add(other.match_latency);
   acquire_latency.Add(other.acquire_latency);
@@ -121,6 +122,7 @@ Json ReplayReport::ToJson() const {
         {"duplicate", tally.publish.duplicate},
         {"not_wanted", tally.publish.not_wanted},
         {"refused", tally.publish.refused},
+        {"refused_reason", tally.publish.refused_reason},
         {"failed", tally.publish.failed}}},
       {"mismatches", tally.mismatches},
       {"mismatch_examples", tally.mismatch_examples},
@@ -154,6 +156,7 @@ std::string ReplayReport::ToTable() const {
   out += fmt::format("\n  published {} blocks, {:.2f} GB; not wanted {}, duplicate {}, refused {}, failed {}\n",
                      tally.publish.committed, static_cast<double>(tally.bytes_published) / 1e9,
                      tally.publish.not_wanted, tally.publish.duplicate, tally.publish.refused, tally.publish.failed);
+  if (tally.publish.refused > 0) out += fmt::format("  refused first: {}\n", tally.publish.refused_reason);
   out += fmt::format("\n  {:<10}{:>10}{:>10}{:>10}\n", "us", "p50", "p95", "p99");
   out += LatencyRow("match", tally.match_latency);
   out += LatencyRow("acquire", tally.acquire_latency);

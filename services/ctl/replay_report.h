@@ -30,6 +30,7 @@ struct PublishCounts {
   uint64_t not_wanted = 0;       // held by the node already, or being published by another client
   uint64_t refused = 0;          // by the node: overload or a missing parent
   uint64_t failed = 0;           // the node was lost or the deadline passed
+  std::string refused_reason;    // of the first that was, as the node said
 };
 
 // Counts of one client, or of all. Every block of every request is in `hits` or in `misses`, once; the same holds for

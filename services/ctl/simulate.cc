@@ -77,6 +77,9 @@ std::string HitRateDefinition(const SimulateOptions& options) {
       "of all prompt blocks, ",
       options.warmup_requests == 0 ? std::string("cold start") : absl::StrCat("after a warm-up of ", options.warmup_requests, " requests"),
       ", strict prefix, partial last block ", options.partial == PartialBlock::kCount ? "counted as a block" : "left out",
+      options.hints == SimulatedHints::kNone           ? ""
+      : options.hints == SimulatedHints::kConversation ? ", engines tell conversations"
+                                                       : ", engines tell conversations and whether they go on",
       options.sample_shift == 0 ? "" : absl::StrCat(", from a sample of one block in ", 1 << options.sample_shift));
 }
 

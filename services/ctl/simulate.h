@@ -28,6 +28,10 @@ struct SimulatedPolicy {
 // Errors: InvalidArgument that names the right words.
 absl::StatusOr<SimulatedPolicy> ParseSimulatedPolicy(absl::string_view name);
 
+// What engines tell of conversations: nothing, which of them a request belongs to, or also, with its last one, that it has ended and
+// with all others that it will resume.
+enum class SimulatedHints : uint8_t { kNone, kConversation, kOutlook };
+
 struct SimulateOptions {
   std::string trace;
   TraceFormat format = TraceFormat::kMooncake;
@@ -40,6 +44,7 @@ struct SimulateOptions {
   uint64_t ssd_blocks = 0;                    // of each node; 0 = no SSD tier
   AdmissionKind admission = AdmissionKind::kAlways;
   PartialBlock partial = PartialBlock::kCount;
+  SimulatedHints hints = SimulatedHints::kNone;  // of traces that tell sessions
   uint64_t requests_max = 0;                  // 0 = the whole trace
   uint64_t warmup_requests = 0;               // served, but not counted
   uint32_t sample_shift = 0;                  // one of 2^shift distinct blocks, at capacities of that share (SHARDS)

@@ -82,6 +82,11 @@ void AddSimulateCommand(CLI::App& app, Command* run) {
   AddChoice<PartialBlock>(command, "--partial", options.partial,
                           {{"count", PartialBlock::kCount}, {"drop", PartialBlock::kDrop}},
                           "a prompt's last, partial block");
+  AddChoice<SimulatedHints>(command, "--hints", options.hints,
+                            {{"none", SimulatedHints::kNone},
+                             {"conversation", SimulatedHints::kConversation},
+                             {"outlook", SimulatedHints::kOutlook}},
+                            "what engines tell, of traces with sessions: nothing, whose request it is, or also whether more will follow");
   command.add_option("--warmup-requests", options.warmup_requests, "served first, and not counted")->capture_default_str();
   command.add_option("--max-requests", options.requests_max, "end after this many; 0 = all")->capture_default_str();
   command.add_option("--block-tokens", arguments->block_tokens, "tokens a block; default: 512 (mooncake), 16 (bailian), the header's (stem)");

@@ -5,11 +5,11 @@
 
 namespace stem {
 
-void SimulatedTier::Use(uint32_t block, uint32_t parent, BlockInfo info, absl::Time now) {
+void SimulatedTier::Use(uint32_t block, uint32_t parent, BlockInfo info) {
   if (block >= ids_.size()) ids_.resize(std::max<size_t>(block + size_t{1}, ids_.size() * 3 / 2), kNoBlock);
   info.parent = parent < ids_.size() ? ids_[parent] : kNoBlock;
   BlockId& id = ids_[block];
-  if (id != kNoBlock) return policy_->Touch(id, info, now);
+  if (id != kNoBlock) return policy_->Touch(id, info);
   if (free_.empty()) {
     id = static_cast<BlockId>(blocks_.size());
     blocks_.push_back(block);
@@ -19,10 +19,10 @@ void SimulatedTier::Use(uint32_t block, uint32_t parent, BlockInfo info, absl::T
     blocks_[id] = block;
   }
   ++held_;
-  policy_->Admit(id, info, now);
+  policy_->Admit(id, info);
 }
 
-uint32_t SimulatedTier::Victim(absl::Time now) { return blocks_[*policy_->Victim(now)]; }
+uint32_t SimulatedTier::Victim() { return blocks_[*policy_->Victim()]; }
 
 void SimulatedTier::Remove(uint32_t block) {
   const BlockId id = std::exchange(ids_[block], kNoBlock);
@@ -43,7 +43,7 @@ size_t SimulatedNode::HeldFrom(const SimulatedRequest& request, size_t first) co
   return first;
 }
 
-void SimulatedNode::Use(const SimulatedRequest& request, size_t first, size_t end) {
+void SimulatedNode::Use(const SimulatedRequest& request, size_t first, size_t end, bool copied) {
   for (size_t i = first; i < end; ++i) {
     const uint32_t block = request.blocks[i];
     const uint32_t parent = i == 0 ? kNoBlock : request.blocks[i - 1];
@@ -54,39 +54,40 @@ void SimulatedNode::Use(const SimulatedRequest& request, size_t first, size_t en
     const BlockInfo info{.key = request.keys[i],
                          .depth = static_cast<uint32_t>(i),
                          .request = request.number,
-                         .session = request.session};
+                         .conversation = request.conversation,
+                         .copied = copied};
     if (ssd_ != nullptr) {
       keys_.resize(parents_.size());
       keys_[block] = info.key;
       admission_.Use(info);
-      if (ssd_->holds(block)) ssd_->Use(block, parent, info, request.at);
+      if (ssd_->holds(block)) ssd_->Use(block, parent, info);
     }
-    dram_.Use(block, parent, info, request.at);
+    dram_.Use(block, parent, info);
   }
 }
 
-void SimulatedNode::Settle(absl::Time now) {
-  while (dram_.full()) LeaveDram(dram_.Victim(now), now);
-  if (ssd_ != nullptr) SettleSsd(now);
+void SimulatedNode::Settle() {
+  while (dram_.full()) LeaveDram(dram_.Victim());
+  if (ssd_ != nullptr) SettleSsd();
 }
 
-void SimulatedNode::LeaveDram(uint32_t block, absl::Time now) {
+void SimulatedNode::LeaveDram(uint32_t block) {
   dram_.Remove(block);
   if (ssd_ != nullptr && ssd_->holds(block)) return;
   if (ssd_ == nullptr || (!admission_.Admits(keys_[block]) && !(closed_ && children_[block] > 0))) {
     if (parents_[block] != kNoBlock) --children_[parents_[block]];
     return;
   }
-  ssd_->Use(block, parents_[block], {.key = keys_[block]}, now);
+  ssd_->Use(block, parents_[block], {.key = keys_[block]});
   ++ssd_writes_;
 }
 
-void SimulatedNode::SettleSsd(absl::Time now) {
+void SimulatedNode::SettleSsd() {
   for (size_t tries = 2 * ssd_->held(); ssd_->full() && tries > 0; --tries) {
-    const uint32_t victim = ssd_->Victim(now);
+    const uint32_t victim = ssd_->Victim();
     // Its child may be in DRAM alone: then it must wait.
     if (closed_ && !dram_.holds(victim) && children_[victim] > 0) {
-      ssd_->Defer(victim, now);
+      ssd_->Defer(victim);
       continue;
     }
     ssd_->Remove(victim);

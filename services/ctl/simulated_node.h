@@ -6,7 +6,6 @@
 #include <span>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "storage/policy/admission.h"
 #include "storage/policy/eviction.h"
 
@@ -17,8 +16,7 @@ struct SimulatedRequest {
   std::span<const uint32_t> blocks;
   std::span<const uint64_t> keys;  // one for each, as policies know them
   uint64_t number = 0;             // from 1
-  uint64_t session = 0;
-  absl::Time at;
+  Conversation conversation;       // as the engine tells
 };
 
 // What one policy of a node holds. Ids are dense and reused, so memory is that of the capacity, and 4 bytes a distinct block.
@@ -31,10 +29,10 @@ class SimulatedTier {
   bool full() const { return held_ > capacity_; }
   size_t held() const { return held_; }
   // Touches or admits a block whose parent is `parent` (kNoBlock: it has none).
-  void Use(uint32_t block, uint32_t parent, BlockInfo info, absl::Time now);
+  void Use(uint32_t block, uint32_t parent, BlockInfo info);
   // The next to leave, as a block. There is one.
-  uint32_t Victim(absl::Time now);
-  void Defer(uint32_t block, absl::Time now) { policy_->Defer(ids_[block], now); }
+  uint32_t Victim();
+  void Defer(uint32_t block) { policy_->Defer(ids_[block]); }
   void Remove(uint32_t block);
 
  private:
@@ -62,18 +60,18 @@ class SimulatedNode {
   bool in_dram(uint32_t block) const { return dram_.holds(block); }
   // Where the leading run of blocks from `first` on ends.
   size_t HeldFrom(const SimulatedRequest& request, size_t first) const;
-  // Touches or admits blocks [first, end) in chain order.
-  void Use(const SimulatedRequest& request, size_t first, size_t end);
+  // Touches or admits blocks [first, end) in chain order. `copied`: for another node, which holds them from now on.
+  void Use(const SimulatedRequest& request, size_t first, size_t end, bool copied);
   // Evicts down to capacity.
-  void Settle(absl::Time now);
+  void Settle();
 
   uint64_t ssd_writes() const { return ssd_writes_; }
   // Held blocks whose parent is not.
   uint64_t Orphans() const;
 
  private:
-  void LeaveDram(uint32_t block, absl::Time now);
-  void SettleSsd(absl::Time now);
+  void LeaveDram(uint32_t block);
+  void SettleSsd();
 
   const bool closed_;
   SimulatedTier dram_;

@@ -58,8 +58,7 @@ void Simulation::Serve(const PreparedBatch& batch) {
     SimulatedRequest request{.blocks = std::span(batch.blocks).subspan(prepared.first, prepared.count),
                              .keys = std::span(batch.keys).subspan(prepared.first, prepared.count),
                              .number = prepared.number,
-                             .session = prepared.session,
-                             .at = prepared.at};
+                             .conversation = prepared.conversation};
     if (clairvoyant) {
       numbers.assign(request.blocks.begin(), request.blocks.end());  // it asks for the next use by number
       request.keys = numbers;
@@ -109,11 +108,11 @@ void Simulation::ServeOne(const SimulatedRequest& request, const PreparedRequest
     result_.prefill_saved += PrefillWork(tokens_matched);
   }
   if (owner != nullptr) {
-    owner->Use(request, local, matched);  // a lease is a use at its owner
-    owner->Settle(request.at);
+    owner->Use(request, local, matched, true);  // a lease is a use at its owner
+    owner->Settle();
   }
-  mine.Use(request, 0, request.blocks.size());
-  mine.Settle(request.at);
+  mine.Use(request, 0, request.blocks.size(), false);
+  mine.Settle();
 }
 
 SimulateResult Simulation::Finish() {

@@ -5,16 +5,9 @@
 #include <optional>
 
 #include <fmt/format.h>
-#include <google/protobuf/util/json_util.h>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
-#include "proto/wire_status.h"
-#include "services/runtime/cluster_secret.h"
-#include "services/runtime/config.h"
-#include "services/runtime/log.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 #include "stemcache/v1/node.grpc.pb.h"
 
@@ -23,32 +16,6 @@ namespace {
 
 namespace v1 = ::stemcache::v1;
 using Json = nlohmann::json;
-
-// The message's own field names; numbers of 64 bits become strings in protobuf's JSON, so they are read back as
-// numbers.
-void NumbersFromText(Json* json) {
-  if (json->is_structured()) {
-    for (Json& entry : *json) NumbersFromText(&entry);
-    return;
-  }
-  if (!json->is_string()) return;
-  const std::string text = json->get<std::string>();
-  uint64_t number = 0;
-  if (!text.empty() && text.find_first_not_of("0123456789") == text.npos && absl::SimpleAtoi(text, &number)) {
-    *json = number;
-  }
-}
-
-Json ToJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  options.always_print_primitive_fields = true;
-  std::string text;
-  if (!google::protobuf::util::MessageToJsonString(message, &text, options).ok()) return Json::object();
-  Json json = Json::parse(text, nullptr, false);
-  NumbersFromText(&json);
-  return json;
-}
 
 template <typename Reply>
 Json AnswersToJson(const std::vector<Answer<Reply>>& answers) {
@@ -65,21 +32,37 @@ std::string Used(uint64_t used, uint64_t all) {
   return fmt::format("{:.1f}/{:.1f} GiB", static_cast<double>(used) / (1 << 30), static_cast<double>(all) / (1 << 30));
 }
 
-// node, up, blocks in DRAM, slots, blocks on SSD, SSD bytes, sessions, pins, leases, failed proofs, streams
-constexpr char kNodeRow[] = "{:<12}{:>9}{:>10}{:>15}{:>10}{:>16}{:>10}{:>8}{:>8}{:>12}{:>9}\n";
+std::string Rate(const absl::StatusOr<Traffic>& traffic) {
+  if (!traffic.ok()) return "?";
+  return traffic->tokens_asked() == 0 ? "-" : Percent(traffic->hit_rate());
+}
 
-std::string NodeRow(const v1::NodeStatusReply& node) {
+// node, up, health, hit rate, blocks in DRAM, slots, blocks on SSD, SSD bytes, sessions, pins, leases, failed proofs, streams, lag
+constexpr char kNodeRow[] = "{:<12}{:>9}{:>8}{:>9}{:>10}{:>20}{:>10}{:>16}{:>10}{:>7}{:>8}{:>12}{:>9}{:>6}\n";
+
+// What directories and their history add to a node's own words.
+struct SeenByDirectories {
+  std::string health = "-";
+  std::string hit_rate = "-";
+};
+
+std::string NodeRow(const v1::NodeStatusReply& node, const SeenByDirectories& seen) {
   uint64_t slots = 0, slots_free = 0;
   for (const auto& arena : node.arenas()) {
     slots += arena.slots();
     slots_free += arena.slots_free();
   }
   size_t connected = 0;
-  for (const auto& stream : node.streams()) connected += stream.connected() ? 1 : 0;
-  return fmt::format(kNodeRow, node.address().node(), fmt::format("{} s", node.uptime_ms() / 1000), node.blocks_dram(),
-                     fmt::format("{}/{}", slots - slots_free, slots), node.blocks_ssd(),
+  uint64_t lag = 0;  // changes that the slowest directory has not acknowledged
+  for (const auto& stream : node.streams()) {
+    connected += stream.connected() ? 1 : 0;
+    lag = std::max(lag, node.sequence() - std::min(node.sequence(), stream.sequence_acknowledged()));
+  }
+  const double fill = slots == 0 ? 0 : static_cast<double>(slots - slots_free) / static_cast<double>(slots);
+  return fmt::format(kNodeRow, node.address().node(), fmt::format("{} s", node.uptime_ms() / 1000), seen.health, seen.hit_rate,
+                     node.blocks_dram(), fmt::format("{}/{} {:.0f}%", slots - slots_free, slots, fill * 100), node.blocks_ssd(),
                      Used(node.ssd_bytes_used(), node.ssd_bytes()), node.sessions(), node.pins(), node.leases(),
-                     node.integrity_failures(), fmt::format("{}/{}", connected, node.streams_size()));
+                     node.integrity_failures(), fmt::format("{}/{}", connected, node.streams_size()), lag);
 }
 
 std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusReply& directory) {
@@ -93,16 +76,16 @@ std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusRe
   return out;
 }
 
-template <typename Stub, typename Request, typename Reply>
-absl::StatusOr<Reply> Ask(const std::string& target, const ClusterSecret* secret, absl::Duration deadline,
-                          grpc::Status (Stub::*call)(grpc::ClientContext*, const Request&, Reply*)) {
-  Stub stub(grpc::CreateChannel(GrpcTarget(target), grpc::InsecureChannelCredentials()));
-  grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
-  if (secret != nullptr) secret->AddToken(context);
-  Reply reply;
-  STEM_TRY(FromGrpc((stub.*call)(&context, Request(), &reply)));
-  return reply;
+SeenByDirectories SeenOf(const ClusterStatus& status, const std::string& name) {
+  SeenByDirectories seen;
+  if (const auto traffic = status.traffic_of.find(name); traffic != status.traffic_of.end()) seen.hit_rate = Rate(traffic->second);
+  for (const auto& directory : status.directories) {
+    if (!directory.reply.ok()) continue;
+    for (const auto& node : directory.reply->nodes()) {
+      if (node.address().node() == name) seen.health = fmt::format("{} %", node.health_percent());
+    }
+  }
+  return seen;
 }
 
 }  // namespace
@@ -122,15 +105,24 @@ bool ClusterStatus::whole() const {
 }
 
 Json ClusterStatus::ToJson() const {
-  return {{"nodes", AnswersToJson(nodes)}, {"directories", AnswersToJson(directories)}};
+  Json json = {{"nodes", AnswersToJson(nodes)}, {"directories", AnswersToJson(directories)}};
+  if (traffic.has_value()) json["traffic"] = traffic->ToJson();
+  for (const auto& [node, minutes] : traffic_of) {
+    json["traffic_5m_of"][node] = minutes.ok() ? minutes->ToJson() : Json{{"error", minutes.status().ToString()}};
+  }
+  return json;
 }
 
 std::string ClusterStatus::ToTable() const {
-  std::string out = fmt::format(kNodeRow, "node", "up", "in DRAM", "slots used", "on SSD", "SSD used", "sessions",
-                                "pins", "leases", "bad proofs", "streams");
+  std::string out;
+  if (traffic.has_value()) {
+    out = fmt::format("hit rate (of tokens): now {}, 5 min {}, 1 h {}\n", Rate(traffic->now), Rate(traffic->minutes), Rate(traffic->hour));
+  }
+  out += fmt::format(kNodeRow, "node", "up", "health", "5 min", "in DRAM", "slots used", "on SSD", "SSD used", "sessions", "pins", "leases",
+                     "bad proofs", "streams", "lag");
   for (const auto& node : nodes) {
-    out +=
-        node.reply.ok() ? NodeRow(*node.reply) : fmt::format("{}: {}\n", node.target, node.reply.status().ToString());
+    out += node.reply.ok() ? NodeRow(*node.reply, SeenOf(*this, node.reply->address().node()))
+                           : fmt::format("{}: {}\n", node.target, node.reply.status().ToString());
   }
   for (const auto& directory : directories) {
     out += directory.reply.ok()
@@ -142,15 +134,9 @@ std::string ClusterStatus::ToTable() const {
 
 ClusterStatus QueryStatus(const StatusTargets& targets) {
   ClusterStatus status;
-  std::optional<ClusterSecret> secret;
-  absl::Status secret_status;
-  if (!targets.secret_file.empty()) {
-    Logger log({.process = "stemctl"});
-    auto read = ClusterSecret::Read(targets.secret_file, log);
-    secret_status = read.status();
-    if (read.ok()) secret.emplace(*std::move(read));
-  }
-  const ClusterSecret* const shown = secret ? &*secret : nullptr;
+  const absl::StatusOr<std::optional<ClusterSecret>> secret = ReadSecret(targets.secret_file);
+  const absl::Status secret_status = secret.status();
+  const ClusterSecret* const shown = secret.ok() && secret->has_value() ? &**secret : nullptr;
   for (const std::string& target : targets.nodes) {
     status.nodes.push_back({target, Ask(target, shown, targets.deadline, &v1::Node::Stub::NodeStatus)});
   }
@@ -160,6 +146,14 @@ ClusterStatus QueryStatus(const StatusTargets& targets) {
       continue;
     }
     status.directories.push_back({target, Ask(target, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus)});
+  }
+  if (targets.directories.empty() || !secret_status.ok()) return status;
+  const HistorySource history{.directories = targets.directories, .secret = shown, .deadline = targets.deadline};
+  status.traffic = AskTrafficWindows(history);
+  for (const auto& node : status.nodes) {
+    if (!node.reply.ok()) continue;
+    const std::string& name = node.reply->address().node();
+    status.traffic_of.emplace(name, AskTraffic(history, 300, name));
   }
   return status;
 }

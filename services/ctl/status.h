@@ -1,6 +1,8 @@
 // What the processes of a cluster say of themselves: NodeStatus of each node, DirectoryStatus of each directory.
 #pragma once
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,7 +10,9 @@
 
 #include "absl/time/time.h"
 #include "proto/status.h"
+#include "services/ctl/ask.h"
 #include "services/ctl/cluster_state.h"
+#include "services/ctl/traffic.h"
 #include "stemcache/v1/directory.pb.h"
 #include "stemcache/v1/node.pb.h"
 
@@ -23,15 +27,12 @@ struct StatusTargets {
 
 StatusTargets TargetsOf(const ClusterState& state);
 
-template <typename Reply>
-struct Answer {
-  std::string target;
-  absl::StatusOr<Reply> reply;
-};
-
 struct ClusterStatus {
   std::vector<Answer<stemcache::v1::NodeStatusReply>> nodes;             // as asked
   std::vector<Answer<stemcache::v1::DirectoryStatusReply>> directories;  // as asked
+  // Of the fleet and, over 5 minutes, of each node by name; empty where no directory was asked.
+  std::optional<TrafficWindows> traffic;
+  std::map<std::string, absl::StatusOr<Traffic>> traffic_of;
 
   // Everyone asked has answered.
   bool whole() const;

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/time/time.h"
 #include "proto/status.h"
 #include "services/ctl/simulate.h"
 #include "services/ctl/trace.h"
@@ -17,8 +16,8 @@ namespace stem {
 // A request as the the trace holds it.
 struct PreparedRequest {
   uint64_t number = 0;         // from 1
-  uint64_t session = 0;        // 0 = the trace tells none
-  absl::Time at;
+  uint64_t session = 0;        // for routing: the same over a conversation
+  Conversation conversation;   // as options.hints has it
   size_t first = 0;            // its first block in the batch
   size_t count = 0;
   uint64_t tokens = 0;         // of those blocks
@@ -34,7 +33,8 @@ struct PreparedBatch {
 
 class TraceBatches {
  public:
-  // The part of the trace that `options` (borrowed) ask for. Errors: as TraceReader::Open.
+  // The part of the trace that `options` (borrowed) ask for. Errors: as TraceReader::Open; InvalidArgument (hints of a trace without
+  // sessions).
   static absl::StatusOr<std::unique_ptr<TraceBatches>> Open(const SimulateOptions& options);
 
   // False when there is no more. Fills all but next_use.
@@ -48,12 +48,14 @@ class TraceBatches {
 
  private:
   explicit TraceBatches(const SimulateOptions& options) : options_(options) {}
-  void Prepare(PreparedBatch* batch);
+  absl::Status FindLastRequests();
+  absl::Status Prepare(PreparedBatch* batch);
 
   const SimulateOptions& options_;
   std::unique_ptr<TraceReader> trace_;
   TraceRequest request_;
   absl::flat_hash_map<uint64_t, uint32_t> numbers_;  // hash id -> which distinct block
+  absl::flat_hash_map<uint64_t, uint64_t> last_requests_;  // session -> its last request; only for hints of the outlook
   uint64_t requests_ = 0;
   uint64_t references_ = 0;
 };

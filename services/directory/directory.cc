@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
+#include "services/console/console.h"
 #include "services/directory/directory_service.h"
 #include "services/directory/operator_service.h"
 #include "services/runtime/clock.h"
@@ -52,7 +53,11 @@ absl::StatusOr<Checked> Check(const DirectoryConfig& config, Logger& log) {
   }
   STEM_ASSIGN(HostPort listen, CheckAddress("--listen", config.listen, config, log));
   STEM_ASSIGN(HostPort http, CheckAddress("--http", config.http, config, log));
+  if (config.admin && !IsLoopback(http)) {
+    return absl::InvalidArgumentError(absl::StrCat("--admin: --http is '", config.http, "'; a console that takes orders is on loopback alone"));
+  }
   STEM_TRY(CheckFleetOptions(config.fleet));
+  STEM_TRY(CheckTracingOptions(config.tracing));
   if (!config.fleet.etcd.empty() && (listen.host == "0.0.0.0" || listen.host == "::")) {
     return absl::InvalidArgumentError(absl::StrCat("--listen: '", config.listen, "' is every address; nodes must be told one by etcd: ",
                                                    "use this host's own"));
@@ -86,9 +91,13 @@ struct Directory::Running {
                            .started = started}),
         intents(metrics),
         history(started),
-        service({.index = index, .membership = membership, .intents = intents, .history = history, .secret = secret, .metrics = metrics, .log = log,
-                 .started = started}),
-        operator_service({.secret = secret, .history = history}) {}
+        tracer(config.tracing, "stem-directory", address.ToString(), logger),
+        service({.index = index, .membership = membership, .intents = intents, .prompts = prompts, .history = history, .secret = secret,
+                 .metrics = metrics, .tracer = tracer, .log = log, .started = started}),
+        operator_service({.secret = secret,
+                          .sources = {.index = index, .membership = membership, .intents = intents, .prompts = prompts},
+                          .history = history}),
+        admin(config.admin) {}
 
   absl::Status Listen();
   void Keep();
@@ -105,9 +114,13 @@ struct Directory::Running {
   Membership membership;
   IntendDesk intents;
   FleetHistory history;
+  Tracer tracer;
+  KnownPrompts prompts;
   DirectoryService service;
   FleetOperatorService operator_service;
   GrpcServer grpc;
+  const bool admin;
+  std::unique_ptr<Console> console;
   std::unique_ptr<MetricsServer> http;
   std::thread keeper;
   Mutex mutex;
@@ -123,12 +136,17 @@ absl::Status Directory::Running::Listen() {
   builder.RegisterService(&operator_service);
   STEM_ASSIGN(grpc, StartGrpcServer(builder, {address}));
   address.port = grpc.ports[0];
+  console = std::make_unique<Console>(grpc.server->InProcessChannel({}), secret,
+                                      Console::Options{.admin = admin, .loopback = IsLoopback(http_address)});
   MetricsOptions options{.listen = http_address,
                          .fill = [this](MetricsPage& page) {
                            AddBuildInfo(page, "stem-directory");
                            AddFleetGauges(page, fleet->health());
                            metrics.Fill(page, index.counts(), membership.Status(MonotonicNow()));
-                         }};
+                           tracer.Fill(page);
+                          },
+                          .routes = [this](httplib::Server& server) { console->Route(server); },
+                          .threads = kConsoleThreads};
   STEM_ASSIGN(http, MetricsServer::Start(std::move(options)));
   http_address.port = http->port();
   keeper = std::thread([this] { Keep(); });
@@ -182,6 +200,7 @@ void Directory::Stop(absl::Duration drain_max) {
   running.wake.NotifyAll();
   if (running.fleet != nullptr) running.fleet->Leave();
   if (running.http != nullptr) running.http->SetHealth(Health::kDraining);
+  if (running.console != nullptr) running.console->Stop();
   if (running.grpc.server != nullptr) {
     running.service.EndStreams();
     running.grpc.server->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_max));

@@ -10,18 +10,21 @@
 #include "absl/time/time.h"
 #include "services/runtime/fleet.h"
 #include "services/runtime/log.h"
+#include "services/runtime/tracing.h"
 
 namespace stem {
 
 struct DirectoryConfig {
   std::string listen = "127.0.0.1:7400";  // gRPC, host:port; port 0 = any
-  std::string http = "127.0.0.1:7401";    // /metrics and /healthz; port 0 = any
+  std::string http = "127.0.0.1:7401";    // the console, /metrics and /healthz; port 0 = any
   std::string secret_file;                // the cluster's secret, >= 32 bytes; empty = etcd's
   FleetOptions fleet;
   uint32_t heartbeat_ms = 100;            // 10..10000: a stream silent for longer makes matches stale
   uint32_t stale_ms_max = 2000;           // 100..60000: how long a silent node's blocks are offered; then it is lost
   uint64_t index_bytes_max = 4ULL << 30;  // 64 MiB..64 GiB: memory of the index; beyond it, blocks are forgotten
   uint64_t ghosts_max = 4'000'000;        // 0..1e9 departed blocks remembered, 8 bytes each, of index_bytes_max
+  TracingOptions tracing;
+  bool admin = false;                     // the console takes orders; `http` must be loopback then
   bool insecure_allow_remote = false;     // allow listen and http to be other than loopback
 };
 

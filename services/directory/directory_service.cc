@@ -4,12 +4,14 @@
 #include <optional>
 #include <utility>
 
-#include "absl/container/inlined_vector.h"
+#include "absl/time/clock.h"
+#include "proto/miss_cause.h"
 #include "proto/status.h"
 #include "proto/validate.h"
 #include "proto/wire_status.h"
 #include "services/directory/chain_match.h"
 #include "services/directory/holder_stream.h"
+#include "services/directory/match_answer.h"
 #include "services/runtime/clock.h"
 #include "services/runtime/version.h"
 
@@ -20,6 +22,14 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const abs
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
   return reactor;
+}
+
+void Describe(const MatchCall& call, const v1::MatchReply& reply, Span& span) {
+  span.attributes = {{"stemcache.keys", static_cast<int64_t>(call.keys.size())},
+                     {"stemcache.blocks", static_cast<int64_t>(reply.matched_blocks())},
+                     {"stemcache.exact", reply.truth().exact()},
+                     {"stemcache.peer", call.requester}};
+  if (!reply.misses().empty()) span.attributes.emplace_back("stemcache.cause", CauseName(reply.misses(0).cause()));
 }
 
 }  // namespace
@@ -60,6 +70,9 @@ class DirectoryService::AnnounceReactor final
     if (!named) Log().Info("node_joined", {{"node", stream_.node()}, {"peer", context_->peer()}});
     service_.parts_.metrics.OnChanges(outcome->changes);
     feed_.OnMessage(message_);
+    for (const v1::PublishedPrompts& published : message_.heartbeat().published()) {
+      if (const auto call = ValidatePublished(published); call.ok()) service_.parts_.prompts.Learn(*call);
+    }
     history_.OnMessage(message_, now);
     if (outcome->resync) {
       service_.parts_.metrics.OnResync();
@@ -131,42 +144,30 @@ grpc::ServerBidiReactor<v1::AnnounceMessage, v1::AnnounceReply>* DirectoryServic
 grpc::ServerUnaryReactor* DirectoryService::Match(grpc::CallbackServerContext* context,
                                                   const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   absl::Status status = parts_.secret.CheckToken(*context);
-  if (status.ok()) status = DoMatch(*request, *reply);
+  if (!status.ok()) return Finish(context, status);
+  if (!parts_.tracer.on()) return Finish(context, DoMatch(*request, *reply, nullptr));
+  const TraceContext caller = parts_.tracer.Read(*context);
+  Span span{.name = "match", .self = parts_.tracer.Begin(caller), .parent = caller.span, .kind = SpanKind::kServer, .begin = absl::Now()};
+  status = DoMatch(*request, *reply, &span);
+  span.end = absl::Now();
+  span.error = std::string(status.message());
+  if (span.self.sampled || !status.ok() || parts_.tracer.IsSlow(span.end - span.begin)) {
+    std::vector<Span> spans;
+    spans.push_back(std::move(span));
+    parts_.tracer.Keep(std::move(spans));
+  }
   return Finish(context, status);
 }
 
-absl::Status DirectoryService::DoMatch(const grpc::ByteBuffer& request, grpc::ByteBuffer& reply_bytes) const {
+absl::Status DirectoryService::DoMatch(const grpc::ByteBuffer& request, grpc::ByteBuffer& reply_bytes, Span* span) const {
   const absl::Time begin = MonotonicNow();
   grpc::ByteBuffer bytes = request;  // its slices, not their bytes
   grpc::ProtoBufferReader reader(&bytes);
   STEM_ASSIGN(const MatchCall call, ReadMatch(reader));
-  v1::MatchReply reply;
-  const std::shared_ptr<const MemberView> view = parts_.membership.View(begin);
-  const ChainMatch match = MatchChain(parts_.index, *view, call);
-  reply.set_matched_blocks(match.matched_blocks);
-  absl::InlinedVector<uint16_t, 8> holders;
-  for (const ChainRun& run : match.runs) {
-    const auto known = std::find(holders.begin(), holders.end(), run.node);
-    const auto holder = static_cast<uint32_t>(known - holders.begin());
-    if (known == holders.end()) {
-      holders.push_back(run.node);
-      *reply.add_holders() = *view->nodes[run.node].address;
-    }
-    v1::HolderRun* out = reply.add_runs();
-    out->set_first(run.first);
-    out->set_count(run.count);
-    out->set_holder(holder);
-    out->set_tier(static_cast<v1::Tier>(run.tier));
-  }
-  for (const ChainMiss& miss : match.misses) {
-    v1::Miss* out = reply.add_misses();
-    out->set_first(miss.first);
-    out->set_count(miss.count);
-    out->set_cause(miss.cause);
-  }
-  parts_.intents.Label(call, begin, reply);
-  *reply.mutable_truth() = parts_.membership.Truth(begin);
+  const v1::MatchReply reply = AnswerMatch(
+      {.index = parts_.index, .membership = parts_.membership, .intents = parts_.intents, .prompts = parts_.prompts}, call, begin);
   parts_.metrics.OnMatch(reply, call.keys.size(), MonotonicNow() - begin);
+  if (span != nullptr) Describe(call, reply, *span);
   bool own_buffer = false;
   return FromGrpc(grpc::SerializationTraits<v1::MatchReply>::Serialize(reply, &reply_bytes, &own_buffer));
 }
@@ -180,9 +181,11 @@ grpc::ServerUnaryReactor* DirectoryService::Score(grpc::CallbackServerContext* c
 
 absl::Status DirectoryService::DoScore(const v1::ScoreRequest& request, v1::ScoreReply& reply) const {
   STEM_ASSIGN(const MatchCall call, ValidateScore(request));
+  const MatchCall in_engines = {.space = EngineCacheOf(call.space), .keys = call.keys, .parts = {WantedPart()}, .requester = {}};
   const absl::Time now = MonotonicNow();
   const std::shared_ptr<const MemberView> view = parts_.membership.View(now);
   const std::vector<ChainScore> scores = ScoreChain(parts_.index, *view, call);
+  const std::vector<ChainScore> engines = ScoreChain(parts_.index, *view, in_engines);
   const auto add = [&](const std::string& name, uint32_t index) {
     v1::ScoreReply::Node* node = reply.add_nodes();
     node->set_node(name);
@@ -190,6 +193,7 @@ absl::Status DirectoryService::DoScore(const v1::ScoreRequest& request, v1::Scor
     node->set_matched_blocks(scores[index].matched_blocks);
     node->set_dram_blocks(scores[index].pool_blocks);
     node->set_ssd_blocks(scores[index].ssd_blocks);
+    node->set_engine_blocks(engines[index].matched_blocks);
     node->set_health_percent(view->nodes[index].trust_percent);
   };
   if (request.candidates().empty()) {

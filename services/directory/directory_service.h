@@ -8,10 +8,12 @@
 #include "services/directory/directory_metrics.h"
 #include "services/directory/fleet_history.h"
 #include "services/directory/intend_desk.h"
+#include "services/directory/known_prompts.h"
 #include "services/directory/membership.h"
 #include "services/directory/prefix_index.h"
 #include "services/runtime/cluster_secret.h"
 #include "services/runtime/log.h"
+#include "services/runtime/tracing.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 
 namespace stem {
@@ -21,9 +23,11 @@ struct DirectoryParts {
   PrefixIndex& index;
   Membership& membership;
   IntendDesk& intents;
+  KnownPrompts& prompts;
   FleetHistory& history;
   const ClusterSecret& secret;
   DirectoryMetrics& metrics;
+  Tracer& tracer;
   Logger& log;
   absl::Time started;           // monotonic
 };
@@ -56,7 +60,8 @@ class DirectoryService final : public DirectoryCallbacks {
  private:
   class AnnounceReactor;
 
-  absl::Status DoMatch(const grpc::ByteBuffer& request, grpc::ByteBuffer& reply) const;
+  // Fills in `span` too, as far as it comes, when there is one.
+  absl::Status DoMatch(const grpc::ByteBuffer& request, grpc::ByteBuffer& reply, Span* span) const;
   absl::Status DoScore(const stemcache::v1::ScoreRequest& request, stemcache::v1::ScoreReply& reply) const;
 
   // False once streams have been ended.

@@ -39,7 +39,7 @@ int main(int argc, char** argv) {
   std::string format = "text", level = "info", ready_file;
   CLI::App app("Answers which node of a cluster holds the longest stem of a prompt.", kName);
   app.add_option("--listen", config.listen, "gRPC address, host:port; port 0 = any")->capture_default_str();
-  app.add_option("--http", config.http, "address of /metrics and /healthz")->capture_default_str();
+  app.add_option("--http", config.http, "address of the console, /metrics and /healthz")->capture_default_str();
   app.add_option("--secret-file", config.secret_file, "the cluster's secret: a file of 32 bytes or more; empty: etcd's");
   stem::AddOptions(app, config.fleet);
   app.add_option("--heartbeat-ms", config.heartbeat_ms, "a stream silent for longer is stale")->capture_default_str();
@@ -47,11 +47,11 @@ int main(int argc, char** argv) {
   stem::AddBytesOption(app, "--index-bytes-max", config.index_bytes_max, {.min = 64ULL << 20, .max = 64ULL << 30},
                        "memory of the index; what does not fit is forgotten");
   app.add_option("--ghosts-max", config.ghosts_max, "departed blocks to remember")->capture_default_str();
+  stem::AddOptions(app, config.tracing);
+  app.add_flag("--admin", config.admin, "the console takes orders (drain, pin, evict, quota); --http must be loopback");
   app.add_flag("--insecure-allow-remote", config.insecure_allow_remote, "listen beyond loopback, unprotected");
-  const auto check_format = [](absl::string_view text) { return stem::ParseLogFormat(text).status(); };
-  const auto check_level = [](absl::string_view text) { return stem::ParseLogLevel(text).status(); };
-  stem::AddCheckedOption(app, "--log-format", format, check_format, "text or json");
-  stem::AddCheckedOption(app, "--log-level", level, check_level, "debug, info, warn or error");
+  stem::AddCheckedOption(app, "--log-format", format, [](auto text) { return stem::ParseLogFormat(text).status(); }, "text or json");
+  stem::AddCheckedOption(app, "--log-level", level, [](auto text) { return stem::ParseLogLevel(text).status(); }, "debug, info, warn or error");
   app.add_option("--ready-file", ready_file, "written once ports are open: JSON that names them")->configurable(false);
   const stem::CommandLine line = stem::ParseCommandLine(app, argc, argv, std::cout, std::cerr);
   if (line.exit_code) return *line.exit_code;

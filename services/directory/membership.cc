@@ -175,6 +175,7 @@ void Membership::Beat(const StreamTicket& ticket, const v1::Heartbeat& heartbeat
   for (const v1::PeerReport& report : heartbeat.peers()) TakeReport(report, now);
   node->last_beat = heartbeat;
   node->last_beat.clear_peers();
+  node->last_beat.clear_published();
   if (node->whole && node->applied >= heartbeat.sequence()) node->exact_at = now;
 }
 
@@ -271,7 +272,8 @@ std::shared_ptr<const MemberView> Membership::MakeView(absl::Time now) const {
       continue;
     }
     const auto host = hosts.try_emplace(node->address->host_id(), static_cast<uint32_t>(hosts.size())).first->second;
-    const uint32_t trust = TrustPercent(*node, now);
+    // What is about to end is asked last, like what is not trusted.
+    const uint32_t trust = node->last_beat.draining() ? 0 : TrustPercent(*node, now);
     view->nodes.push_back({.address = node->address,
                            .host = host,
                            .trust_percent = trust,
@@ -330,6 +332,7 @@ std::vector<Membership::NodeStatus> Membership::Status(absl::Time now) const {
     message.set_ssd_bytes_used(node->last_beat.ssd_bytes_used());
     message.set_resyncs(node->resyncs);
     message.set_health_percent(TrustPercent(*node, now));
+    message.set_draining(!lost && node->last_beat.draining());
     status.lag = lost || exact ? absl::ZeroDuration() : now - node->exact_at;
   }
   return all;

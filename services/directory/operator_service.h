@@ -3,6 +3,7 @@
 #pragma once
 
 #include "services/directory/fleet_history.h"
+#include "services/directory/match_answer.h"
 #include "services/runtime/cluster_secret.h"
 #include "stemcache/v1/operator.grpc.pb.h"
 
@@ -13,12 +14,13 @@ class FleetOperatorService final : public stemcache::v1::FleetOperator::Service 
   // All borrowed.
   struct Parts {
     const ClusterSecret& secret;  // every call shows its token
+    MatchSources sources;
     FleetHistory& history;
   };
   explicit FleetOperatorService(const Parts& parts) : parts_(parts) {}
 
-  grpc::Status History(grpc::ServerContext* context, const stemcache::v1::HistoryRequest* request,
-                       stemcache::v1::HistoryReply* reply) override;
+  grpc::Status Explain(grpc::ServerContext* context, const v1::ExplainRequest* request, v1::ExplainReply* reply) override;
+  grpc::Status History(grpc::ServerContext* context, const v1::HistoryRequest* request, v1::HistoryReply* reply) override;
 
  private:
   const Parts parts_;

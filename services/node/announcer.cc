@@ -1,6 +1,7 @@
 #include "services/node/announcer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
@@ -138,6 +139,7 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
   alive = alive && SendSnapshot(*stream, interned, sent);
   connected_ = alive;
   if (alive) log_.Info("directory_stream_open", {{"directory", options_.directory}, {"sequence", sent}});
+  bool begins = true;
   absl::Time beaten = absl::InfinitePast();
   while (alive && !stopping_) {
     const ChangeLog::Slice slice = changes_.ReadAfter(sent, kChangesPerBatch, options_.heartbeat);
@@ -153,7 +155,7 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
     if (alive && (slice.changes.empty() || now - beaten >= options_.heartbeat)) {  // steady changes do not silence it
       beaten = now;
       v1::AnnounceMessage message;
-      *message.mutable_heartbeat() = options_.usage();
+      *message.mutable_heartbeat() = options_.usage(std::exchange(begins, false));
       message.mutable_heartbeat()->set_sequence(sent);
       alive = stream->Write(message);
     }
@@ -200,7 +202,9 @@ bool Announcer::SendSnapshot(Stream& stream, Interned& interned, uint64_t sequen
   };
   // Collected first: nothing may be written to the network under a pool's lock.
   std::vector<BlockChange> held;
-  for (const BlockPool* pool : spaces_.pools()) pool->Snapshot([&](const BlockChange& change) { held.push_back(change); });
+  const auto hold = [&](const BlockChange& change) { held.push_back(change); };
+  for (const BlockPool* pool : spaces_.pools()) pool->Snapshot(hold);
+  if (options_.engine_cache) options_.engine_cache(hold);
   for (const BlockChange& change : InChainOrder(held)) {
     interned.Append(change, message.mutable_chunk());
     if (++changes == kChangesPerBatch) flush(false);

@@ -26,7 +26,9 @@ class Announcer {
     std::string directory;  // host:port
     stemcache::v1::Hello hello;
     absl::Duration heartbeat;  // at least this often something is sent
-    std::function<stemcache::v1::Heartbeat()> usage;  // bytes used, for heartbeats; sequence is set by the announcer
+    // What heartbeats say; `begins`: it is the first of a stream. The announcer sets the sequence.
+    std::function<stemcache::v1::Heartbeat(bool begins)> usage;
+    std::function<void(const std::function<void(const BlockChange&)>&)> engine_cache;  // adds that are no pool's; may be empty
   };
 
   // Borrows all but the options; starts its thread.

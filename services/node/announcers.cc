@@ -29,7 +29,8 @@ void Announcers::SetDirectories(const std::vector<std::string>& directories) {
       stream = std::make_unique<Announcer>(Announcer::Options{.directory = directory,
                                                               .hello = options_.hello,
                                                               .heartbeat = options_.heartbeat,
-                                                              .usage = options_.usage_of_a_stream()},
+                                                              .usage = options_.usage_of_a_stream(),
+                                                              .engine_cache = options_.engine_cache},
                                            changes_, spaces_, secret_, log_);
     }
   }

@@ -23,7 +23,8 @@ class Announcers {
     stemcache::v1::Hello hello;
     absl::Duration heartbeat;
     // For one stream's heartbeats: called for each directory when its stream is made.
-    std::function<std::function<stemcache::v1::Heartbeat()>()> usage_of_a_stream;
+    std::function<std::function<stemcache::v1::Heartbeat(bool begins)>()> usage_of_a_stream;
+    std::function<void(const std::function<void(const BlockChange&)>&)> engine_cache;  // as of Announcer
   };
 
   // Borrows all. No stream yet.

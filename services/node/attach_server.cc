@@ -167,6 +167,7 @@ bool AttachServer::Serve(Connection& connection) {
 
 absl::Status AttachServer::Attach(const v1::AttachRequest& request, Connection& connection, v1::AttachReply* reply,
                                   std::vector<int>* fds) {
+  STEM_TRY(options_.drain.MayBegin("sessions"));
   STEM_ASSIGN(const AttachCall call, ValidateAttach(request));
   STEM_ASSIGN(const SpaceTable::Registered registered,
               spaces_.Register(call.spec, connection.peer.uid, call.shared_group));
@@ -180,6 +181,7 @@ absl::Status AttachServer::Attach(const v1::AttachRequest& request, Connection& 
   reply->set_session_token(created.token);
   reply->set_namespace_fingerprint(std::string(registered.space->fingerprint.bytes()));
   reply->set_root(registered.space->root.data(), registered.space->root.size());
+  reply->set_probe_key(registered.space->probe_key.data(), registered.space->probe_key.size());
   reply->set_node(options_.node);
   reply->set_incarnation(options_.incarnation);
   reply->set_staging_bytes(staging_bytes);

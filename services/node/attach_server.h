@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "proto/status.h"
+#include "services/node/drain.h"
 #include "services/node/session.h"
 #include "services/node/space_table.h"
 #include "services/runtime/cluster_secret.h"
@@ -25,6 +26,7 @@ class AttachServer {
     std::string path;  // of the socket; replaced when no one listens on it
     std::string node;
     uint64_t incarnation = 0;
+    const Drain& drain;  // borrowed
   };
 
   // Listens and starts its thread; borrows all but the options. Errors: InvalidArgument (path too long), Unavailable

@@ -73,7 +73,12 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
   app.add_option("--ucx-tls", config.ucx_tls, "UCX transports; empty: RDMA where there is any, else tcp");
   AddBytesOption(app, "--lane-min-bytes-per-second", config.lane_min_bytes_per_second, {0, kTierBytesMax},
                  "Least that each UCX lane must do when it is measured at start, e.g. 2GiB; 0 = any");
+  app.add_option("--kv-events", config.kv_events.endpoint,
+                 "Follow this engine's own cache: the endpoint of vLLM's --kv-events-config, e.g. ipc:///run/stemcache/kv-events");
+  app.add_option("--kv-events-replay", config.kv_events.replay, "Its replay_endpoint, for what was missed");
+  app.add_option("--kv-events-namespace", config.kv_events.namespace_file, "File that the engine's connector wrote (its setting namespace_file)");
   app.add_option("--ready-file", config.ready_file, "Written, as JSON, once clients and peers may connect");
+  AddOptions(app, config.tracing);
   AddCheckedOption(app, "--log-format", config.log_format,
                    [](absl::string_view text) { return ParseLogFormat(text).status(); }, "text or json");
   AddCheckedOption(app, "--log-level", config.log_level,
@@ -153,7 +158,9 @@ absl::Status CheckConfig(const NodeConfig& config) {
   }
   STEM_TRY(CheckDirectories(config.directories));
   STEM_TRY(CheckFleetOptions(config.fleet));
+  STEM_TRY(CheckTracingOptions(config.tracing));
   STEM_TRY(CheckMemberName(config.fleet, config.name));
+  STEM_TRY(CheckEngineFollower(config.kv_events));
   return TrustGroupsOf(config).status();
 }
 

@@ -8,10 +8,12 @@
 #include "CLI/CLI.hpp"
 #include "absl/time/time.h"
 #include "proto/status.h"
+#include "services/node/engine_follower.h"
 #include "services/node/space_table.h"
 #include "services/runtime/fleet.h"
 #include "services/runtime/listen.h"
 #include "services/runtime/log.h"
+#include "services/runtime/tracing.h"
 
 namespace stem {
 
@@ -39,7 +41,9 @@ struct NodeConfig {
   bool map_host_peers = true;              // read peers of this host in place
   std::string ucx_tls;                     // UCX_TLS expression; empty: RDMA where there is any, else TCP
   uint64_t lane_min_bytes_per_second = 0;  // of every UCX lane, measured at start; 0 = none
+  EngineFollowerOptions kv_events;         // of this host's engine; no endpoint = none
   std::string ready_file;
+  TracingOptions tracing = TracingOptions();
   std::string log_format = "text";
   std::string log_level = "info";
   bool insecure_allow_remote = false;

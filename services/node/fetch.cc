@@ -47,11 +47,18 @@ Fetch::Fetch(const Fetcher::Parts& parts, WorkQueue& queue, std::shared_ptr<Sess
       pins_(std::move(pins)),
       pool_(session_->space().pool()),
       parts_asked_(call_.chain.parts.size()),
-      started_(absl::Now()),
-      slots_until_(std::min(call_.deadline, started_ + kSlotWaitMax)),
+      trace_(parts.sinks, {.kind = RequestKind::kAcquire,
+                           .space = &session_->space(),
+                           .request = call_.request,
+                           .trace = call_.trace,
+                           .deadline = call_.deadline,
+                           .blocks_asked = static_cast<uint32_t>(call_.chain.keys.size()),
+                           .last_key = call_.chain.keys.back()}),
+      slots_until_(std::min(call_.deadline, trace_.facts().began + kSlotWaitMax)),
       settled_(call_.compute == absl::ZeroDuration()),
       outcome_(call_.chain.keys.size()),
       worth_blocks_(call_.chain.keys.size()) {
+  if (parts_.sinks.tracer.on()) pins_->SetTrace(trace_.facts().trace);
   const NamespaceSpec& spec = session_->space().spec;
   if (spec.windowed()) {
     for (const uint32_t part : call_.chain.parts) window_blocks_.push_back(WindowBlocks(*spec.part(part), spec.block_tokens));
@@ -95,13 +102,12 @@ bool Fetch::PinReady() {
   std::vector<BlockPin> pins;
   pins.reserve(names_.size());
   pool_.PinRun(names_, pins);
-  uint64_t bytes = 0;
   for (; pinned_ < pins.size(); ++pinned_) {
-    bytes += pins[pinned_].meta().length;
+    pinned_bytes_ += pins[pinned_].meta().length;
     AppendSlot(*acquired_.mutable_ready(), PositionOf(pinned_), Readable(pins[pinned_], v1::SOURCE_LOCAL_DRAM));
     if (windowed()) pins_->Put(PositionOf(pinned_), std::move(pins[pinned_]));
   }
-  parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, bytes);
+  parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, pinned_bytes_);
   if (!windowed()) pins_->PutLeading(std::move(pins));
   return pinned_ == names_.size();
 }
@@ -110,6 +116,8 @@ void Fetch::AnswerPinned(v1::MissCause cause) {
   matched_ = static_cast<uint32_t>(planned_blocks());
   AppendMiss(*acquired_.mutable_misses(), matched_, static_cast<uint32_t>(blocks()) - matched_, cause);
   acquired_.mutable_truth()->set_exact(true);
+  if (cause == v1::MISS_CAUSE_DEADLINE) trace_.facts().error = "the deadline passed before the node came to it";
+  if (cause == v1::MISS_CAUSE_REFUSED) trace_.facts().error = "too many acquires wait on this node";
   Answer();
   Finish();
 }
@@ -134,6 +142,7 @@ void Fetch::Run() {
   for (const std::shared_ptr<RemoteRun>& run : runs_) {
     RemoteRun::Start(run, parts_.transport, *parts_.registrations[session_->space().memory->arena_id], call_.deadline);
   }
+  reads_began_ = absl::Now();
   Answer();
   Bring();
   Finish();
@@ -171,6 +180,7 @@ bool Fetch::AskWhoComputes() {
                           .compute = call_.compute,
                           .deadline = call_.deadline};
   for (; block < blocks(); ++block) want.keys.push_back(PartKey(call_.chain.keys[block], part));
+  asked_ = absl::Now();
   parts_.single_flight.Ask(std::move(want), [self = shared_from_this()](SingleFlight::Verdict verdict,
                                                                         const std::string& directory) {
     self->OnVerdict(verdict, directory);
@@ -179,6 +189,9 @@ bool Fetch::AskWhoComputes() {
 }
 
 void Fetch::OnVerdict(SingleFlight::Verdict verdict, const std::string& directory) {
+  const size_t step = trace_.Continue(Stage::kAwait, asked_);
+  trace_.AddPiece(step, asked_, absl::Now());
+  trace_.at(step).peer = directory;
   directory_ = directory;
   ours_ = verdict == SingleFlight::Verdict::kOurs;
   settled_ = verdict != SingleFlight::Verdict::kAgain || ++rounds_ == kRoundsMax;
@@ -186,16 +199,26 @@ void Fetch::OnVerdict(SingleFlight::Verdict verdict, const std::string& director
 }
 
 absl::StatusOr<v1::MatchReply> Fetch::MatchFrom(size_t block) {
-  const StageTimer timer(parts_.metrics, Stage::kMatch);
+  RequestTrace::Timed step(trace_, Stage::kMatch);
+  step->keys = static_cast<uint32_t>(blocks() - block);
   std::vector<WantedPart> wanted;
   for (size_t part = 0; part < parts_asked_; ++part) {
     wanted.push_back({.id = call_.chain.parts[part], .window_blocks = windowed() ? window_blocks_[part] : 0});
   }
-  return parts_.directories.Match({.space = session_->space().fingerprint,
-                                   .keys = std::span(call_.chain.keys).subspan(block),
-                                   .parts = wanted,
-                                   .first = directory_},
-                                  call_.deadline);
+  absl::StatusOr<v1::MatchReply> reply = parts_.directories.Match({.space = session_->space().fingerprint,
+                                                                   .keys = std::span(call_.chain.keys).subspan(block),
+                                                                   .parts = wanted,
+                                                                   .first = directory_,
+                                                                   .trace = trace_.ContextOf(step.step()),
+                                                                   .probe = block == 0 ? call_.chain.probe : std::nullopt},
+                                                                  call_.deadline);
+  if (reply.ok()) {
+    step->blocks = reply->matched_blocks();
+    if (!reply->misses().empty()) step->cause = reply->misses(0).cause();
+  } else {
+    trace_.Fail(step.step(), reply.status(), CauseOf(reply.status(), call_.deadline));
+  }
+  return reply;
 }
 
 // ---- Answering ----------------------------------------------------------------------------------------------------------
@@ -217,6 +240,7 @@ void Fetch::AnswerLent(const LentStretch& lent) {
                {.arena = arena, .slot = lease.reply.slots(leased), .generation = lease.reply.generations(leased), .source = source});
     parts_.metrics.AddBytes(v1::BYTE_PATH_SAME_HOST, lease.reply.lengths(leased));
     steps_[index - pinned_].lent_from = source;
+    trace_.AddHit(source, EndsBlock(index) ? 1 : 0, lease.reply.lengths(leased));
   }
   if (pins_->Hold(static_cast<uint32_t>(lent.first), lent.run)) parts_.copier.Add(lent.run);
 }
@@ -224,9 +248,12 @@ void Fetch::AnswerLent(const LentStretch& lent) {
 void Fetch::Answer() {
   acquired_.set_matched_blocks(matched_);
   CutSlots(*acquired_.mutable_ready(), matched_ * static_cast<uint32_t>(parts_asked_));  // pinned parts of a block that is not whole
+  uint32_t here = 0;  // blocks
   for (size_t index = 0; index < pinned_ && BlockOf(index) < matched_; ++index) {
     NoteHit(index, v1::SOURCE_LOCAL_DRAM);
+    here += EndsBlock(index) ? 1 : 0;
   }
+  trace_.AddHit(v1::SOURCE_LOCAL_DRAM, here, pinned_bytes_);
   for (const v1::Miss& miss : acquired_.misses()) {
     outcome_.Miss(miss.first(), miss.count(), miss.cause());
     if (miss.cause() == v1::MISS_CAUSE_REFUSED) parts_.metrics.CountRefused(RefusedCall::kAcquire, refused_why_, miss.count());
@@ -235,7 +262,11 @@ void Fetch::Answer() {
     for (size_t i = 0; i < steps_.size(); ++i) NoteHit(pinned_ + i, steps_[i].lent_from);
     Conclude();
   }
-  parts_.metrics.Observe(Stage::kAcquire, absl::Now() - started_);
+  RequestFacts& facts = trace_.facts();
+  facts.blocks_matched = matched_;
+  facts.misses.assign(acquired_.misses().begin(), acquired_.misses().end());
+  facts.difference = acquired_.difference();
+  facts.answered = absl::Now();
   parts_.log.Debug("acquired", {{"session", session_->id()},
                                 {"request", call_.request},
                                 {"blocks", blocks()},

@@ -62,6 +62,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
     absl::Time leased;
     uint64_t bytes = 0;  // that came
     absl::Time last;     // when the last of them did
+    std::optional<size_t> read;   // step, where there is something to wait for
+    std::optional<size_t> prove;  // step
   };
 
   // True: somebody was asked, and Run will be called again, maybe already.
@@ -69,6 +71,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   void OnVerdict(SingleFlight::Verdict verdict, const std::string& directory);
   absl::StatusOr<v1::MatchReply> MatchFrom(size_t block);
   void TallyFailure(size_t run, const absl::Status& why);
+  // What the step of run's reads or proofs, opened at `begin` if it was not, gained by one block. Returns the time.
+  absl::Time NotePiece(std::optional<size_t>& step, Stage stage, size_t run, absl::Time begin, const absl::Status& status, uint64_t bytes);
   // Fetch or recompute: finds worth_blocks_ when the engine told its speed.
   void Appraise();
   size_t worth_end() const { return windowed() ? names_.size() : worth_blocks_ * parts_asked_; }
@@ -85,6 +89,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   // True when the client can read all of `reply` in place. A part would not do: what this node is to hold needs parents here (law 7).
   bool MayLend(const v1::MatchReply& reply) const;
   bool PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_t first_block);
+  // Of a lease that was asked for.
+  void NoteLease(size_t step, const std::string& peer, size_t keys, const absl::StatusOr<PeerLease>& lease);
   void PlanLent(const v1::NodeAddress& holder, PeerLease lease);
   // Plans the next index as brought by `run`, which leased it as its slot `leased`. False: it cannot be.
   bool PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause);
@@ -97,6 +103,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   absl::StatusOr<BlockPin> BringAwaited(size_t index);
   std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t first);
   bool Land(size_t index, BlockPin pin, v1::Source source);
+  // A payload that the client gets; a block is a hit with its last part.
+  void CountHit(size_t index, v1::Source source, uint64_t bytes);
   void FlushLanded();
   void Lose(size_t index, const absl::Status& why);
   void LearnRates();
@@ -130,18 +138,20 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   const std::shared_ptr<AcquirePins> pins_;
   BlockPool& pool_;
   const size_t parts_asked_;
-  const absl::Time started_;
+  RequestTrace trace_;
   absl::Time slots_until_;
   bool settled_;             // who computes what is missing, or nobody asked
   int rounds_ = 0;           // of asking
   bool ours_ = false;        // this session computes it
   std::string directory_;    // that knows of intents; empty = any
+  absl::Time asked_;         // who computes
   std::vector<v1::MissCause> causes_;  // by block, of what was missing before this session said that it computes it
   std::vector<uint32_t> window_blocks_;  // by part asked for (WindowBlocks); empty when all are of full attention
   uint32_t stem_blocks_ = 0;      // that names_ make up; of a windowed namespace 0 until it is chosen
   std::vector<BlockName> names_;  // by index
   std::vector<uint32_t> positions_;  // by index; empty when they are the same
   size_t pinned_ = 0;             // leading indices pinned by PinReady
+  uint64_t pinned_bytes_ = 0;
   std::vector<Step> steps_;       // planned indices, from pinned_ on
   bool lend_ = false;             // what the directory names
   std::vector<LentStretch> lent_;
@@ -152,6 +162,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   v1::Source slowest_ = v1::SOURCE_UNSPECIFIED;  // of the parts so far of block slowest_of_
   uint32_t slowest_of_ = UINT32_MAX;
   bool concluded_ = false;
+  absl::Time reads_began_;
   RefusedReason refused_why_ = RefusedReason::kQueueFull;
   v1::Acquired acquired_;
   v1::Landed landed_;

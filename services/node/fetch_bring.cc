@@ -56,7 +56,6 @@ void Fetch::LearnRates() {
 
 // Promotes the run of spilled blocks that starts at step `first`.
 std::vector<absl::StatusOr<BlockPin>> Fetch::PromoteFrom(size_t first) {
-  const StageTimer timer(parts_.metrics, Stage::kPromote);
   FlushLanded();
   std::vector<Filling> fillings;
   constexpr size_t kSweep = 16;  // what the client waits for at a time
@@ -64,7 +63,7 @@ std::vector<absl::StatusOr<BlockPin>> Fetch::PromoteFrom(size_t first) {
     fillings.push_back(std::move(steps_[i].from_ssd));
   }
   const absl::Time begin = absl::Now();
-  std::vector<absl::StatusOr<BlockPin>> promoted = parts_.promoter.Promote(pool_, std::move(fillings));
+  std::vector<absl::StatusOr<BlockPin>> promoted = parts_.promoter.Promote(pool_, std::move(fillings), &trace_);
   uint64_t bytes = 0;
   for (const absl::StatusOr<BlockPin>& pin : promoted) bytes += pin.ok() ? pin->meta().length : 0;
   const absl::Time end = absl::Now();
@@ -82,25 +81,25 @@ absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
   if (step.wait) return BringAwaited(pinned_ + i);
   RemoteRun& run = *step.run;
   const auto index = static_cast<size_t>(std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin());
-  tallies_[index].tried = true;
   if (!run.Finished(step.op)) FlushLanded();
-  {
-    const StageTimer timer(parts_.metrics, Stage::kRead);
-    if (absl::Status read = run.WaitFor(step.op, call_.deadline); !read.ok()) {
+  RunTally& tally = tallies_[index];
+  tally.tried = true;
+  absl::Time now = absl::Now();
+  if (!run.mapped()) {
+    const absl::Status read = run.WaitFor(step.op, call_.deadline);
+    now = NotePiece(tally.read, Stage::kRead, index, now, read, run.bytes(step.op));
+    if (!read.ok()) {
       TallyFailure(index, read);
       return read;
     }
   }
   *source = run.from_ssd(step.op) ? v1::SOURCE_REMOTE_SSD : v1::SOURCE_REMOTE_DRAM;
-  absl::StatusOr<BlockPin> pin;
-  {
-    const StageTimer timer(parts_.metrics, Stage::kProve);
-    pin = run.Prove(step.op, name);
-  }
+  absl::StatusOr<BlockPin> pin = run.Prove(step.op, name);
+  now = NotePiece(tally.prove, Stage::kProve, index, now, pin.status(), run.bytes(step.op));
   if (pin.ok()) {
     parts_.metrics.AddBytes(run.mapped() ? v1::BYTE_PATH_SAME_HOST : v1::BYTE_PATH_REMOTE, pin->meta().length);
-    tallies_[index].bytes += pin->meta().length;
-    tallies_[index].last = absl::Now();
+    tally.bytes += pin->meta().length;
+    tally.last = now;
   }
   if (absl::IsDataLoss(pin.status())) {
     corrupt_[index].push_back(name.key);
@@ -111,11 +110,35 @@ absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
   return pin;
 }
 
+absl::Time Fetch::NotePiece(std::optional<size_t>& step, Stage stage, size_t run, absl::Time begin, const absl::Status& status,
+                            uint64_t bytes) {
+  if (!step.has_value()) {
+    step = trace_.Open(stage, stage == Stage::kRead ? reads_began_ : begin);
+    trace_.at(*step).peer = runs_[run]->lease().node;
+  }
+  const absl::Time end = absl::Now();
+  trace_.AddPiece(*step, begin, end);
+  TraceStep& noted = trace_.at(*step);
+  ++noted.keys;
+  if (!status.ok()) {
+    trace_.Fail(*step, status, CauseOf(status, call_.deadline));
+    return end;
+  }
+  ++noted.blocks;
+  noted.bytes += bytes;
+  return end;
+}
+
 // A block that someone else brings; it may have gone on to the SSD before it could be pinned.
 absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t index) {
   FlushLanded();
+  const absl::Time begin = absl::Now();
   BlockPin pin = pool_.PinWhenFilled(names_[index], call_.deadline);
+  const size_t step = trace_.Continue(Stage::kAwait, begin);
+  trace_.AddPiece(step, begin, absl::Now());
+  ++trace_.at(step).keys;
   if (pin.valid()) {
+    ++trace_.at(step).blocks;
     parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, pin.meta().length);
     return pin;
   }
@@ -126,18 +149,24 @@ absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t index) {
   STEM_ASSIGN(Filling filling, Promoter::Begin(pool_, names_[index], slots_until_));
   std::vector<Filling> fillings;
   fillings.push_back(std::move(filling));
-  return std::move(parts_.promoter.Promote(pool_, std::move(fillings)).front());
+  return std::move(parts_.promoter.Promote(pool_, std::move(fillings), &trace_).front());
 }
 
 bool Fetch::Land(size_t index, BlockPin pin, v1::Source source) {
   AppendSlot(*landed_.mutable_ready(), PositionOf(index), Readable(pin, source));
-  landed_bytes_ += pin.meta().length;
+  const uint64_t bytes = pin.meta().length;
+  landed_bytes_ += bytes;
   if (!pins_->Put(PositionOf(index), std::move(pin))) return false;
-  NoteHit(index, source);
+  CountHit(index, source, bytes);
   if (index + 1 == pinned_ + steps_.size()) return true;  // Bring tells of the last
   const auto& runs = landed_.ready();
   if (runs.Get(runs.size() - 1).slots_size() >= kLandedSlotsPerMessage || landed_bytes_ >= kLandedBytesPerMessage) FlushLanded();
   return true;
+}
+
+void Fetch::CountHit(size_t index, v1::Source source, uint64_t bytes) {
+  NoteHit(index, source);
+  trace_.AddHit(source, EndsBlock(index) ? 1 : 0, bytes);
 }
 
 void Fetch::FlushLanded() {
@@ -166,6 +195,10 @@ void Fetch::Lose(size_t index, const absl::Status& why) {
     parts_.metrics.CountDeadlineMiss(step.run != nullptr ? Stage::kRead : step.wait ? Stage::kAwait : Stage::kPromote);
   }
   Conclude();
+  RequestFacts& facts = trace_.facts();
+  facts.error = std::string(why.message());
+  facts.blocks_matched = left;
+  facts.misses.insert(facts.misses.begin(), message.lost().misses().begin(), message.lost().misses().end());
   session_->Send(std::move(message));
 }
 
@@ -179,8 +212,14 @@ void Fetch::TallyFailure(size_t run, const absl::Status& why) {
 void Fetch::Finish() {
   Conclude();
   parts_.demand.Count({.space = session_->space(), .chain = call_.chain, .outcome = outcome_});  // under locks: the client waits no more
+  pool_.Touch(std::span(names_).first(std::min(names_.size(), IndexOf(matched_))), {.conversation = call_.conversation});
+  RequestFacts& facts = trace_.facts();
+  if (facts.blocks_matched < blocks()) facts.first_missing_key = call_.chain.keys[facts.blocks_matched];
+  trace_.End();
+  const TraceContext keep = trace_.kept_late() ? facts.trace : TraceContext();
+  for (const LentStretch& lent : lent_) lent.run->KeepTrace(keep);
   for (size_t i = 0; i < runs_.size(); ++i) {
-    parts_.peers.Return(runs_[i]->lease(), corrupt_[i]);
+    parts_.peers.Return(runs_[i]->lease(), corrupt_[i], keep);
     if (tallies_[i].bytes > 0) {
       const absl::Duration took = tallies_[i].last - tallies_[i].leased;
       parts_.metrics.CountPeerRead(runs_[i]->lease().node, tallies_[i].bytes, took);
@@ -188,7 +227,6 @@ void Fetch::Finish() {
     }
     if (tallies_[i].tried) parts_.peer_reports.Count(runs_[i]->lease().node, tallies_[i].result);
   }
-  pool_.Touch(std::span(names_).first(std::min(names_.size(), IndexOf(matched_))));
 }
 
 }  // namespace stem

@@ -118,12 +118,12 @@ bool Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_
   const size_t first = pinned_ + steps_.size();
   const size_t end = std::min(IndexOf(first_block + run.first() + run.count()), worth_end());
   if (end <= first) return true;
-  absl::StatusOr<PeerLease> lease;
   const absl::Time asked = absl::Now();
-  {
-    const StageTimer timer(parts_.metrics, Stage::kLease);
-    lease = parts_.peers.Lease(holder, std::span(names_).subspan(first, end - first), pool_.geometry(), call_.deadline);
-  }
+  const size_t step = trace_.Open(Stage::kLease, asked);
+  absl::StatusOr<PeerLease> lease =
+      parts_.peers.Lease(holder, std::span(names_).subspan(first, end - first), pool_.geometry(), call_.deadline, trace_.ContextOf(step));
+  trace_.AddPiece(step, asked, absl::Now());
+  NoteLease(step, holder.node(), end - first, lease);
   if (!lease.ok()) {
     parts_.log.Warn("lease_failed", {{"peer", holder.node()}, {"request", call_.request}, {"why", lease.status().message()}});
     stopped_ = CauseOf(lease.status(), call_.deadline);
@@ -154,6 +154,20 @@ bool Fetch::PlanRun(const v1::MatchReply& reply, const v1::HolderRun& run, size_
   stopped_ = short_of == v1::MISS_CAUSE_UNSPECIFIED ? v1::MISS_CAUSE_EVICTED : short_of;
   refused_why_ = RefusedReason::kPeer;
   return false;
+}
+
+void Fetch::NoteLease(size_t step, const std::string& peer, size_t keys, const absl::StatusOr<PeerLease>& lease) {
+  TraceStep& noted = trace_.at(step);
+  noted.peer = peer;
+  noted.keys += static_cast<uint32_t>(keys);
+  if (!lease.ok()) return trace_.Fail(step, lease.status(), CauseOf(lease.status(), call_.deadline));
+  const v1::LeaseReply& reply = lease->reply;
+  const auto ssd = std::count(reply.from_ssd().begin(), reply.from_ssd().end(), true);
+  if (ssd == 0) noted.tier = v1::TIER_DRAM;
+  else if (ssd == reply.slots_size()) noted.tier = v1::TIER_SSD;
+  noted.blocks += static_cast<uint32_t>(reply.slots_size());
+  for (const uint32_t length : reply.lengths()) noted.bytes += length;
+  if (reply.has_miss()) noted.cause = reply.miss().cause();
 }
 
 void Fetch::PlanLent(const v1::NodeAddress& holder, PeerLease lease) {
@@ -222,13 +236,18 @@ void Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block) {
     for (uint32_t block = static_cast<uint32_t>(first_block) + miss.first();
          block < first_block + miss.first() + miss.count(); ++block) {
       if (block < next) continue;
-      const bool unheard = miss.cause() == v1::MISS_CAUSE_COLD || miss.cause() == v1::MISS_CAUSE_UNKNOWN;
+      const bool unheard = miss.cause() == v1::MISS_CAUSE_COLD || miss.cause() == v1::MISS_CAUSE_UNKNOWN ||
+                           miss.cause() == v1::MISS_CAUSE_INCOMPATIBLE;
       const bool soon = unheard && parts_.reservations.Reserved(NameOf(block, 0), now);
       // What this session computes itself is not `not_yet` to it.
       const bool own = ours_ && miss.cause() == v1::MISS_CAUSE_NOT_YET && causes_[block] != v1::MISS_CAUSE_UNSPECIFIED;
       const v1::MissCause cause = own ? causes_[block] : miss.cause();
       AppendMiss(misses, block, 1, soon ? v1::MISS_CAUSE_NOT_YET : cause, own ? 0 : miss.estimate_ms());
     }
+  }
+  const auto incompatible = [](const v1::Miss& miss) { return miss.cause() == v1::MISS_CAUSE_INCOMPATIBLE; };
+  if (std::any_of(misses.begin(), misses.end(), incompatible)) {
+    *acquired_.mutable_difference() = FirstDifference(session_->space().spec, reply->known_as());
   }
 }
 

@@ -17,6 +17,7 @@
 #include "services/node/peer_reports.h"
 #include "services/node/peers.h"
 #include "services/node/promoter.h"
+#include "services/node/request_trace.h"
 #include "services/node/reservations.h"
 #include "services/node/session.h"
 #include "services/node/single_flight.h"
@@ -30,8 +31,10 @@ struct AcquireCall {
   uint64_t id = 0;  // request_id
   ChainCall chain;
   std::string request;  // the engine's id, for logs
+  TraceContext trace;
   absl::Duration compute = absl::ZeroDuration();  // above zero: single flight, see v1::Acquire.compute_ms
   absl::Duration block_compute = absl::ZeroDuration();  // above zero: see v1::Acquire.block_compute_us
+  Conversation conversation;
   absl::Time deadline;
 };
 
@@ -53,6 +56,7 @@ class Fetcher {
     Reservations& reservations;
     SingleFlight& single_flight;
     PeerReports& peer_reports;
+    const RequestSinks& sinks;
     NodeMetrics& metrics;
     Demand& demand;
     Logger& log;

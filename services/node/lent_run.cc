@@ -16,7 +16,7 @@ constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(100);  // for the spi
 
 LentRun::~LentRun() {
   MutexLock lock(mutex_);
-  peers_.Return(lease_, corrupt_);
+  peers_.Return(lease_, corrupt_, keep_);
   reports_.Count(lease_.node, corrupt_.empty() ? PeerReports::Result::kGood : PeerReports::Result::kCorrupt);
 }
 
@@ -25,12 +25,22 @@ void LentRun::MarkCorrupt(size_t index) {
   corrupt_.push_back(loan_.blocks[index].name.key);
 }
 
+void LentRun::KeepTrace(const TraceContext& trace) {
+  MutexLock lock(mutex_);
+  keep_ = trace;
+}
+
 absl::Status LentRun::CopyBlock(size_t index, absl::Time deadline) const {
   const absl::Time now = absl::Now();
   if (now >= deadline) return absl::DeadlineExceededError("the deadline passed before the block was copied");
   const Block& block = loan_.blocks[index];
-  absl::StatusOr<Filling> filling = loan_.pool->BeginFill(block.name, block.parent, std::min(deadline, now + kSlotWaitMax));
-  if (absl::IsAlreadyExists(filling.status())) return absl::OkStatus();
+  const absl::Time until = std::min(deadline, now + kSlotWaitMax);
+  absl::StatusOr<Filling> filling = loan_.pool->BeginFill(block.name, block.parent, until);
+  if (absl::IsAlreadyExists(filling.status())) {
+    // Who else brings it may give up, and until it is there its child cannot come.
+    if (loan_.pool->PinWhenFilled(block.name, until).valid()) return absl::OkStatus();
+    return absl::AbortedError("another was bringing the block, and did not");
+  }
   STEM_TRY(filling.status());
   if (absl::Now() >= expiry()) return absl::AbortedError("the lease ended before the block was copied");
   return ProveLanded(lease_, index, *std::move(filling), block.name).status();
@@ -50,7 +60,7 @@ std::shared_ptr<LentRun> LentRuns::LendAgain(const LentRun::Loan& loan, absl::Ti
   std::vector<BlockName> names;
   names.reserve(loan.blocks.size());
   for (const LentRun::Block& block : loan.blocks) names.push_back(block.name);
-  absl::StatusOr<PeerLease> lease = peers_.Lease(loan.holder, names, loan.pool->geometry(), deadline);
+  absl::StatusOr<PeerLease> lease = peers_.Lease(loan.holder, names, loan.pool->geometry(), deadline, TraceContext());
   if (!lease.ok()) return nullptr;
   const bool whole = lease->mapped != nullptr && static_cast<size_t>(lease->reply.slots_size()) == names.size();
   if (whole) return Lend(loan, *std::move(lease));

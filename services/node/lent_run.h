@@ -45,7 +45,10 @@ class LentRun {
   // A reader's copy of block `index` failed its proof: the peer will be told, and look at its own.
   void MarkCorrupt(size_t index);
 
-  // Copies block `index` into the pool, proved. OK too when the pool has it, or is getting it. Waits up to 100 ms for a slot, and not
+  // The peer keeps its spans of this trace when the lease goes back.
+  void KeepTrace(const TraceContext& trace);
+
+  // Copies block `index` into the pool, proved. OK too when the pool has it. Waits up to 100 ms for a slot or for who else brings it, and not
   // beyond `deadline`. Errors: DeadlineExceeded, those of BlockPool::BeginFill and of ProveLanded.
   absl::Status CopyBlock(size_t index, absl::Time deadline) const;
 
@@ -60,6 +63,7 @@ class LentRun {
   mutable Mutex mutex_;
   absl::Time expiry_ ABSL_GUARDED_BY(mutex_);
   std::vector<BlockKey> corrupt_ ABSL_GUARDED_BY(mutex_);
+  TraceContext keep_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Keeps the leases of lent runs alive. Threads: any.

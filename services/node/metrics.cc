@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 
 namespace stem {
 namespace {
@@ -130,6 +129,18 @@ void NodeMetrics::CountPeerRead(const std::string& peer, uint64_t bytes, absl::D
   reads.time += std::max(time, absl::ZeroDuration());
 }
 
+std::vector<v1::NodeStatusReply::Link> NodeMetrics::Links() const {
+  MutexLock lock(mutex_);
+  std::vector<v1::NodeStatusReply::Link> links;
+  for (const auto& [peer, reads] : peers_) {
+    v1::NodeStatusReply::Link& link = links.emplace_back();
+    link.set_peer(peer);
+    link.set_bytes(reads.bytes);
+    link.set_busy_us(static_cast<uint64_t>(absl::ToInt64Microseconds(reads.time)));
+  }
+  return links;
+}
+
 void NodeMetrics::CountIntegrityFailure(absl::string_view tier, absl::string_view holder) {
   integrity_failures_.fetch_add(1, std::memory_order_relaxed);
   MutexLock lock(mutex_);
@@ -154,9 +165,5 @@ void NodeMetrics::CountLeft(const BlockLeft& left) {
 }
 
 void NodeMetrics::CountExpired(absl::string_view what, uint64_t count) { expired_.Add(what, count); }
-
-StageTimer::StageTimer(NodeMetrics& metrics, Stage stage) : metrics_(metrics), stage_(stage), start_(absl::Now()) {}
-
-StageTimer::~StageTimer() { metrics_.Observe(stage_, absl::Now() - start_); }
 
 }  // namespace stem

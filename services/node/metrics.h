@@ -75,6 +75,8 @@ class NodeMetrics {
   void AddSeconds(v1::BytePath path, absl::Duration time);
   // A run of blocks that was read from `peer`.
   void CountPeerRead(const std::string& peer, uint64_t bytes, absl::Duration time);
+  // What was read from each peer so far.
+  std::vector<v1::NodeStatusReply::Link> Links() const;
   void Observe(Stage stage, absl::Duration time) {
     if (counts_) stages_[static_cast<size_t>(stage)].Observe(time);
   }
@@ -151,20 +153,6 @@ class NodeMetrics {
   std::vector<std::unique_ptr<Traffic>> traffic_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, PeerReads> peers_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<std::string, std::string>, uint64_t> integrity_ ABSL_GUARDED_BY(mutex_);  // by tier and holder
-};
-
-// Observes a stage from construction to destruction.
-class StageTimer {
- public:
-  StageTimer(NodeMetrics& metrics, Stage stage);
-  ~StageTimer();
-  StageTimer(const StageTimer&) = delete;
-  StageTimer& operator=(const StageTimer&) = delete;
-
- private:
-  NodeMetrics& metrics_;
-  const Stage stage_;
-  const absl::Time start_;
 };
 
 }  // namespace stem

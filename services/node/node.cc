@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "nlohmann/json.hpp"
+#include "services/runtime/clock.h"
 #include "services/runtime/config.h"
 #include "services/runtime/version.h"
 #include "storage/spill/disk_spill_store.h"
@@ -48,6 +49,9 @@ Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
       incarnation_(NewIncarnation()),
       started_(absl::Now()),
       metrics_(config.name, config.counts),
+      tracer_(config.tracing, "stem-node", config.name, log),
+      request_log_({.node = config.name, .slow = config.tracing.slow}),
+      request_sinks_{.metrics = metrics_, .tracer = tracer_, .log = [this](const RequestFacts& facts) { request_log_.Add(facts); }},
       directories_now_(config.directories),
       changes_(kChangesKept) {}
 
@@ -88,6 +92,8 @@ Node::~Node() {
   attach_.reset();
   if (sessions_ != nullptr) sessions_->CloseAll();
   if (announcers_ != nullptr) announcers_->SetDirectories({});
+  engine_follower_.reset();
+  request_log_.Stop();  // who follows it hangs up
   if (server_ != nullptr) {
     server_->Shutdown(absl::ToChronoTime(absl::Now() + kDrain));
     server_->Wait();
@@ -130,7 +136,11 @@ absl::Status Node::OpenTiers() {
                                            .admission = admission,
                                            .registry_path = registry_path,
                                            .on_change = [this](const BlockChange& change) { changes_.Append(change); },
-                                           .on_leave = [this](const BlockLeft& left) { metrics_.CountLeft(left); }},
+                                           .on_leave = [this](const BlockLeft& left) {
+                                             departures_.Remember(left, MonotonicNow());
+                                             metrics_.CountLeft(left);
+                                           },
+                                           .on_space = [this](const Space& space) { prompts_.Add(space); }},
                                           std::vector<uint8_t>(secret_.bytes().begin(), secret_.bytes().end())));
   return store_ != nullptr ? RestoreSpilled() : absl::OkStatus();
 }
@@ -220,16 +230,24 @@ absl::Status Node::Serve() {
                                                       .reservations = reservations_,
                                                       .single_flight = *single_flight_,
                                                       .peer_reports = peer_reports_,
+                                                      .sinks = request_sinks_,
                                                       .metrics = metrics_,
                                                       .demand = *demand_,
                                                       .log = log_},
                                        config_.fetch_threads, kFetchesQueuedMax);
-  publisher_ = std::make_unique<Publisher>(reservations_, *copier_, metrics_, config_.reservation_max, config_.copy_threads,
-                                           kCommitsQueuedMax);
+  publisher_ = std::make_unique<Publisher>(Publisher::Parts{.reservations = reservations_,
+                                                            .copier = *copier_,
+                                                            .drain = drain_,
+                                                            .metrics = metrics_,
+                                                            .sinks = request_sinks_,
+                                                            .latest = latest_publish_,
+                                                            .prompts = prompts_},
+                                           config_.reservation_max, config_.copy_threads, kCommitsQueuedMax);
   node_service_ = std::make_unique<NodeService>(NodeService::Parts{.sessions = *sessions_,
                                                                    .fetcher = *fetcher_,
                                                                    .publisher = *publisher_,
                                                                    .promoter = *promoter_,
+                                                                   .tracer = tracer_,
                                                                    .metrics = metrics_,
                                                                    .secret = secret_,
                                                                    .status = [this] { return Status(); }});
@@ -243,10 +261,29 @@ absl::Status Node::Serve() {
     region->set_rkey(registrations_[i]->rkey());
   }
   peer_service_ = std::make_unique<PeerService>(
-      PeerService::Parts{.spaces = *spaces_, .leases = *leases_, .promoter = *promoter_, .metrics = metrics_, .secret = secret_},
+      PeerService::Parts{.spaces = *spaces_,
+                         .leases = *leases_,
+                         .promoter = *promoter_,
+                         .metrics = metrics_,
+                         .sinks = request_sinks_,
+                         .secret = secret_},
       PeerService::Options{.incarnation = incarnation_, .memory = std::move(map), .lease = config_.lease});
-  operator_service_ = std::make_unique<NodeOperatorService>(NodeOperatorService::Parts{.secret = secret_, .spaces = *spaces_, .demand = *demand_});
-  if (store_ != nullptr) spiller_ = std::make_unique<Spiller>(*spaces_, *store_, metrics_, log_);
+  levers_ = std::make_unique<Levers>(Levers::Parts{.spaces = *spaces_,
+                                                   .promoter = *promoter_,
+                                                   .kept = kept_,
+                                                   .drain = drain_,
+                                                   .sessions = *sessions_,
+                                                   .leases = *leases_,
+                                                   .log = log_,
+                                                   .on_drain = [this](bool on) { http_->SetHealth(on ? Health::kDraining : Health::kOk); }});
+  operator_service_ = std::make_unique<NodeOperatorService>(NodeOperatorService::Parts{.secret = secret_,
+                                                                                   .node = config_.name,
+                                                                                   .spaces = *spaces_,
+                                                                                   .departures = departures_,
+                                                                                   .requests = request_log_,
+                                                                                   .demand = *demand_,
+                                                                                   .levers = *levers_});
+  if (store_ != nullptr) spiller_ = std::make_unique<Spiller>(*spaces_, *store_, latest_publish_, request_sinks_, log_);
 
   STEM_ASSIGN(const HostPort listen, ParseHostPort(config_.listen));
   STEM_ASSIGN(const HostPort http, ParseHostPort(config_.http));
@@ -260,7 +297,8 @@ absl::Status Node::Serve() {
   peer_address_ = HostPort{listen.host, started.ports[0]}.ToString();
   STEM_ASSIGN(attach_, AttachServer::Start({.path = absl::StrCat(config_.socket, ".attach"),
                                             .node = config_.name,
-                                            .incarnation = incarnation_},
+                                            .incarnation = incarnation_,
+                                            .drain = drain_},
                                            *spaces_, *sessions_, secret_, log_));
   STEM_ASSIGN(http_, MetricsServer::Start({.listen = http, .fill = [this](MetricsPage& page) { FillMetrics(page); }}));
   http_address_ = HostPort{http.host, http_->port()}.ToString();
@@ -276,18 +314,28 @@ void Node::StartAnnouncers() {
   hello.mutable_node()->set_attach_path(absl::StrCat(config_.socket, ".attach"));
   for (const auto& memory : spaces_->memories()) hello.set_dram_bytes(hello.dram_bytes() + memory->group.dram_bytes);
   hello.set_ssd_bytes(config_.ssd_bytes);
+  if (!config_.kv_events.endpoint.empty()) {
+    engine_follower_ = std::make_unique<EngineFollower>(config_.kv_events, *spaces_,
+                                                        [this](const BlockChange& change) { changes_.Append(change); }, log_);
+  }
   announcers_->Introduce({.hello = std::move(hello),
                           .heartbeat = config_.heartbeat,
                           .usage_of_a_stream = [this] {
-                            return [this, tell = peer_reports_.NewTeller(), counted = absl::InfinitePast()]() mutable {
+                            return [this, tell = peer_reports_.NewTeller(), told = PublishedPrompts::Told(),
+                                    counted = absl::InfinitePast()](bool begins) mutable {
                               v1::Heartbeat usage = Usage();
                               tell(usage);
+                              if (begins) told = {};
+                              prompts_.Tell(&told, usage);
                               if (const absl::Time now = absl::Now(); now - counted >= kCountersEvery) {
                                 *usage.mutable_counters() = Counted();
                                 counted = now;
                               }
                               return usage;
                             };
+                          },
+                          .engine_cache = [this](const EngineBlocks::OnChange& each) {
+                            if (engine_follower_ != nullptr) engine_follower_->Snapshot(each);
                           }});
   announcers_->SetDirectories(config_.directories);
 }
@@ -332,6 +380,7 @@ void Node::KeepHouse() {
     metrics_.CountExpired("reservation", reservations_.Expire(now));
     host_peers_->KeepHouse();
     lent_runs_->KeepHouse();
+    kept_.Expire(now);
     scrubber_->Step(now);
     absl::SleepFor(kHousekeeping);
   }
@@ -340,6 +389,7 @@ void Node::KeepHouse() {
 v1::Heartbeat Node::Usage() const {
   v1::Heartbeat usage;
   usage.set_reads_active(static_cast<uint32_t>(leases_->size()));
+  usage.set_draining(drain_.on());
   for (const BlockPool* pool : spaces_->pools()) {
     const BlockPool::Stats stats = pool->stats();
     usage.set_dram_bytes_used(usage.dram_bytes_used() + (pool->slots() - stats.slots_free) * pool->geometry().slot_bytes);
@@ -378,9 +428,12 @@ v1::NodeStatusReply Node::Status() const {
     v1::NodeStatusReply::Arena* const arena = status.add_arenas();
     arena->set_group(memory->group.name);
     arena->set_bytes(memory->group.dram_bytes);
+    arena->set_bytes_max(memory->group.dram_bytes);
     if (memory->pool == nullptr) continue;
     const BlockPool::Stats stats = memory->pool->stats();
     arena->set_slot_bytes(memory->pool->geometry().slot_bytes);
+    if (stats.slots_max < memory->pool->slots()) arena->set_bytes_max(stats.slots_max * arena->slot_bytes());
+    arena->set_bytes_kept(stats.slots_kept * arena->slot_bytes());
     arena->set_slots(memory->pool->slots());
     arena->set_slots_free(stats.slots_free);
     arena->set_slots_pinned(stats.slots_pinned);
@@ -397,6 +450,8 @@ v1::NodeStatusReply Node::Status() const {
   status.set_integrity_failures(metrics_.integrity_failures());
   status.set_sequence(changes_.sequence());
   for (v1::NodeStatusReply::Stream& stream : announcers_->Status()) *status.add_streams() = std::move(stream);
+  status.set_draining(drain_.on());
+  for (v1::NodeStatusReply::Link& link : metrics_.Links()) *status.add_links() = std::move(link);
   return status;
 }
 

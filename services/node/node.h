@@ -14,8 +14,12 @@
 #include "services/node/change_log.h"
 #include "services/node/config.h"
 #include "services/node/demand.h"
+#include "services/node/departure_log.h"
+#include "services/node/engine_follower.h"
 #include "services/node/fetcher.h"
+#include "services/node/kept_stems.h"
 #include "services/node/lease_table.h"
+#include "services/node/levers.h"
 #include "services/node/metrics.h"
 #include "services/node/node_service.h"
 #include "services/node/operator_service.h"
@@ -23,13 +27,17 @@
 #include "services/node/peer_service.h"
 #include "services/node/peers.h"
 #include "services/node/promoter.h"
+#include "services/node/published_prompts.h"
 #include "services/node/publisher.h"
+#include "services/node/request_log.h"
+#include "services/node/request_trace.h"
 #include "services/node/scrubber.h"
 #include "services/node/single_flight.h"
 #include "services/node/spiller.h"
 #include "services/runtime/cluster_secret.h"
 #include "services/runtime/fleet.h"
 #include "services/runtime/metrics.h"
+#include "services/runtime/tracing.h"
 #include "storage/transport/transport.h"
 
 namespace stem {
@@ -85,16 +93,25 @@ class Node {
   std::string http_address_;
 
   NodeMetrics metrics_;
+  Tracer tracer_;
+  RequestLog request_log_;
+  const RequestSinks request_sinks_;
+  LatestPublish latest_publish_;
   std::unique_ptr<FleetSource> fleet_;
   std::vector<std::string> directories_now_;  // of the fleet's thread, as the next
   std::vector<std::string> settled_later_;
   ChangeLog changes_;
+  DepartureLog departures_;
   std::unique_ptr<SpillStore> store_;  // null = no SSD tier
   std::unique_ptr<SpaceTable> spaces_;
+  std::unique_ptr<EngineFollower> engine_follower_;  // null = no engine's events are followed
+  PublishedPrompts prompts_;
   Reservations reservations_;
   PeerReports peer_reports_;
   std::unique_ptr<DirectoryStub> directories_;
   std::unique_ptr<SingleFlight> single_flight_;
+  Drain drain_;
+  KeptStems kept_;
   std::unique_ptr<SessionTable> sessions_;
   std::unique_ptr<LeaseTable> leases_;
   std::unique_ptr<Transport> transport_;
@@ -111,6 +128,7 @@ class Node {
   std::unique_ptr<Publisher> publisher_;
   std::unique_ptr<NodeService> node_service_;
   std::unique_ptr<PeerService> peer_service_;
+  std::unique_ptr<Levers> levers_;
   std::unique_ptr<NodeOperatorService> operator_service_;
   std::unique_ptr<Spiller> spiller_;
   std::unique_ptr<grpc::Server> server_;

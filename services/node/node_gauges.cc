@@ -10,7 +10,7 @@
 namespace stem {
 
 void Node::FillPools(MetricsPage& page) const {
-  uint64_t orphans = 0, spill_rejected = 0;
+  uint64_t orphans = 0, spill_rejected = 0, quarantined = 0, quarantined_below = 0;
   for (const auto& memory : spaces_->memories()) {
     const MetricLabels tenant = {{"tenant", LabelText(memory->group.name)}};
     const auto gauge = [&](const char* name, const char* help, uint64_t value) {
@@ -25,6 +25,8 @@ void Node::FillPools(MetricsPage& page) const {
     }
     orphans += stats.orphans;
     spill_rejected += stats.spill_rejected;
+    quarantined += stats.quarantined;
+    quarantined_below += stats.quarantined_below;
     gauge("arena_bytes", "Memory for blocks", memory->group.dram_bytes);
     gauge("pool_slots", "Slots of the arena; none before the first namespace told the size of its blocks", slots);
     gauge("pool_free_slots", "Slots that hold nothing", stats.slots_free);
@@ -38,6 +40,9 @@ void Node::FillPools(MetricsPage& page) const {
     gauge("pool_ssd_bytes", "Bytes of this pool's blocks on SSD", stats.ssd_bytes);
   }
   page.Gauge("stemcache_node_orphan_blocks", "Blocks held without their parent; any is a bug", static_cast<double>(orphans));
+  page.Counter("stemcache_node_quarantined_blocks_total", "Blocks withdrawn as their proof failed", static_cast<double>(quarantined));
+  page.Counter("stemcache_node_quarantined_below_blocks_total", "Blocks withdrawn with one of those, on which they hung",
+               static_cast<double>(quarantined_below));
   page.Counter("stemcache_node_spill_rejected_blocks_total", "Blocks that left DRAM and were not worth a write to SSD, or not written",
                static_cast<double>(spill_rejected));
 }
@@ -73,11 +78,13 @@ void Node::FillMetrics(MetricsPage& page) const {
   AddBuildInfo(page, "stem-node");
   AddFleetGauges(page, fleet_->health());
   metrics_.Fill(page);
+  tracer_.Fill(page);
   metrics_.FillEvictions(page, config_.policy, std::string(NameOf(PolicyKind::kLru)));  // the SSD is LRU: BlockPool
   const v1::NodeStatusReply status = Status();
   FillPools(page);
   FillStreams(page, status);
   FillDisk(page);
+  if (engine_follower_ != nullptr) engine_follower_->Fill(page);
   const auto gauge = [&](const char* name, const char* help, uint64_t value, MetricLabels labels = {}) {
     page.Gauge(absl::StrCat("stemcache_node_", name), help, static_cast<double>(value), std::move(labels));
   };

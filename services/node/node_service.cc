@@ -130,14 +130,18 @@ grpc::ServerBidiReactor<v1::ClientMessage, v1::NodeMessage>* NodeService::Sessio
 absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, const v1::ClientMessage& message) {
   const absl::Time deadline = absl::Now() + absl::Microseconds(message.deadline_us());
   const NamespaceSpec& spec = session->space().spec;
+  const TraceContext trace = parts_.tracer.Read(message.traceparent());
   switch (message.message_case()) {
     case v1::ClientMessage::kAcquire: {
       STEM_ASSIGN(ChainCall chain, ValidateAcquire(message.acquire(), spec));
+      STEM_ASSIGN(const Conversation conversation, ValidateConversation(message.acquire().conversation()));
       parts_.fetcher.Start(session, {.id = message.request_id(),
                                      .chain = std::move(chain),
                                      .request = message.acquire().request(),
+                                     .trace = trace,
                                      .compute = absl::Milliseconds(message.acquire().compute_ms()),
                                      .block_compute = absl::Microseconds(message.acquire().block_compute_us()),
+                                     .conversation = conversation,
                                      .deadline = deadline});
       return absl::OkStatus();
     }
@@ -146,7 +150,7 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
       return absl::OkStatus();
     case v1::ClientMessage::kReserve: {
       STEM_ASSIGN(ReserveCall call, ValidateReserve(message.reserve(), spec));
-      parts_.publisher.Reserve(session, message.request_id(), std::move(call), deadline);
+      parts_.publisher.Reserve(session, message.request_id(), std::move(call), trace, deadline);
       return absl::OkStatus();
     }
     case v1::ClientMessage::kCommit:
@@ -158,6 +162,9 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
       return absl::OkStatus();
     case v1::ClientMessage::kMapped:
       session->OnMapped(message.mapped().arena());
+      return absl::OkStatus();
+    case v1::ClientMessage::kConversationEnded:
+      session->space().pool().EndConversation(message.conversation_ended().id());
       return absl::OkStatus();
     case v1::ClientMessage::kOpen:
     case v1::ClientMessage::MESSAGE_NOT_SET:
@@ -172,8 +179,22 @@ void NodeService::Release(stem::Session& session, const v1::Release& release) {
   for (const BlockName& name : pins->MarkCorrupt(release.corrupt())) {
     parts_.promoter.Recheck(session.space().pool(), name, "client");
   }
+  if (!release.corrupt().empty() && parts_.tracer.on()) TraceCorrupt(pins->trace(), static_cast<size_t>(release.corrupt_size()));
   parts_.metrics.CountLoaded(session.space(), std::min<uint64_t>(release.payloads_loaded(), pins->positions()));
   pins->Release();
+}
+
+void NodeService::TraceCorrupt(const TraceContext& acquire, size_t blocks) {
+  const absl::Time now = absl::Now();
+  std::vector<Span> spans(1);
+  spans[0] = {.name = "prove",
+              .self = parts_.tracer.Begin(acquire),
+              .parent = acquire.span,
+              .begin = now,
+              .end = now,
+              .attributes = {{"stemcache.blocks", static_cast<int64_t>(blocks)}, {"stemcache.cause", std::string("integrity")}},
+              .error = "the client's copies failed their proof"};
+  parts_.tracer.Keep(std::move(spans));
 }
 
 grpc::ServerUnaryReactor* NodeService::NodeStatus(grpc::CallbackServerContext* context, const v1::NodeStatusRequest*,

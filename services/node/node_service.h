@@ -8,6 +8,7 @@
 #include "services/node/publisher.h"
 #include "services/node/session.h"
 #include "services/runtime/cluster_secret.h"
+#include "services/runtime/tracing.h"
 #include "stemcache/v1/node.grpc.pb.h"
 
 namespace stem {
@@ -20,6 +21,7 @@ class NodeService final : public v1::Node::CallbackService {
     Fetcher& fetcher;
     Publisher& publisher;
     Promoter& promoter;
+    Tracer& tracer;
     NodeMetrics& metrics;
     const ClusterSecret& secret;
     std::function<v1::NodeStatusReply()> status;
@@ -36,6 +38,8 @@ class NodeService final : public v1::Node::CallbackService {
   // Acts on one message of an open session. An error is the answer to that message.
   absl::Status Handle(const std::shared_ptr<stem::Session>& session, const v1::ClientMessage& message);
   void Release(stem::Session& session, const v1::Release& release);
+  // That a client's copies of an Acquire's blocks failed their proof is always worth a span.
+  void TraceCorrupt(const TraceContext& acquire, size_t blocks);
 
   const Parts parts_;
 };

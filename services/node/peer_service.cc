@@ -29,22 +29,27 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
     reactor->Finish(ToGrpc(absl::NotFoundError(absl::StrCat("namespace ", call->space.ToHex(), " is not known on this node"))));
     return reactor;
   }
-  auto asked = std::make_shared<Asked>();
+  auto asked = std::make_shared<Asked>(parts_.sinks, RequestFacts{.kind = RequestKind::kLease,
+                                                                  .space = space,
+                                                                  .peer = request->requester(),
+                                                                  .trace = parts_.sinks.tracer.Read(*context),
+                                                                  .deadline = absl::FromChrono(context->deadline()),
+                                                                  .blocks_asked = static_cast<uint32_t>(call->keys.size()),
+                                                                  .last_key = call->keys.back()});
   asked->space = space;
   asked->known_incarnation = request->known_incarnation();
-  asked->deadline = absl::FromChrono(context->deadline());
   asked->names.reserve(call->keys.size());
   for (const BlockKey& key : call->keys) asked->names.push_back({call->space, key});
   asked->pins.reserve(call->keys.size());
   space->pool().PinRun(asked->names, asked->pins);
   reply->mutable_from_ssd()->Resize(static_cast<int>(asked->pins.size()), false);
   if (asked->pins.size() == asked->names.size()) {  // nothing to wait for: no queue
-    reactor->Finish(ToGrpc(Grant(*asked, v1::MISS_CAUSE_UNSPECIFIED, reply)));
+    Answer(*asked, v1::MISS_CAUSE_UNSPECIFIED, reply, reactor);
     return reactor;
   }
   const bool posted = queue_.TryPost([this, reactor, reply, asked] {
     const v1::MissCause miss = PinRest(*asked, reply);
-    reactor->Finish(ToGrpc(Grant(*asked, miss, reply)));
+    Answer(*asked, miss, reply, reactor);
   });
   if (!posted) {
     parts_.metrics.CountRefused(RefusedCall::kLease, RefusedReason::kQueueFull, request->keys().size() / sizeof(BlockKey));
@@ -54,11 +59,20 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
   return reactor;
 }
 
+void PeerService::Answer(Asked& asked, v1::MissCause miss, v1::LeaseReply* reply, grpc::ServerUnaryReactor* reactor) {
+  const absl::Status granted = Grant(asked, miss, reply);
+  asked.trace.End();  // first: its caller may ask to keep it
+  reactor->Finish(ToGrpc(granted));
+}
+
 absl::Status PeerService::Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply* reply) {
   std::vector<BlockPin>& pins = asked.pins;
   BlockPool& pool = asked.space->pool();
   const size_t leased = pins.size();
-  pool.Touch(std::span(asked.names).first(leased));
+  pool.Touch(std::span(asked.names).first(leased), {.copied = true});
+  RequestFacts& facts = asked.trace.facts();
+  facts.blocks_matched = static_cast<uint32_t>(leased);
+  if (leased < asked.names.size()) facts.first_missing_key = asked.names[leased].key;
 
   for (const BlockPin& pin : pins) {
     const BlockMeta& meta = pin.meta();
@@ -75,8 +89,11 @@ absl::Status PeerService::Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply
   if (asked.known_incarnation != options_.incarnation) *reply->mutable_memory() = options_.memory;
   if (leased > 0) {
     reply->set_lease_id(parts_.leases.Grant(std::move(pins), absl::Now(), options_.lease));
-    if (reply->lease_id() == 0) parts_.metrics.CountRefused(RefusedCall::kLease, RefusedReason::kLimit, leased);
-    if (reply->lease_id() == 0) return absl::ResourceExhaustedError("this node has granted all the leases it may");
+    if (reply->lease_id() == 0) {
+      parts_.metrics.CountRefused(RefusedCall::kLease, RefusedReason::kLimit, leased);
+      facts.error = "this node has granted all the leases it may";
+      return absl::ResourceExhaustedError(facts.error);
+    }
   }
   if (leased < asked.names.size()) {
     reply->mutable_miss()->set_first(static_cast<uint32_t>(leased));
@@ -89,7 +106,7 @@ absl::Status PeerService::Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply
 v1::MissCause PeerService::PinRest(Asked& asked, v1::LeaseReply* reply) {
   BlockPool& pool = asked.space->pool();
   const std::vector<BlockName>& names = asked.names;
-  const absl::Time deadline = asked.deadline;
+  const absl::Time deadline = asked.trace.facts().deadline;
   std::vector<BlockPin>& pins = asked.pins;
   while (pins.size() < names.size()) {
     BlockPin pin = pool.Pin(names[pins.size()]);
@@ -125,8 +142,7 @@ v1::MissCause PeerService::PinRest(Asked& asked, v1::LeaseReply* reply) {
       if (pool.Find(names[pins.size()]) == BlockPool::Presence::kDram) continue;  // it came meanwhile
       return miss;
     }
-    const StageTimer timer(parts_.metrics, Stage::kPromote);
-    for (absl::StatusOr<BlockPin>& promoted : parts_.promoter.Promote(pool, std::move(fillings))) {
+    for (absl::StatusOr<BlockPin>& promoted : parts_.promoter.Promote(pool, std::move(fillings), &asked.trace)) {
       if (!promoted.ok()) {
         return v1::MISS_CAUSE_INTEGRITY;
       }
@@ -150,7 +166,10 @@ grpc::ServerUnaryReactor* PeerService::Return(grpc::CallbackServerContext* conte
       }
     }
   }
-  if (status.ok()) parts_.leases.Return(request->lease_id());
+  if (status.ok()) {
+    parts_.leases.Return(request->lease_id());
+    parts_.sinks.tracer.KeepParked(parts_.sinks.tracer.Read(*context));
+  }
   reactor->Finish(ToGrpc(status));
   return reactor;
 }

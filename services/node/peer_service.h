@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -9,6 +10,7 @@
 #include "services/node/lease_table.h"
 #include "services/node/metrics.h"
 #include "services/node/promoter.h"
+#include "services/node/request_trace.h"
 #include "services/node/space_table.h"
 #include "services/node/work_queue.h"
 #include "services/runtime/cluster_secret.h"
@@ -24,6 +26,7 @@ class PeerService final : public v1::Peer::CallbackService {
     LeaseTable& leases;
     Promoter& promoter;
     NodeMetrics& metrics;
+    const RequestSinks& sinks;
     const ClusterSecret& secret;
   };
   struct Options {
@@ -45,12 +48,15 @@ class PeerService final : public v1::Peer::CallbackService {
 
  private:
   struct Asked {  // one Lease
+    Asked(const RequestSinks& sinks, RequestFacts facts) : trace(sinks, std::move(facts)) {}
+
+    RequestTrace trace;
     const Space* space = nullptr;
     std::vector<BlockName> names;
     std::vector<BlockPin> pins;  // of the leading names
     uint64_t known_incarnation = 0;
-    absl::Time deadline;
   };
+  void Answer(Asked& asked, v1::MissCause miss, v1::LeaseReply* reply, grpc::ServerUnaryReactor* reactor);
   // Leases what is pinned; `miss`: why no more is.
   absl::Status Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply* reply);
   // Pins more of the leading run, promoting from SSD; returns why the first one beyond it is not.

@@ -8,6 +8,7 @@
 #include "grpcpp/security/credentials.h"
 #include "proto/validate.h"
 #include "proto/wire_status.h"
+#include "services/runtime/tracing.h"
 
 namespace stem {
 namespace {
@@ -65,7 +66,7 @@ absl::StatusOr<std::shared_ptr<RemotePeer>> Peers::MemoryOf(const std::string& n
 }
 
 absl::StatusOr<PeerLease> Peers::Lease(const v1::NodeAddress& address, std::span<const BlockName> names,
-                                       const SlotGeometry& geometry, absl::Time deadline) {
+                                       const SlotGeometry& geometry, absl::Time deadline, const TraceContext& trace) {
   v1::LeaseRequest request;
   request.set_namespace_fingerprint(std::string(names.front().space.bytes()));
   std::string* const keys = request.mutable_keys();
@@ -82,6 +83,7 @@ absl::StatusOr<PeerLease> Peers::Lease(const v1::NodeAddress& address, std::span
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(deadline));
   secret_.AddToken(context);
+  Tracer::Write(trace, context);
   const absl::Time sent = absl::Now();  // the reader counts from here, the owner from later
   PeerLease lease{.node = address.node()};
   STEM_TRY(FromGrpc(stub->Lease(&context, request, &lease.reply)));
@@ -141,7 +143,7 @@ void Peers::Renew(const std::string& node, std::span<const uint64_t> ids,
                              });
 }
 
-void Peers::Return(const PeerLease& lease, std::span<const BlockKey> corrupt) {
+void Peers::Return(const PeerLease& lease, std::span<const BlockKey> corrupt, const TraceContext& keep) {
   std::shared_ptr<v1::Peer::Stub> stub = KnownStub(lease.node);
   if (stub == nullptr) return;
   // Lives until the call ends; losing it costs the peer a lease until its time is up.
@@ -155,6 +157,7 @@ void Peers::Return(const PeerLease& lease, std::span<const BlockKey> corrupt) {
   call->stub = std::move(stub);
   call->context.set_deadline(absl::ToChronoTime(absl::Now() + kReturnTimeout));
   secret_.AddToken(call->context);
+  Tracer::Write(keep, call->context);
   call->request.set_lease_id(lease.reply.lease_id());
   call->request.set_corrupt_keys(PackKeys(corrupt));
   call->stub->async()->Return(&call->context, &call->request, &call->reply, [call](const grpc::Status&) {});

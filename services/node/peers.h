@@ -13,6 +13,7 @@
 #include "proto/block_key.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
+#include "proto/trace_context.h"
 #include "services/node/host_peers.h"
 #include "services/runtime/cluster_secret.h"
 #include "stemcache/v1/node.grpc.pb.h"
@@ -40,14 +41,15 @@ class Peers {
   // Leases the leading run of `names` that the peer holds: one RPC. `geometry` is that of the reader's pool, which the
   // peer's must equal. A lease of no slots is not an error: `reply.miss` says why.
   // Errors: Unavailable (peer gone), DeadlineExceeded, Aborted (it restarted), FailedPrecondition (another geometry).
+  // `trace`: under which the peer's work nests; not valid = none.
   absl::StatusOr<PeerLease> Lease(const stemcache::v1::NodeAddress& address, std::span<const BlockName> names,
-                                  const SlotGeometry& geometry, absl::Time deadline);
+                                  const SlotGeometry& geometry, absl::Time deadline, const TraceContext& trace);
 
   // Asks `node` to let its leases `ids` last on, without waiting. `renewed`: told each one's new end, on a thread of gRPC's.
   void Renew(const std::string& node, std::span<const uint64_t> ids, std::function<void(uint64_t id, absl::Time expiry)> renewed);
 
-  // Gives a lease back without waiting, and names what failed its proof.
-  void Return(const PeerLease& lease, std::span<const BlockKey> corrupt);
+  // Gives a lease back without waiting, and names what failed its proof. `keep`: a trace whose parked spans the peer shall send.
+  void Return(const PeerLease& lease, std::span<const BlockKey> corrupt, const TraceContext& keep = {});
 
  private:
   struct Known {

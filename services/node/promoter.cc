@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/checksum.h"
+#include "proto/validate.h"
 
 namespace stem {
 namespace {
@@ -25,6 +26,29 @@ absl::Status Prove(const SpillRead& read, const BlockMeta& expected) {
   return absl::OkStatus();
 }
 
+// A sweep in its request's steps: read until `read`, then proved.
+void Note(RequestTrace& trace, absl::Time begin, absl::Time read, std::span<const absl::StatusOr<BlockPin>> pins) {
+  const absl::Time end = absl::Now();
+  const size_t promote = trace.Continue(Stage::kPromote, begin);
+  const size_t parts[] = {trace.Continue(Stage::kRead, begin, promote), trace.Continue(Stage::kProve, read, promote), promote};
+  trace.AddPiece(parts[0], begin, read);
+  trace.AddPiece(parts[1], read, end);
+  trace.AddPiece(parts[2], begin, end);
+  for (const size_t part : parts) {
+    TraceStep& step = trace.at(part);
+    step.tier = v1::TIER_SSD;
+    step.keys += static_cast<uint32_t>(pins.size());
+    for (const absl::StatusOr<BlockPin>& pin : pins) {
+      step.blocks += pin.ok() ? 1 : 0;
+      step.bytes += pin.ok() ? pin->meta().length : 0;
+    }
+  }
+  const auto bad = std::find_if(pins.begin(), pins.end(), [](const absl::StatusOr<BlockPin>& pin) { return !pin.ok(); });
+  if (bad == pins.end()) return;
+  const v1::MissCause cause = absl::IsDataLoss(bad->status()) ? v1::MISS_CAUSE_INTEGRITY : v1::MISS_CAUSE_EVICTED;
+  trace.Fail(parts[1], bad->status(), cause);
+}
+
 }  // namespace
 
 absl::StatusOr<Filling> Promoter::Begin(BlockPool& pool, const BlockName& name, absl::Time deadline) {
@@ -33,7 +57,7 @@ absl::StatusOr<Filling> Promoter::Begin(BlockPool& pool, const BlockName& name, 
   return filling;
 }
 
-std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::vector<Filling> fillings) {
+std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::vector<Filling> fillings, RequestTrace* trace) {
   std::vector<absl::StatusOr<BlockPin>> pins;
   pins.reserve(fillings.size());
   std::vector<SpillRead> reads;
@@ -49,22 +73,24 @@ std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::ve
                        .meta = {},
                        .status = absl::OkStatus()});
     }
-    const absl::Time began = absl::Now();
+    const absl::Time begin = absl::Now();
     store_->Get(reads);
-    metrics_.AddSeconds(v1::BYTE_PATH_SSD_READ, absl::Now() - began);
+    const absl::Time read = absl::Now();
+    metrics_.AddSeconds(v1::BYTE_PATH_SSD_READ, read - begin);
     for (size_t i = 0; i < count; ++i) {
       Filling filling = std::move(fillings[first + i]);
       const BlockMeta expected = *filling.promoted();
       const absl::Status proof = Prove(reads[i], expected);
       if (proof.ok()) {
         metrics_.AddBytes(v1::BYTE_PATH_SSD_READ, expected.length);
-        pins.push_back(std::move(filling).Commit(expected.length, expected.digest, expected.publisher, false));
+        pins.push_back(std::move(filling).Commit(expected.length, expected.digest, expected.publisher));
         continue;
       }
       pins.push_back(proof);
       { const Filling abandoned = std::move(filling); }
       if (absl::IsDataLoss(proof) || absl::IsNotFound(proof)) Quarantine(pool, expected.name, "ssd", proof.message());
     }
+    if (trace != nullptr) Note(*trace, begin, read, std::span(pins).subspan(first));
   }
   return pins;
 }
@@ -96,10 +122,13 @@ void Promoter::Quarantine(BlockPool& pool, const BlockName& name, absl::string_v
   const std::vector<BlockName> gone = pool.Quarantine(name);
   metrics_.CountIntegrityFailure(tier);
   log_.Error("block_quarantined", {{"tier", tier}, {"key", name.key.ToHex()}, {"why", why}, {"blocks_withdrawn", gone.size()}});
-  if (store_ == nullptr || gone.empty()) return;
-  if (const absl::Status removed = store_->Remove(gone); !removed.ok()) {
+  if (const absl::Status removed = RemoveSpilled(gone); !removed.ok()) {
     log_.Warn("spill_remove_failed", {{"blocks", gone.size()}, {"why", removed.message()}});
   }
+}
+
+absl::Status Promoter::RemoveSpilled(const std::vector<BlockName>& gone) {
+  return store_ == nullptr || gone.empty() ? absl::OkStatus() : store_->Remove(gone);
 }
 
 }  // namespace stem

@@ -10,6 +10,7 @@
 
 #include "proto/status.h"
 #include "services/node/metrics.h"
+#include "services/node/request_trace.h"
 #include "services/runtime/log.h"
 #include "storage/pool/block_pool.h"
 #include "storage/spill/spill_store.h"
@@ -26,8 +27,9 @@ class Promoter {
   static absl::StatusOr<Filling> Begin(BlockPool& pool, const BlockName& name, absl::Time deadline);
 
   // Reads the records of `fillings` (each of Begin) into their slots, proves them and commits them in order.
-  // Each result is a pin or why not: DataLoss (quarantined, counted), NotFound, FailedPrecondition.
-  std::vector<absl::StatusOr<BlockPin>> Promote(BlockPool& pool, std::vector<Filling> fillings);
+  // Each result is a pin or why not: DataLoss (quarantined, counted), NotFound, FailedPrecondition. `trace`: of the request that they are
+  // for, which gets one promote, read and prove step of all its promotions; null = of none.
+  std::vector<absl::StatusOr<BlockPin>> Promote(BlockPool& pool, std::vector<Filling> fillings, RequestTrace* trace);
 
   // Whether the slot still holds, header and payload, what this node wrote.
   static bool IsGood(const BlockPin& pin);
@@ -37,6 +39,8 @@ class Promoter {
   void Recheck(BlockPool& pool, const BlockName& name, absl::string_view reader);
 
   // Withdraws a block that failed its proof, with its subtree, from `pool` and the store.
+  // Removes the records of blocks that were withdrawn. Errors: as SpillStore::Remove.
+  absl::Status RemoveSpilled(const std::vector<BlockName>& gone);
   void Quarantine(BlockPool& pool, const BlockName& name, absl::string_view tier, absl::string_view why);
 
  private:

@@ -13,6 +13,15 @@ namespace {
 // How long one block may wait for a slot: a disk that is slower than its publishers makes them drop blocks, not queue up.
 constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(500);
 
+// The step of a Reserve for `keys` payloads that was answered with `reserved`.
+void NoteReserve(RequestTrace& trace, size_t step, size_t keys, const v1::Reserved& reserved) {
+  trace.AddPiece(step, trace.at(step).begin, absl::Now());
+  TraceStep& noted = trace.at(step);
+  noted.keys = static_cast<uint32_t>(keys);
+  for (const v1::Reserved::Run& run : reserved.wanted()) noted.blocks += run.count();
+  noted.error = reserved.reason();
+}
+
 absl::Status CheckCommit(Session& session, const ReservedChain& chain, const v1::Commit& commit) {
   const uint64_t staging_bytes = session.staging().has_value() ? session.staging()->bytes().size() : 0;
   for (int i = 0; i < commit.positions_size(); ++i) {
@@ -31,29 +40,38 @@ absl::Status CheckCommit(Session& session, const ReservedChain& chain, const v1:
 
 }  // namespace
 
-void Publisher::Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCall call, absl::Time deadline) {
+void Publisher::Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCall call, const TraceContext& trace, absl::Time deadline) {
   const Space& space = session->space();
+  auto publish = std::make_shared<Publish>(Publish{.call = std::move(call), .trace = nullptr});
+  const ReserveCall& asked = publish->call;
+  publish->trace =
+      std::make_unique<RequestTrace>(parts_.sinks, RequestFacts{.kind = RequestKind::kPublish,
+                                                                .space = &space,
+                                                                .trace = trace,
+                                                                .deadline = deadline,
+                                                                .blocks_asked = static_cast<uint32_t>(asked.chain.keys.size()),
+                                                                .last_key = asked.chain.keys.back()});
+  publish->step = publish->trace->Open(Stage::kReserve, publish->trace->facts().began);
   std::optional<BlockName> lent;  // the first part's parent says it for all
-  if (call.parent.has_value()) {
-    const BlockName parent{space.fingerprint, PartKey(*call.parent, call.chain.parts.front())};
-    if (space.pool().Find(parent) == BlockPool::Presence::kAbsent && copier_.Knows(parent)) lent = parent;
+  if (asked.parent.has_value()) {
+    const BlockName parent{space.fingerprint, PartKey(*asked.parent, asked.chain.parts.front())};
+    if (space.pool().Find(parent) == BlockPool::Presence::kAbsent && parts_.copier.Knows(parent)) lent = parent;
   }
-  if (!lent.has_value()) return AnswerReserve(*session, id, call);
+  if (!lent.has_value()) return AnswerReserve(*session, id, *publish);
   // Copies take time that the stream's other messages do not have.
-  auto shared_call = std::make_shared<ReserveCall>(std::move(call));
-  const bool posted = queue_.TryPost([this, session, id, shared_call, deadline] {
-    for (const uint32_t part : shared_call->chain.parts) {
-      (void)copier_.CopyNow({session->space().fingerprint, PartKey(*shared_call->parent, part)}, deadline);
+  const bool posted = queue_.TryPost([this, session, id, publish, deadline] {
+    for (const uint32_t part : publish->call.chain.parts) {
+      (void)parts_.copier.CopyNow({session->space().fingerprint, PartKey(*publish->call.parent, part)}, deadline);
     }
-    AnswerReserve(*session, id, *shared_call);
+    AnswerReserve(*session, id, *publish);
   });
-  if (!posted) AnswerReserve(*session, id, *shared_call);  // refuses, with the reason
+  if (!posted) AnswerReserve(*session, id, *publish);  // refuses, with the reason
 }
 
-void Publisher::AnswerReserve(Session& session, uint64_t id, const ReserveCall& call) {
+void Publisher::AnswerReserve(Session& session, uint64_t id, Publish& publish) {
   v1::NodeMessage answer;
   answer.set_request_id(id);
-  if (absl::StatusOr<v1::Reserved> reserved = Decide(session, id, call); reserved.ok()) {
+  if (absl::StatusOr<v1::Reserved> reserved = Decide(session, id, publish); reserved.ok()) {
     *answer.mutable_reserved() = *std::move(reserved);
   } else {
     answer.set_code(static_cast<uint32_t>(reserved.status().code()));
@@ -62,14 +80,18 @@ void Publisher::AnswerReserve(Session& session, uint64_t id, const ReserveCall& 
   session.Send(std::move(answer));
 }
 
-absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, const ReserveCall& call) {
-  const StageTimer timer(metrics_, Stage::kReserve);
+absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, Publish& publish) {
+  const ReserveCall& call = publish.call;
   const Space& space = session.space();
   const size_t parts_asked = call.chain.parts.size();
   const absl::Time now = absl::Now();
   ReservedChain chain;
+  chain.probe = call.chain.probe;
+  chain.conversation = call.conversation;
   v1::Reserved reserved;
-  bool extends = true;  // everything before this position is held, reserved or wanted
+  const absl::Status may_publish = parts_.drain.MayBegin("publishes");
+  bool extends = may_publish.ok();  // everything before this position is held, reserved or wanted
+  if (!may_publish.ok()) reserved.set_reason(std::string(may_publish.message()));
   for (size_t block = 0; block < call.chain.keys.size(); ++block) {
     bool block_extends = true;
     for (uint32_t part : call.chain.parts) {
@@ -96,7 +118,7 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, co
       } else if (!extends) {
         reserved.set_refused(reserved.refused() + 1);
       } else if (presence == BlockPool::Presence::kFilling ||
-                 !reservations_.TryReserve(name, session.id(), now, now + reservation_max_)) {
+                 !parts_.reservations.TryReserve(name, session.id(), now, now + reservation_max_)) {
         reserved.set_being_published(reserved.being_published() + 1);
       } else {
         wanted = true;
@@ -114,11 +136,14 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, co
     }
     extends = extends && block_extends;
   }
-  metrics_.CountRefused(RefusedCall::kReserve, RefusedReason::kNoParent, reserved.refused());
+  parts_.metrics.CountRefused(RefusedCall::kReserve, RefusedReason::kNoParent, reserved.refused());
   const std::vector<BlockName> names = chain.names;
+  chain.trace = std::move(publish.trace);
+  NoteReserve(*chain.trace, publish.step, names.size(), reserved);
+  if (reserved.wanted().empty()) chain.trace->End();
   if (absl::Status added = session.AddReservation(id, std::move(chain)); !added.ok()) {
-    reservations_.Free(names, session.id());
-    if (absl::IsResourceExhausted(added)) metrics_.CountRefused(RefusedCall::kReserve, RefusedReason::kLimit, names.size());
+    parts_.reservations.Free(names, session.id());
+    if (absl::IsResourceExhausted(added)) parts_.metrics.CountRefused(RefusedCall::kReserve, RefusedReason::kLimit, names.size());
     return added;
   }
   return reserved;
@@ -137,7 +162,8 @@ void Publisher::Commit(std::shared_ptr<Session> session, uint64_t id, const v1::
     return fail(absl::NotFoundError(absl::StrCat("reserve_id ", commit.reserve_id(), " is not open; it was committed or abandoned")));
   }
   if (const absl::Status status = CheckCommit(*session, *chain, commit); !status.ok()) {
-    reservations_.Free(chain->names, session->id());
+    parts_.reservations.Free(chain->names, session->id());
+    chain->trace->facts().error = std::string(status.message());
     return fail(status);
   }
   // Shared, as std::function copies.
@@ -146,20 +172,27 @@ void Publisher::Commit(std::shared_ptr<Session> session, uint64_t id, const v1::
     v1::NodeMessage message;
     message.set_request_id(id);
     *message.mutable_committed() = Copy(*session, *shared_chain, commit, deadline);
-    reservations_.Free(shared_chain->names, session->id());
+    parts_.reservations.Free(shared_chain->names, session->id());
+    RequestFacts& facts = shared_chain->trace->facts();
+    facts.blocks_matched = message.committed().committed() / static_cast<uint32_t>(shared_chain->names.size() / facts.blocks_asked);
+    if (message.committed().committed() == 0) facts.error = message.committed().reason();
     session->Send(std::move(message));
+    shared_chain->trace->End();
   });
   if (posted) return;
-  reservations_.Free(shared_chain->names, session->id());
-  metrics_.CountRefused(RefusedCall::kCommit, RefusedReason::kQueueFull, commit.positions_size());
+  parts_.reservations.Free(shared_chain->names, session->id());
+  parts_.metrics.CountRefused(RefusedCall::kCommit, RefusedReason::kQueueFull, commit.positions_size());
+  shared_chain->trace->facts().error = "too many commits wait for their copies";
   answer.mutable_committed()->set_refused(commit.positions_size());
   answer.mutable_committed()->set_reason("too many commits wait for their copies");
   session->Send(std::move(answer));
 }
 
 v1::Committed Publisher::Copy(Session& session, const ReservedChain& chain, const v1::Commit& commit, absl::Time deadline) {
-  const StageTimer timer(metrics_, Stage::kCommit);
   const absl::Time began = absl::Now();
+  RequestTrace::Timed step(*chain.trace, Stage::kCommit);
+  step->keys = static_cast<uint32_t>(commit.positions_size());
+  if (const TraceContext trace = chain.trace->ContextOf(step.step()); trace.sampled) parts_.latest.Set(trace);
   BlockPool& pool = session.space().pool();
   const std::span<std::byte> staging = session.staging()->bytes();
   v1::Committed committed;
@@ -176,32 +209,36 @@ v1::Committed Publisher::Copy(Session& session, const ReservedChain& chain, cons
       // The client may still write its staging: the digest is of what arrived in the slot.
       const uint64_t digest = CopyAndDigest(slot.payload(length), staging.subspan(commit.staging_offsets(i), length), name,
                                             slot.chunk_hashes(ChunkCount(length)));
-      absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(length, digest, session.id(), false);
+      absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(length, digest, session.id());
       status = pin.status();
       if (pin.ok()) pins.push_back(*std::move(pin));
     }
     if (status.ok()) {
       committed.set_committed(committed.committed() + 1);
-      metrics_.AddBytes(v1::BYTE_PATH_PUBLISH, length);
+      step->bytes += length;
+      parts_.metrics.AddBytes(v1::BYTE_PATH_PUBLISH, length);
     } else if (absl::IsAlreadyExists(status)) {
       committed.set_duplicate(committed.duplicate() + 1);
     } else {
       committed.set_refused(committed.refused() + 1);
       committed.set_reason(std::string(status.message()));
-      if (absl::Now() >= deadline) metrics_.CountDeadlineMiss(Stage::kCommit);
-      metrics_.CountRefused(RefusedCall::kCommit,
+      if (absl::Now() >= deadline) parts_.metrics.CountDeadlineMiss(Stage::kCommit);
+      parts_.metrics.CountRefused(RefusedCall::kCommit,
                             absl::IsFailedPrecondition(status) ? RefusedReason::kNoParent : RefusedReason::kNoSlot, 1);
     }
   }
-  metrics_.CountPublished(session.space(), committed.committed());
-  metrics_.AddSeconds(v1::BYTE_PATH_PUBLISH, absl::Now() - began);
-  pool.Touch(chain.names);
+  parts_.metrics.CountPublished(session.space(), committed.committed());
+  parts_.metrics.AddSeconds(v1::BYTE_PATH_PUBLISH, absl::Now() - began);
+  if (chain.probe.has_value() && committed.committed() > 0) parts_.prompts.Remember(session.space(), *chain.probe);
+  pool.Touch(chain.names, {.conversation = chain.conversation});
+  step->blocks = committed.committed();
+  step->error = committed.reason();
   return committed;
 }
 
 void Publisher::Abandon(Session& session, uint64_t reserve_id) {
   const std::optional<ReservedChain> chain = session.TakeReservation(reserve_id);
-  if (chain.has_value()) reservations_.Free(chain->names, session.id());
+  if (chain.has_value()) parts_.reservations.Free(chain->names, session.id());
 }
 
 }  // namespace stem

@@ -6,7 +6,9 @@
 #include "absl/time/time.h"
 #include "proto/validate.h"
 #include "services/node/copier.h"
+#include "services/node/drain.h"
 #include "services/node/metrics.h"
+#include "services/node/published_prompts.h"
 #include "services/node/reservations.h"
 #include "services/node/session.h"
 #include "services/node/work_queue.h"
@@ -16,18 +18,23 @@ namespace stem {
 // Threads: any.
 class Publisher {
  public:
-  // All borrowed. `reservation_max`: how long a client may take from Reserve to Commit.
-  Publisher(Reservations& reservations, Copier& copier, NodeMetrics& metrics, absl::Duration reservation_max, size_t threads,
-            size_t queue_depth_max)
-      : reservations_(reservations),
-        copier_(copier),
-        metrics_(metrics),
-        reservation_max_(reservation_max),
-        queue_(threads, queue_depth_max) {}
+  // All borrowed.
+  struct Parts {
+    Reservations& reservations;
+    Copier& copier;
+    const Drain& drain;
+    NodeMetrics& metrics;
+    const RequestSinks& sinks;
+    LatestPublish& latest;
+    PublishedPrompts& prompts;
+  };
+  // `reservation_max`: how long a client may take from Reserve to Commit.
+  Publisher(const Parts& parts, absl::Duration reservation_max, size_t threads, size_t queue_depth_max)
+      : parts_(parts), reservation_max_(reservation_max), queue_(threads, queue_depth_max) {}
 
   // Answers with Reserved through `session`: at once, or after a copy of what the chain goes on from, where the client read that in a host
   // peer's memory.
-  void Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCall call, absl::Time deadline);
+  void Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCall call, const TraceContext& trace, absl::Time deadline);
 
   // Answers with Committed through `session`, after the copies. `commit` is validated.
   void Commit(std::shared_ptr<Session> session, uint64_t id, const v1::Commit& commit, absl::Time deadline);
@@ -37,14 +44,17 @@ class Publisher {
   size_t queue_depth() const { return queue_.depth(); }
 
  private:
-  void AnswerReserve(Session& session, uint64_t id, const ReserveCall& call);
+  struct Publish {  // until its reservation is decided
+    ReserveCall call;
+    std::unique_ptr<RequestTrace> trace;
+    size_t step = 0;  // reserve
+  };
+  void AnswerReserve(Session& session, uint64_t id, Publish& publish);
   // Errors as of Session::AddReservation.
-  absl::StatusOr<v1::Reserved> Decide(Session& session, uint64_t id, const ReserveCall& call);
+  absl::StatusOr<v1::Reserved> Decide(Session& session, uint64_t id, Publish& publish);
   v1::Committed Copy(Session& session, const ReservedChain& chain, const v1::Commit& commit, absl::Time deadline);
 
-  Reservations& reservations_;
-  Copier& copier_;
-  NodeMetrics& metrics_;
+  const Parts parts_;
   const absl::Duration reservation_max_;
   WorkQueue queue_;
 };

@@ -131,7 +131,7 @@ absl::StatusOr<BlockPin> ProveLanded(const PeerLease& lease, size_t leased, Fill
   if (digest != reply.digests(index) || digest != header.digest) {
     return absl::DataLossError("the payload does not have its digest");
   }
-  return std::move(filling).Commit(length, digest, header.publisher, true);
+  return std::move(filling).Commit(length, digest, header.publisher);
 }
 
 }  // namespace stem

@@ -43,6 +43,8 @@ class RemoteRun {
 
   bool from_ssd(size_t op) const { return lease_.reply.from_ssd(static_cast<int>(leased_[op])); }
 
+  uint64_t bytes(size_t op) const { return lease_.reply.lengths(static_cast<int>(leased_[op])); }
+
   // True when any of the lease's slots were promoted for it.
   bool from_ssd() const;
   // True where Prove copies, out of a peer's memory on this host.

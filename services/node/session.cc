@@ -22,6 +22,16 @@ bool AcquirePins::released() const {
   return released_;
 }
 
+void AcquirePins::SetTrace(const TraceContext& trace) {
+  MutexLock lock(mutex_);
+  trace_ = trace;
+}
+
+TraceContext AcquirePins::trace() const {
+  MutexLock lock(mutex_);
+  return trace_;
+}
+
 void AcquirePins::PutLeading(std::vector<BlockPin> pins) {
   MutexLock lock(mutex_);
   if (released_) return;  // they end after the lock

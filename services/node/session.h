@@ -18,6 +18,7 @@
 #include "proto/status.h"
 #include "proto/validate.h"
 #include "services/node/lent_run.h"
+#include "services/node/request_trace.h"
 #include "services/node/reservations.h"
 #include "services/node/space_table.h"
 
@@ -45,6 +46,9 @@ class AcquirePins {
   // `run` serves the positions from `first` on. False when released meanwhile.
   bool Hold(uint32_t first, std::shared_ptr<LentRun> run);
   bool released() const;
+  // Of the Acquire: in which what its client says afterwards is told.
+  void SetTrace(const TraceContext& trace);
+  TraceContext trace() const;
   // The client's copies of `positions` failed their proof. Returns the names of those that are pinned; lent ones are marked.
   std::vector<BlockName> MarkCorrupt(const google::protobuf::RepeatedField<uint32_t>& positions);
   void Release();
@@ -59,6 +63,7 @@ class AcquirePins {
   };
   std::vector<BlockPin> pins_ ABSL_GUARDED_BY(mutex_);
   std::vector<Lent> lent_ ABSL_GUARDED_BY(mutex_);
+  TraceContext trace_ ABSL_GUARDED_BY(mutex_);
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -68,6 +73,9 @@ struct ReservedChain {
   std::vector<std::optional<BlockKey>> parents;
   std::vector<uint64_t> lengths;    // payload bytes
   std::vector<bool> wanted;
+  std::unique_ptr<RequestTrace> trace;  // of the publish, which ends with this
+  std::optional<Probe> probe;       // of the prompt's first tokens
+  Conversation conversation;
 };
 
 struct ClientProcess {  // the process at the other end, as the kernel says

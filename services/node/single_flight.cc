@@ -56,10 +56,8 @@ void SingleFlight::Wait(const Want& want, const std::string& directory, absl::Du
   intent.request.set_wait_ms(ToMillis(wait));
   // Should the other's have ended by now, this one's begins: it is known when the answer comes.
   intent.request.set_duration_ms(std::max(1U, ToMillis(Flight(want))));
-  const absl::Time began = absl::Now();
-  directories_.Intend(std::move(intent), want.deadline, [this, want, began, done = std::move(done)](
+  directories_.Intend(std::move(intent), want.deadline, [this, want, done = std::move(done)](
                                                             const absl::StatusOr<DirectoryStub::Intended>& intended) {
-    metrics_.Observe(Stage::kAwait, absl::Now() - began);
     if (!intended.ok()) {  // that directory has gone: ask another
       metrics_.CountSingleFlight("unanswered");
       return done(Verdict::kAgain, "");

@@ -123,19 +123,16 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
                                                         memory.group.dram_bytes, " bytes of group ", memory.group.name,
                                                         "; raise --dram"));
     }
-    uint64_t dram_bytes = 0;
-    for (const TrustGroup& group : options_.groups) dram_bytes += group.dram_bytes;
-    const double share = static_cast<double>(memory.group.dram_bytes) / static_cast<double>(dram_bytes);
-    const auto ssd_share = static_cast<uint64_t>(static_cast<double>(options_.ssd_bytes) * share);
-    const uint64_t ssd_bytes = memory.group.ssd_bytes > 0 ? std::min(memory.group.ssd_bytes, options_.ssd_bytes) : ssd_share;
     memory.pool = std::make_unique<BlockPool>(
         memory.arena.bytes(), geometry,
-        BlockPool::Options{.ssd_bytes_max = ssd_bytes,
+        BlockPool::Options{.ssd_bytes_max = SsdQuota(memory),
                            .spill_ahead_slots = SpillAheadSlots(memory.group.dram_bytes, geometry),
                            .policy = options_.policy,
                            .admission = options_.admission,
-                           .on_change = options_.on_change,
-                           .on_leave = options_.on_leave});
+                            .on_change = options_.on_change,
+                            .on_leave = options_.on_leave});
+    // A quota that does not hold one slot of these blocks leaves the pool as it is.
+    (void)memory.pool->SetQuota(memory.dram_bytes_max, 0);
   } else if (spec.block_bytes_max() > memory.pool->geometry().block_bytes_max()) {
     return absl::FailedPreconditionError(
         absl::StrCat("a block of ", spec.block_bytes_max(), " bytes does not fit the slots of group ", memory.group.name,
@@ -146,10 +143,12 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
   space->spec = spec;
   space->fingerprint = FingerprintOf(spec, memory.group.name);
   space->root = RootOf(cluster_secret_, memory.group.name, space->fingerprint);
+  space->probe_key = ProbeKeyOf(cluster_secret_, memory.group.name);
   space->memory = &memory;
   space->number = static_cast<uint32_t>(spaces_.size());
   const Space* const added = space.get();
   spaces_[added->fingerprint] = std::move(space);
+  if (options_.on_space) options_.on_space(*added);
   return added;
 }
 
@@ -167,6 +166,36 @@ std::vector<const Space*> SpaceTable::All() const {
   }
   std::stable_sort(all.begin(), all.end(), [](const Space* a, const Space* b) { return a->spec.model < b->spec.model; });
   return all;
+}
+
+uint64_t SpaceTable::SsdQuota(const GroupMemory& memory) const {
+  if (memory.ssd_bytes_max > 0) return memory.ssd_bytes_max;
+  if (memory.group.ssd_bytes > 0) return std::min(memory.group.ssd_bytes, options_.ssd_bytes);
+  uint64_t dram_bytes = 0;
+  for (const TrustGroup& group : options_.groups) dram_bytes += group.dram_bytes;
+  const double share = static_cast<double>(memory.group.dram_bytes) / static_cast<double>(dram_bytes);
+  return static_cast<uint64_t>(static_cast<double>(options_.ssd_bytes) * share);
+}
+
+absl::StatusOr<SpaceTable::Quota> SpaceTable::SetQuota(const std::string& group, const Quota& quota) {
+  MutexLock lock(mutex_);
+  const auto it = std::find_if(memories_.begin(), memories_.end(), [&](const auto& memory) { return memory->group.name == group; });
+  if (it == memories_.end()) return absl::NotFoundError(absl::StrCat("no trust group '", group, "' on this node"));
+  GroupMemory& memory = **it;
+  if (quota.dram_bytes > memory.group.dram_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a DRAM quota of ", quota.dram_bytes, " bytes; the arena of group ", group, " has ",
+                                                   memory.group.dram_bytes));
+  }
+  uint64_t others = 0;
+  for (const auto& other : memories_) others += other.get() == &memory ? 0 : SsdQuota(*other);
+  if (quota.ssd_bytes > 0 && others + quota.ssd_bytes > options_.ssd_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("an SSD quota of ", quota.ssd_bytes, " bytes; the node has ", options_.ssd_bytes,
+                                                   ", other groups ", others, " of it"));
+  }
+  if (memory.pool != nullptr) STEM_TRY(memory.pool->SetQuota(quota.dram_bytes, quota.ssd_bytes));
+  if (quota.dram_bytes > 0) memory.dram_bytes_max = quota.dram_bytes;
+  if (quota.ssd_bytes > 0) memory.ssd_bytes_max = quota.ssd_bytes;
+  return Quota{.dram_bytes = memory.dram_bytes_max > 0 ? memory.dram_bytes_max : memory.group.dram_bytes, .ssd_bytes = SsdQuota(memory)};
 }
 
 std::vector<BlockPool*> SpaceTable::pools() const {

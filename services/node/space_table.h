@@ -13,6 +13,7 @@
 
 #include "proto/mutex.h"
 #include "proto/namespace_spec.h"
+#include "proto/probe.h"
 #include "proto/status.h"
 #include "services/runtime/fleet.h"
 #include "storage/pool/arena.h"
@@ -36,6 +37,8 @@ struct GroupMemory {
   TrustGroup group;
   Arena arena;
   std::unique_ptr<BlockPool> pool;  // null until the first namespace; set once
+  uint64_t dram_bytes_max = 0;      // the operator's quotas, of the table; 0 = none set
+  uint64_t ssd_bytes_max = 0;
 };
 
 // One namespace. Lives as long as the table, once registered.
@@ -43,6 +46,7 @@ struct Space {
   NamespaceSpec spec;
   NamespaceFingerprint fingerprint;
   Root root = {};
+  ProbeKey probe_key = {};
   GroupMemory* memory = nullptr;
   uint32_t number = 0;  // below kSpacesMax, of this table's one
 
@@ -59,6 +63,8 @@ class SpaceTable {
     std::string registry_path;     // where namespaces are kept for the next start; empty = nowhere
     std::function<void(const BlockChange&)> on_change;
     std::function<void(const BlockLeft&)> on_leave;
+    // Told of every namespace when it is registered, under this table's lock. These three may be empty.
+    std::function<void(const Space&)> on_space;
   };
 
   // Allocates the arenas and registers what `registry_path` remembers. Errors: ResourceExhausted (memory),
@@ -79,6 +85,14 @@ class SpaceTable {
   // users till then, because it may be etcd that lost it.
   std::vector<std::string> Settle(const FleetSnapshot& fleet, bool tenants);
 
+  struct Quota {
+    uint64_t dram_bytes = 0;
+    uint64_t ssd_bytes = 0;
+  };
+  // Limits what a trust group uses of its arena and of the SSD tier, until the node ends; 0 = as it is. Returns what is in force.
+  // Errors: NotFound (no such group), InvalidArgument (more than there is, or less than a slot).
+  absl::StatusOr<Quota> SetQuota(const std::string& group, const Quota& quota);
+
   // Null when unknown.
   const Space* Find(const NamespaceFingerprint& fingerprint) const;
 
@@ -97,6 +111,7 @@ class SpaceTable {
   absl::StatusOr<GroupMemory*> MemoryFor(uid_t uid, const std::string& shared_group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckSettled(const NamespaceSpec& spec, const std::string& owner) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<const Space*> Add(const NamespaceSpec& spec, GroupMemory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint64_t SsdQuota(const GroupMemory& memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status LoadRegistry();
   absl::Status SaveRegistry() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

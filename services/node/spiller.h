@@ -5,7 +5,7 @@
 #include <atomic>
 #include <thread>
 
-#include "services/node/metrics.h"
+#include "services/node/request_trace.h"
 #include "services/node/space_table.h"
 #include "services/runtime/log.h"
 #include "storage/spill/spill_store.h"
@@ -15,7 +15,7 @@ namespace stem {
 class Spiller {
  public:
   // All borrowed; starts its thread.
-  Spiller(SpaceTable& spaces, SpillStore& store, NodeMetrics& metrics, Logger& log);
+  Spiller(SpaceTable& spaces, SpillStore& store, LatestPublish& latest, const RequestSinks& sinks, Logger& log);
   // Finishes the batch at hand.
   ~Spiller();
   Spiller(const Spiller&) = delete;
@@ -25,10 +25,12 @@ class Spiller {
   void Run();
   // Spills one batch of `pool`; returns how many blocks left DRAM's books for the disk's.
   size_t Step(BlockPool& pool);
+  void Trace(absl::Time begin, size_t blocks, uint64_t bytes, const absl::Status& status);
 
   SpaceTable& spaces_;
   SpillStore& store_;
-  NodeMetrics& metrics_;
+  LatestPublish& latest_;
+  const RequestSinks& sinks_;
   Logger& log_;
   std::atomic<bool> stopping_{false};
   bool failing_ = false;  // so that a full disk is told once, not at every batch

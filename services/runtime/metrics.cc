@@ -10,7 +10,6 @@
 namespace stem {
 namespace {
 
-constexpr size_t kHttpThreads = 2;             // a scraper and someone who looks by hand
 constexpr time_t kKeepAliveSeconds = 1;        // an idle connection holds one of the threads
 constexpr size_t kRequestBytesMax = 64 << 10;  // nothing here takes a body
 
@@ -29,7 +28,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(MetricsOptio
   if (listen.port != 0) STEM_TRY(ProbeBind(listen));
   std::unique_ptr<MetricsServer> server(new MetricsServer(std::move(options)));
   httplib::Server& http = *server->http_;
-  http.new_task_queue = [] { return new httplib::ThreadPool(kHttpThreads); };
+  http.new_task_queue = [threads = server->options_.threads] { return new httplib::ThreadPool(threads); };
   http.set_keep_alive_timeout(kKeepAliveSeconds);
   http.set_read_timeout(5);
   http.set_write_timeout(5);
@@ -40,6 +39,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(MetricsOptio
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   });
   server->Route();
+  if (server->options_.routes) server->options_.routes(http);
   int port = listen.port;
   if (listen.port == 0) {
     port = http.bind_to_any_port(listen.host);

@@ -27,6 +27,8 @@ enum class Health { kStarting, kOk, kDraining };
 struct MetricsOptions {
   HostPort listen;                         // loopback already checked; port 0 = any
   std::function<void(MetricsPage&)> fill;  // the page of one scrape; may be empty. Any thread.
+  std::function<void(httplib::Server&)> routes;  // what else is served; may be empty
+  size_t threads = 2;                      // a scraper and someone who looks by hand
 };
 
 // GET /metrics: the page, as text. GET /healthz: 200 "ok", else 503 "starting" or "draining".

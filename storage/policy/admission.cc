@@ -46,6 +46,12 @@ void Admission::EndRequest() {
   history_->Refresh();
 }
 
+void Admission::EndConversation(uint64_t conversation) {
+  if (history_ == nullptr) return;
+  EndRequest();
+  history_->EndConversation(conversation);
+}
+
 bool Admission::Admits(uint64_t key) {
   if (history_ == nullptr) return true;
   EndRequest();

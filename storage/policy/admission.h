@@ -33,6 +33,8 @@ class Admission {
 
   // A request uses a block; as EvictionPolicy hears of it, whether or not the block is held.
   void Use(const BlockInfo& info);
+  // As EvictionPolicy hears of it.
+  void EndConversation(uint64_t conversation);
   // Whether the block that leaves DRAM is worth a write.
   bool Admits(uint64_t key);
 

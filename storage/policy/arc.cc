@@ -4,7 +4,7 @@
 
 namespace stem {
 
-void ArcPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
+void ArcPolicy::Admit(BlockId id, const BlockInfo& info) {
   if (id >= keys_.size()) keys_.resize(id + size_t{1});
   keys_[id] = info.key;
   const auto once = static_cast<double>(once_ghosts_.size());
@@ -22,7 +22,7 @@ void ArcPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
   }
 }
 
-void ArcPolicy::Touch(BlockId id, const BlockInfo& /*info*/, absl::Time now) { Defer(id, now); }
+void ArcPolicy::Touch(BlockId id, const BlockInfo& /*info*/) { Defer(id); }
 
 void ArcPolicy::Remove(BlockId id) {
   if (!lists_.Contains(id)) return;
@@ -40,7 +40,7 @@ void ArcPolicy::TrimGhosts() {
   often_ghosts_.TrimTo(2 * capacity - std::min(2 * capacity, held + once_ghosts_.size()));
 }
 
-std::optional<BlockId> ArcPolicy::Victim(absl::Time /*now*/) {
+std::optional<BlockId> ArcPolicy::Victim() {
   const auto once = static_cast<double>(lists_.size(kOnce));
   const bool from_once = once > once_target_ || (came_from_often_ && once >= once_target_);
   for (const uint32_t list : {from_once ? kOnce : kOften, from_once ? kOften : kOnce}) {
@@ -49,7 +49,7 @@ std::optional<BlockId> ArcPolicy::Victim(absl::Time /*now*/) {
   return std::nullopt;
 }
 
-void ArcPolicy::Defer(BlockId id, absl::Time /*now*/) {
+void ArcPolicy::Defer(BlockId id) {
   if (lists_.Contains(id)) lists_.MoveToBack(kOften, id);
 }
 

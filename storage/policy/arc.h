@@ -14,11 +14,11 @@ class ArcPolicy final : public EvictionPolicy {
  public:
   explicit ArcPolicy(size_t capacity_blocks) : capacity_(static_cast<double>(capacity_blocks)) {}
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   enum List : uint32_t { kOnce, kOften };  // the least recent in front

@@ -9,12 +9,12 @@ void BeladyPolicy::Place(BlockId id, uint64_t next) {
   by_next_.emplace(next, id);
 }
 
-void BeladyPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
+void BeladyPolicy::Admit(BlockId id, const BlockInfo& info) {
   if (id >= entries_.size()) entries_.resize(id + size_t{1});
   Place(id, next_use_(info.key));
 }
 
-void BeladyPolicy::Touch(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
+void BeladyPolicy::Touch(BlockId id, const BlockInfo& info) {
   if (id < entries_.size() && entries_[id].held) Place(id, next_use_(info.key));
 }
 
@@ -24,12 +24,12 @@ void BeladyPolicy::Remove(BlockId id) {
   entries_[id].held = false;
 }
 
-std::optional<BlockId> BeladyPolicy::Victim(absl::Time /*now*/) {
+std::optional<BlockId> BeladyPolicy::Victim() {
   if (by_next_.empty()) return std::nullopt;
   return by_next_.rbegin()->second;
 }
 
-void BeladyPolicy::Defer(BlockId id, absl::Time /*now*/) {
+void BeladyPolicy::Defer(BlockId id) {
   if (id < entries_.size() && entries_[id].held) Place(id, 0);
 }
 

@@ -16,11 +16,11 @@ class BeladyPolicy final : public EvictionPolicy {
   // `next_use`: place in the trace of the key's next use after the present one; larger than all others when there is none.
   explicit BeladyPolicy(std::function<uint64_t(uint64_t key)> next_use) : next_use_(std::move(next_use)) {}
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   struct Entry {

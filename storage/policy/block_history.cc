@@ -9,18 +9,28 @@ namespace stem {
 namespace {
 
 // Blocks that only their conversation used: turn, time since the turn before, growth, length of the prompt.
-constexpr uint32_t kTurns = 5, kGaps = 4, kGrowths = 3, kLengths = 3;
-constexpr uint32_t kOwn = kTurns * kGaps * kGrowths * kLengths;
+constexpr uint32_t kTurns = 5, kPauses = 4, kGrowths = 3, kLengths = 3;
+constexpr uint32_t kOwn = kTurns * kPauses * kGrowths * kLengths;
 // Blocks that others used too: by how many, how often.
 constexpr uint32_t kSharings = 6, kRates = 8;
 constexpr uint32_t kPromptEnd = kOwn + kSharings * kRates;  // a prompt's last block, most often a partial one
-constexpr uint32_t kClasses = kPromptEnd + 1;
+// Conversations that will resume, as their engine says: turn, time since the turn before. Then those that have ended.
+constexpr uint32_t kResuming = kPromptEnd + 1;
+constexpr uint32_t kEnded = kResuming + kTurns * kPauses;
+constexpr uint32_t kClasses = kEnded + 1;
+constexpr size_t kEndedMax = 1 << 16;  // conversations that are remembered to have ended
 
 // Classes of one family are taken for each other while little is known of them.
 std::vector<uint32_t> Families() {
   std::vector<uint32_t> families;
   for (uint32_t cls = 0; cls < kClasses; ++cls) {
-    families.push_back(cls < kOwn ? cls / (kGaps * kGrowths * kLengths) : kTurns + (cls - kOwn) / kRates);
+    if (cls < kOwn) {
+      families.push_back(cls / (kPauses * kGrowths * kLengths));
+    } else if (cls <= kPromptEnd) {
+      families.push_back(kTurns + (cls - kOwn) / kRates);
+    } else {
+      families.push_back(families[kPromptEnd] + (cls < kEnded ? 1 : 2));
+    }
   }
   return families;
 }
@@ -33,7 +43,14 @@ uint32_t Bucket(uint64_t value, int lowest, uint32_t buckets) {
 
 }  // namespace
 
-BlockHistory::BlockHistory(uint64_t horizon_uses) : model_(horizon_uses, Families()), speakers_(kClasses) {}
+bool BlockHistory::IsShared(uint16_t cls) { return cls >= kOwn && cls < kPromptEnd; }
+
+uint16_t BlockHistory::ClassNow(uint16_t cls, uint64_t conversation) const {
+  return conversation != 0 && !IsShared(cls) && ended_.Count(conversation) > 0 ? kEnded : cls;
+}
+
+BlockHistory::BlockHistory(uint64_t horizon_uses)
+    : model_(horizon_uses, Families(), Families().back()), ended_(kEndedMax), speakers_(kClasses) {}
 
 const BlockHistory::Story* BlockHistory::Find(uint64_t key) const {
   const auto it = stories_.find(key);
@@ -54,10 +71,13 @@ void BlockHistory::Use(std::span<const BlockInfo> chain) {
     }
     ++story.uses;
     story.turn = prompt.turn;
+    story.conversation = info.conversation.id;
     story.prompt_blocks = prompt.blocks;
     used_.push_back(&story);
   }
-  for (Story* story : used_) story->cls = ClassOf(*story, prompt, story == used_.back());
+  const BlockInfo& request = chain.back();
+  ended_.Take(request.conversation.id);
+  for (Story* story : used_) story->cls = ClassOf(*story, prompt, request.conversation.outlook, story == used_.back());
   ChooseSpeakers(chain);
   for (size_t i = 0; i < chain.size(); ++i) {
     Story& story = *used_[i];
@@ -77,26 +97,30 @@ BlockHistory::Prompt BlockHistory::Recognize(std::span<const BlockInfo> chain) c
     if (story == nullptr) break;
     prompt.known = info.depth + 1;
     // The prompt that this block was used for before ended here, but for a partial block: that conversation goes on.
-    const bool goes_on = prompt.known > 1 && story->prompt_blocks <= prompt.known + 1;
+    const bool goes_on = info.conversation.id != 0 ? story->conversation == info.conversation.id
+                                                   : prompt.known > 1 && story->prompt_blocks <= prompt.known + 1;
     prompt.turn = goes_on ? story->turn + 1 : 0;
-    prompt.gap = goes_on ? model_.now() - story->last : 0;
+    prompt.pause = goes_on ? model_.now() - story->last : 0;
   }
   return prompt;
 }
 
-uint16_t BlockHistory::ClassOf(const Story& story, const Prompt& prompt, bool last) {
+uint16_t BlockHistory::ClassOf(const Story& story, const Prompt& prompt, Outlook outlook, bool last) {
+  const bool shared = story.uses > prompt.turn + 1;
+  if (outlook == Outlook::kEnded && !shared) return kEnded;
   if (last && story.uses == 1) return kPromptEnd;
-  if (story.uses > prompt.turn + 1) {
+  if (shared) {
     const uint32_t others = story.uses - prompt.turn - 1;
     const uint32_t sharing = std::min<uint32_t>(std::bit_width(others) - 1, kSharings - 1);
     return static_cast<uint16_t>(kOwn + sharing * kRates + Bucket(static_cast<uint64_t>(story.gap), 6, kRates));
   }
   const uint32_t turn = std::min(prompt.turn, kTurns - 1);
-  const uint32_t gap = turn == 0 ? 0 : Bucket(prompt.gap, 11, kGaps);
+  const uint32_t pause = turn == 0 ? 0 : Bucket(prompt.pause, 11, kPauses);
+  if (outlook == Outlook::kWillResume) return static_cast<uint16_t>(kResuming + turn * kPauses + pause);
   const uint32_t growth = turn == 0 ? std::min<uint32_t>(prompt.known, kGrowths - 1)
                                     : Bucket(prompt.blocks - prompt.known, 1, kGrowths);
   const uint32_t length = prompt.blocks <= 4 ? 0 : prompt.blocks <= 32 ? 1 : 2;
-  return static_cast<uint16_t>(((turn * kGaps + gap) * kGrowths + growth) * kLengths + length);
+  return static_cast<uint16_t>(((turn * kPauses + pause) * kGrowths + growth) * kLengths + length);
 }
 
 // Blocks of one request share their fate: one of each class, by lot, speaks for them, or long prompts would shout others down.

@@ -19,6 +19,13 @@ class GhostCounts {
     old_ = std::move(young_);  // what was put longest ago is dropped, half of the keys at a time
     young_.clear();
   }
+  // The count of `key`, 0 when it is not known.
+  uint32_t Count(uint64_t key) const {
+    for (const auto* generation : {&young_, &old_}) {
+      if (const auto it = generation->find(key); it != generation->end()) return it->second;
+    }
+    return 0;
+  }
   // The count of `key`, 0 when it is not known, and forgets it.
   uint32_t Take(uint64_t key) {
     for (auto* generation : {&young_, &old_}) {

@@ -4,7 +4,7 @@
 
 namespace stem {
 
-void LeafFirst::Admit(BlockId id, const BlockInfo& info, absl::Time now) {
+void LeafFirst::Admit(BlockId id, const BlockInfo& info) {
   size_t ids = held_.size();
   ids = std::max(ids, id + size_t{1});
   if (info.parent != kNoBlock) ids = std::max(ids, info.parent + size_t{1});
@@ -16,13 +16,13 @@ void LeafFirst::Admit(BlockId id, const BlockInfo& info, absl::Time now) {
   held_[id] = true;
   parents_[id] = info.parent;
   if (info.parent != kNoBlock) children_.PushBack(info.parent, id);
-  ranked_->Admit(id, info, now);
+  ranked_->Admit(id, info);
 }
 
-void LeafFirst::Touch(BlockId id, const BlockInfo& info, absl::Time now) {
+void LeafFirst::Touch(BlockId id, const BlockInfo& info) {
   if (id >= held_.size() || !held_[id]) return;
   if (parents_[id] != kNoBlock) children_.MoveToBack(parents_[id], id);
-  ranked_->Touch(id, info, now);
+  ranked_->Touch(id, info);
 }
 
 void LeafFirst::Remove(BlockId id) {
@@ -34,8 +34,8 @@ void LeafFirst::Remove(BlockId id) {
   ranked_->Remove(id);
 }
 
-std::optional<BlockId> LeafFirst::Victim(absl::Time now) {
-  const std::optional<BlockId> root = ranked_->Victim(now);
+std::optional<BlockId> LeafFirst::Victim() {
+  const std::optional<BlockId> root = ranked_->Victim();
   if (!root.has_value()) return root;
   if (*root != root_) resume_ = *root;
   root_ = *root;
@@ -48,13 +48,13 @@ BlockId LeafFirst::LeafBelow(BlockId id) {
   return id;
 }
 
-void LeafFirst::Defer(BlockId id, absl::Time now) {
+void LeafFirst::Defer(BlockId id) {
   if (id >= held_.size() || !held_[id]) return;
   // What hangs above a block that cannot go cannot go either.
-  if (id == resume_ && root_ != id && root_ != kNoBlock) ranked_->Defer(root_, now);
+  if (id == resume_ && root_ != id && root_ != kNoBlock) ranked_->Defer(root_);
   if (parents_[id] != kNoBlock) children_.MoveToBack(parents_[id], id);
   resume_ = root_ = kNoBlock;
-  ranked_->Defer(id, now);
+  ranked_->Defer(id);
 }
 
 }  // namespace stem

@@ -14,11 +14,12 @@ class LeafFirst final : public EvictionPolicy {
  public:
   explicit LeafFirst(std::unique_ptr<EvictionPolicy> ranked) : ranked_(std::move(ranked)) {}
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void EndConversation(uint64_t conversation) override { ranked_->EndConversation(conversation); }
+  void Defer(BlockId id) override;
 
  private:
   BlockId LeafBelow(BlockId id);

@@ -4,7 +4,7 @@
 
 namespace stem {
 
-void LfuPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
+void LfuPolicy::Admit(BlockId id, const BlockInfo& info) {
   if (id >= entries_.size()) entries_.resize(id + size_t{1});
   entries_[id] = {.key = info.key, .uses = ghosts_.Take(info.key)};
   by_uses_.PushBack(0, id);
@@ -18,7 +18,7 @@ void LfuPolicy::Use(BlockId id) {
   least_ = std::min(least_, uses);
 }
 
-void LfuPolicy::Touch(BlockId id, const BlockInfo& /*info*/, absl::Time /*now*/) {
+void LfuPolicy::Touch(BlockId id, const BlockInfo& /*info*/) {
   if (by_uses_.Contains(id)) Use(id);
 }
 
@@ -28,14 +28,14 @@ void LfuPolicy::Remove(BlockId id) {
   ghosts_.Put(entries_[id].key, entries_[id].uses);
 }
 
-std::optional<BlockId> LfuPolicy::Victim(absl::Time /*now*/) {
+std::optional<BlockId> LfuPolicy::Victim() {
   while (least_ < by_uses_.lists() && by_uses_.empty(least_)) ++least_;
   if (least_ < by_uses_.lists()) return by_uses_.Front(least_);
   if (by_uses_.empty(0)) return std::nullopt;
   return by_uses_.Front(0);
 }
 
-void LfuPolicy::Defer(BlockId id, absl::Time /*now*/) {
+void LfuPolicy::Defer(BlockId id) {
   if (by_uses_.Contains(id)) by_uses_.MoveToBack(0, id);
 }
 

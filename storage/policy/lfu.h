@@ -16,11 +16,11 @@ class LfuPolicy final : public EvictionPolicy {
   // Remembers the uses of as many blocks that left as the capacity eight times, and of a million at least.
   explicit LfuPolicy(size_t capacity_blocks) : ghosts_(std::max<size_t>(8 * capacity_blocks, 1 << 20)) {}
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   void Use(BlockId id);

@@ -13,14 +13,14 @@ void LrfuPolicy::Place(BlockId id, double order) {
   ranked_.emplace(order, id);
 }
 
-void LrfuPolicy::Admit(BlockId id, const BlockInfo& /*info*/, absl::Time /*now*/) {
+void LrfuPolicy::Admit(BlockId id, const BlockInfo& /*info*/) {
   if (id >= entries_.size()) entries_.resize(id + size_t{1});
   const double rank = static_cast<double>(++uses_) * decay_;
   Place(id, rank);
   entries_[id].rank = rank;
 }
 
-void LrfuPolicy::Touch(BlockId id, const BlockInfo& /*info*/, absl::Time /*now*/) {
+void LrfuPolicy::Touch(BlockId id, const BlockInfo& /*info*/) {
   if (id >= entries_.size() || !entries_[id].held) return;
   const double at = static_cast<double>(++uses_) * decay_;
   // Worth now: 1 for this use and what is left of the earlier ones.
@@ -35,12 +35,12 @@ void LrfuPolicy::Remove(BlockId id) {
   entries_[id].held = false;
 }
 
-std::optional<BlockId> LrfuPolicy::Victim(absl::Time /*now*/) {
+std::optional<BlockId> LrfuPolicy::Victim() {
   if (ranked_.empty()) return std::nullopt;
   return ranked_.begin()->second;
 }
 
-void LrfuPolicy::Defer(BlockId id, absl::Time /*now*/) {
+void LrfuPolicy::Defer(BlockId id) {
   if (id < entries_.size() && entries_[id].held) Place(id, std::numeric_limits<double>::infinity());
 }
 

@@ -15,11 +15,11 @@ class LrfuPolicy final : public EvictionPolicy {
   // `half_life_uses`: after so many uses of any block a use counts half. Small: LRU; large: LFU.
   explicit LrfuPolicy(double half_life_uses) : decay_(1 / half_life_uses) {}
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   struct Entry {

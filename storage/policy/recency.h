@@ -9,11 +9,11 @@ namespace stem {
 // First in, first out.
 class FifoPolicy : public EvictionPolicy {
  public:
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   BlockLists queue_{1};  // the next to leave in front
@@ -22,7 +22,7 @@ class FifoPolicy : public EvictionPolicy {
 // Least recently used first.
 class LruPolicy final : public FifoPolicy {
  public:
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
 };
 
 }  // namespace stem

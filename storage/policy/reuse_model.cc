@@ -9,6 +9,8 @@ namespace {
 
 constexpr uint64_t kFirstBinUses = 64;
 constexpr double kHazardPrior = 0.05;
+// Of a block that another node copied since, the part of its worth that is lost with it: it is read there, not computed (README.md).
+constexpr float kMovedWorth = 0.25F;
 constexpr double kAliveMin = 1e-9;  // so many are always left, to divide by
 constexpr float kKeepAQuarterHorizon = 0.85F;  // of what was learned a horizon ago, half counts
 // A class's own figures outweigh its family's, and those all blocks', once so many have reached an age.
@@ -17,9 +19,10 @@ constexpr double kAllWeight = 5;
 
 }  // namespace
 
-ReuseModel::ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family)
+ReuseModel::ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family, uint32_t over)
     : family_(std::move(family)),
       families_(*std::max_element(family_.begin(), family_.end()) + 1),
+      over_(over),
       horizon_(std::bit_ceil(horizon_uses)) {
   starts_.push_back(0);
   for (uint64_t start = kFirstBinUses; start < horizon_; start *= 2) {
@@ -33,8 +36,9 @@ ReuseModel::ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family)
   ranks_.resize(counts_.size());
   chances_.resize(counts_.size());
   kept_.resize(bins() + 1);
-  ordered_.resize(counts_.size());
-  places_.resize(counts_.size());
+  by_rank_.resize(counts_.size());
+  ordered_.resize(2 * counts_.size());
+  places_.resize(ordered_.size());
   Refresh();
 }
 
@@ -108,10 +112,23 @@ void ReuseModel::Refresh() {
 
 void ReuseModel::OrderStates() {
   // Ranks are not negative: as bits they have the same order.
-  for (uint32_t state = 0; state < ranks_.size(); ++state) {
-    ordered_[state] = uint64_t{std::bit_cast<uint32_t>(ranks_[state])} << 32 | state;
+  const auto entry = [](float rank, uint32_t state) { return uint64_t{std::bit_cast<uint32_t>(rank)} << 32 | state; };
+  for (uint32_t state = 0; state < states(); ++state) by_rank_[state] = entry(ranks_[state], state);
+  std::sort(by_rank_.begin(), by_rank_.end());
+  // Those of moved blocks have the same order among themselves: merged in.
+  size_t stayed = 0, moved = 0;
+  for (uint64_t& next : ordered_) {
+    const auto moved_entry = [&] {
+      const auto state = static_cast<uint32_t>(by_rank_[moved]);
+      return entry(ranks_[state] * kMovedWorth, states() + state);
+    };
+    if (moved == states() || (stayed < states() && by_rank_[stayed] < moved_entry())) {
+      next = by_rank_[stayed++];
+    } else {
+      next = moved_entry();
+      ++moved;
+    }
   }
-  std::sort(ordered_.begin(), ordered_.end());
   for (uint32_t place = 0; place < ordered_.size(); ++place) places_[state_at(place)] = place;
 }
 
@@ -140,7 +157,7 @@ void ReuseModel::EstimateHazards(uint32_t cls) {
     const Count& all = family_counts_[families_ * bins() + bin];
     const Count& family = family_counts_[family_[cls] * bins() + bin];
     const Count& own = counts_[cls * bins() + bin];
-    const double of_all = (all.again + prior) / (all.reached + 1.0);
+    const double of_all = family_[cls] == over_ ? 0 : (all.again + prior) / (all.reached + 1.0);
     const double of_family = (family.again + kAllWeight * of_all) / (family.reached + kAllWeight);
     hazards_[bin] = std::min(1.0, (own.again + kFamilyWeight * of_family) / (own.reached + kFamilyWeight));
   }

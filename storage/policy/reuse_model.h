@@ -15,9 +15,11 @@ namespace stem {
 
 class ReuseModel {
  public:
+  static constexpr uint32_t kNoFamily = ~uint32_t{0};
+
   // Remembers `horizon_uses` uses, rounded up to a power of two. Class c is told apart only as far as its own figures bear, and is
-  // otherwise taken for one of family[c].
-  ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family);
+  // otherwise taken for one of family[c]. Of the family `over`, nothing is expected until it is seen to come back.
+  ReuseModel(uint64_t horizon_uses, std::vector<uint32_t> family, uint32_t over = kNoFamily);
 
   uint64_t now() const { return now_; }
   uint64_t horizon() const { return horizon_; }
@@ -42,7 +44,10 @@ class ReuseModel {
   float rank(uint32_t cls, uint32_t bin) const { return ranks_[cls * bins() + bin]; }
   // That a block of that class and age is used again within the horizon.
   float chance(uint32_t cls, uint32_t bin) const { return chances_[cls * bins() + bin]; }
-  // The place of a state (class * bins() + bin) among all by rank, 0 = the least; and back.
+  // A state is class * bins() + bin; from states() on, the same of a block that moved to another
+  // node, which costs less to lose. The place of a state among all by
+  // rank, 0 = the least; and back.
+  uint32_t states() const { return static_cast<uint32_t>(ranks_.size()); }
   uint32_t place(uint32_t state) const { return places_[state]; }
   uint32_t state_at(uint32_t place) const { return static_cast<uint32_t>(ordered_[place]); }
 
@@ -70,6 +75,7 @@ class ReuseModel {
 
   const std::vector<uint32_t> family_;  // by class
   const uint32_t families_;
+  const uint32_t over_;
   const uint64_t horizon_;
   std::vector<uint64_t> starts_;      // by bin: its least age
   std::deque<Sampled> samples_;       // of the horizon, oldest first
@@ -83,7 +89,8 @@ class ReuseModel {
   size_t reached_bins_ = 0;           // that any sample has reached
   std::vector<float> ranks_;          // by class and bin
   std::vector<float> chances_;        // by class and bin
-  std::vector<uint64_t> ordered_;     // states by rank: the rank's bits, and the state
+  std::vector<uint64_t> by_rank_;     // of blocks that did not move: the rank's bits, and the state
+  std::vector<uint64_t> ordered_;     // all states, likewise
   std::vector<uint32_t> places_;      // by state, in ordered_
   uint64_t now_ = 0;
   uint64_t forgot_at_ = 0;

@@ -13,33 +13,37 @@ void Set(std::vector<uint64_t>& bits, uint32_t bit) { bits[bit / 64] |= uint64_t
 ReuseRank::ReuseRank(const BlockHistory& history)
     : model_(history.model()),
       history_(history),
-      leaves_(model_.classes() * model_.bins() + 1),
+      leaves_(2 * size_t{model_.states()} + 1),
       deferred_(static_cast<uint32_t>(leaves_.lists() - 1)),
       by_list_((leaves_.lists() + 63) / 64),
       by_place_(by_list_.size()) {}
 
-void ReuseRank::Admit(BlockId id, const BlockInfo& info, absl::Time now) {
+void ReuseRank::Admit(BlockId id, const BlockInfo& info) {
   const size_t ids = std::max(id, info.parent == kNoBlock ? 0 : info.parent) + size_t{1};
   if (ids > blocks_.size()) blocks_.resize(ids);
   blocks_[id].held = true;
   blocks_[id].parent = info.parent;
   if (info.parent != kNoBlock && blocks_[info.parent].children++ == 0) Delist(info.parent);
-  Touch(id, info, now);
+  Touch(id, info);
 }
 
-void ReuseRank::Touch(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
+void ReuseRank::Touch(BlockId id, const BlockInfo& info) {
   if (id >= blocks_.size() || !blocks_[id].held) return;
   const BlockHistory::Story* const story = history_.Find(info.key);
   Block& block = blocks_[id];
   block.cls = story == nullptr ? 0 : story->cls;
   block.last = story == nullptr ? 0 : story->last;
+  block.conversation = info.conversation.id;
+  block.moved = info.copied && !BlockHistory::IsShared(block.cls);
   Delist(id);
   if (block.children == 0) Enlist(id);
 }
 
 void ReuseRank::Enlist(BlockId id) {
-  const Block& block = blocks_[id];
-  const auto list = static_cast<uint32_t>(block.cls * model_.bins() + model_.BinOf(model_.now() - block.last));
+  Block& block = blocks_[id];
+  block.cls = history_.ClassNow(block.cls, block.conversation);
+  const auto list = static_cast<uint32_t>((block.moved ? model_.states() : 0) + block.cls * model_.bins() +
+                                          model_.BinOf(model_.now() - block.last));
   // A parent comes back when its last child left, often the oldest of its list.
   const BlockId front = leaves_.Front(list);
   if (front != kNoBlock && blocks_[front].last >= block.last) {
@@ -63,7 +67,7 @@ void ReuseRank::Remove(BlockId id) {
   if (parent != kNoBlock && --blocks_[parent].children == 0 && blocks_[parent].held) Enlist(parent);
 }
 
-std::optional<BlockId> ReuseRank::Victim(absl::Time /*now*/) {
+std::optional<BlockId> ReuseRank::Victim() {
   for (size_t word = 0; word < by_place_.size(); ++word) {
     while (by_place_[word] != 0) {
       const auto place = static_cast<uint32_t>(word * 64 + std::countr_zero(by_place_[word]));
@@ -76,7 +80,7 @@ std::optional<BlockId> ReuseRank::Victim(absl::Time /*now*/) {
   return std::nullopt;
 }
 
-void ReuseRank::Defer(BlockId id, absl::Time /*now*/) {
+void ReuseRank::Defer(BlockId id) {
   if (leaves_.Contains(id)) leaves_.MoveToBack(deferred_, id);
 }
 

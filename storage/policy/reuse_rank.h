@@ -17,11 +17,11 @@ class ReuseRank final : public EvictionPolicy {
   // `history` (borrowed) has heard of a use before this policy does.
   explicit ReuseRank(const BlockHistory& history);
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
   // Moves blocks on to the ages that they have reached. Needed now and then; cheap when few have.
   void Age();
@@ -33,7 +33,9 @@ class ReuseRank final : public EvictionPolicy {
     BlockId parent = kNoBlock;
     uint32_t children = 0;  // held
     bool held = false;
+    bool moved = false;     // its conversation goes on elsewhere
     uint16_t cls = 0;
+    uint64_t conversation = 0;
     uint64_t last = 0;      // time of its last use
   };
   void Enlist(BlockId id);

@@ -4,13 +4,13 @@
 
 namespace stem {
 
-void S3FifoPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
+void S3FifoPolicy::Admit(BlockId id, const BlockInfo& info) {
   if (id >= entries_.size()) entries_.resize(id + size_t{1});
   entries_[id] = {.key = info.key};
   queues_.PushBack(ghosts_.Erase(info.key) ? kMain : kSmall, id);
 }
 
-void S3FifoPolicy::Touch(BlockId id, const BlockInfo& /*info*/, absl::Time /*now*/) {
+void S3FifoPolicy::Touch(BlockId id, const BlockInfo& /*info*/) {
   if (queues_.Contains(id)) entries_[id].uses = static_cast<uint8_t>(std::min(entries_[id].uses + 1, 3));
 }
 
@@ -23,7 +23,7 @@ void S3FifoPolicy::Remove(BlockId id) {
   queues_.Unlink(id);
 }
 
-std::optional<BlockId> S3FifoPolicy::Victim(absl::Time /*now*/) {
+std::optional<BlockId> S3FifoPolicy::Victim() {
   while (!queues_.empty(kSmall) || !queues_.empty(kMain)) {
     if (queues_.size(kSmall) > small_max_ || queues_.empty(kMain)) {
       const BlockId id = queues_.Front(kSmall);
@@ -40,7 +40,7 @@ std::optional<BlockId> S3FifoPolicy::Victim(absl::Time /*now*/) {
   return std::nullopt;
 }
 
-void S3FifoPolicy::Defer(BlockId id, absl::Time /*now*/) {
+void S3FifoPolicy::Defer(BlockId id) {
   if (queues_.Contains(id)) queues_.MoveToBack(kMain, id);
 }
 

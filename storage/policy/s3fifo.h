@@ -15,11 +15,11 @@ class S3FifoPolicy final : public EvictionPolicy {
   explicit S3FifoPolicy(size_t capacity_blocks)
       : small_max_(capacity_blocks / 10 > 0 ? capacity_blocks / 10 : 1), ghosts_max_(capacity_blocks - capacity_blocks / 10) {}
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   enum List : uint32_t { kSmall, kMain };  // the next to leave in front

@@ -2,7 +2,7 @@
 
 namespace stem {
 
-uint32_t ShadowTier::Request(std::span<const BlockInfo> chain, absl::Time now) {
+uint32_t ShadowTier::Request(std::span<const BlockInfo> chain) {
   uint32_t hits = 0;
   bool leading = true;
   BlockId parent = kNoBlock;
@@ -19,15 +19,15 @@ uint32_t ShadowTier::Request(std::span<const BlockInfo> chain, absl::Time now) {
         free_.pop_back();
         keys_[it->second] = info.key;
       }
-      policy_->Admit(it->second, info, now);
+      policy_->Admit(it->second, info);
     } else {
-      policy_->Touch(it->second, info, now);
+      policy_->Touch(it->second, info);
     }
     hits += leading ? 1 : 0;
     parent = it->second;
   }
   while (held_.size() > capacity_) {
-    const std::optional<BlockId> victim = policy_->Victim(now);
+    const std::optional<BlockId> victim = policy_->Victim();
     if (!victim.has_value()) break;
     policy_->Remove(*victim);
     held_.erase(keys_[*victim]);

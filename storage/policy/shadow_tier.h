@@ -20,7 +20,7 @@ class ShadowTier {
       : policy_(std::move(policy)), capacity_(capacity_blocks) {}
 
   // One request's sampled blocks, in chain order. Returns how many of them were held, up to the first that was not.
-  uint32_t Request(std::span<const BlockInfo> chain, absl::Time now);
+  uint32_t Request(std::span<const BlockInfo> chain);
 
  private:
   const std::unique_ptr<EvictionPolicy> policy_;

@@ -2,13 +2,13 @@
 
 namespace stem {
 
-void SievePolicy::Admit(BlockId id, const BlockInfo& /*info*/, absl::Time /*now*/) {
+void SievePolicy::Admit(BlockId id, const BlockInfo& /*info*/) {
   if (id >= used_.size()) used_.resize(id + size_t{1});
   used_[id] = false;
   queue_.PushBack(0, id);
 }
 
-void SievePolicy::Touch(BlockId id, const BlockInfo& /*info*/, absl::Time /*now*/) {
+void SievePolicy::Touch(BlockId id, const BlockInfo& /*info*/) {
   if (queue_.Contains(id)) used_[id] = true;
 }
 
@@ -18,7 +18,7 @@ void SievePolicy::Remove(BlockId id) {
   queue_.Unlink(id);
 }
 
-std::optional<BlockId> SievePolicy::Victim(absl::Time /*now*/) {
+std::optional<BlockId> SievePolicy::Victim() {
   if (queue_.empty(0)) return std::nullopt;
   if (hand_ == kNoBlock) hand_ = queue_.Front(0);
   while (used_[hand_]) {
@@ -30,7 +30,7 @@ std::optional<BlockId> SievePolicy::Victim(absl::Time /*now*/) {
 }
 
 // As a newcomer: the hand reaches it last.
-void SievePolicy::Defer(BlockId id, absl::Time /*now*/) {
+void SievePolicy::Defer(BlockId id) {
   if (!queue_.Contains(id)) return;
   Remove(id);
   queue_.PushBack(0, id);

@@ -11,11 +11,11 @@ namespace stem {
 
 class SievePolicy final : public EvictionPolicy {
  public:
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   BlockLists queue_{1};        // oldest in front

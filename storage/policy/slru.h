@@ -11,11 +11,11 @@ class SlruPolicy final : public EvictionPolicy {
  public:
   explicit SlruPolicy(size_t capacity_blocks) : protected_max_(capacity_blocks * 4 / 5) {}
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void Defer(BlockId id) override;
 
  private:
   enum List : uint32_t { kProbation, kProtected };  // the least recent in front

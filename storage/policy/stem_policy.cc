@@ -46,43 +46,43 @@ StemPolicy::StemPolicy(size_t capacity_blocks)
                       shadow(std::make_unique<LeafFirst>(std::make_unique<LfuPolicy>(shadow_blocks)))});
 }
 
-void StemPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time now) {
+void StemPolicy::Admit(BlockId id, const BlockInfo& info) {
   if (id >= held_.size()) held_.resize(id + size_t{1});
   held_[id] = true;
-  Add(info, id, now, true);
+  Add(info, id, true);
 }
 
-void StemPolicy::Touch(BlockId id, const BlockInfo& info, absl::Time now) {
-  if (id < held_.size() && held_[id]) Add(info, id, now, false);
+void StemPolicy::Touch(BlockId id, const BlockInfo& info) {
+  if (id < held_.size() && held_[id]) Add(info, id, false);
 }
 
-void StemPolicy::Add(const BlockInfo& info, BlockId id, absl::Time now, bool admitted) {
-  if (!chain_.empty() && chain_.back().request != info.request) EndRequest(now);
+void StemPolicy::Add(const BlockInfo& info, BlockId id, bool admitted) {
+  if (!chain_.empty() && chain_.back().request != info.request) EndRequest();
   ids_.push_back(id);
   chain_.push_back(info);
   admitted_.push_back(admitted);
 }
 
-void StemPolicy::EndRequest(absl::Time now) {
+void StemPolicy::EndRequest() {
   if (chain_.empty()) return;
   history_.Use(chain_);
   for (size_t i = 0; i < ids_.size(); ++i) {
     for (Expert& expert : experts_) {
       if (admitted_[i]) {
-        expert.policy->Admit(ids_[i], chain_[i], now);
+        expert.policy->Admit(ids_[i], chain_[i]);
       } else {
-        expert.policy->Touch(ids_[i], chain_[i], now);
+        expert.policy->Touch(ids_[i], chain_[i]);
       }
     }
   }
-  Judge(now);
+  Judge();
   ids_.clear();
   chain_.clear();
   admitted_.clear();
   Refresh();
 }
 
-void StemPolicy::Judge(absl::Time now) {
+void StemPolicy::Judge() {
   sampled_.clear();
   const uint64_t mask = (uint64_t{1} << sample_shift_) - 1;
   for (const BlockInfo& info : chain_) {
@@ -93,7 +93,7 @@ void StemPolicy::Judge(absl::Time now) {
   size_t best = leader_;
   for (size_t i = 0; i < experts_.size(); ++i) {
     Expert& expert = experts_[i];
-    expert.hits = expert.hits * keep + expert.shadow->Request(sampled_, now);
+    expert.hits = expert.hits * keep + expert.shadow->Request(sampled_);
   }
   for (size_t i = 0; i < experts_.size(); ++i) {
     if (experts_[i].hits > experts_[best].hits * (best == leader_ ? kChallenge : 1)) best = i;
@@ -116,19 +116,24 @@ void StemPolicy::Refresh() {
 
 void StemPolicy::Remove(BlockId id) {
   if (id >= held_.size() || !held_[id]) return;
-  if (!chain_.empty()) EndRequest(absl::UnixEpoch());
+  if (!chain_.empty()) EndRequest();
   held_[id] = false;
   for (Expert& expert : experts_) expert.policy->Remove(id);
 }
 
-std::optional<BlockId> StemPolicy::Victim(absl::Time now) {
-  EndRequest(now);
-  return experts_[leader_].policy->Victim(now);
+std::optional<BlockId> StemPolicy::Victim() {
+  EndRequest();
+  return experts_[leader_].policy->Victim();
 }
 
-void StemPolicy::Defer(BlockId id, absl::Time now) {
-  EndRequest(now);
-  for (Expert& expert : experts_) expert.policy->Defer(id, now);
+void StemPolicy::EndConversation(uint64_t conversation) {
+  EndRequest();
+  history_.EndConversation(conversation);
+}
+
+void StemPolicy::Defer(BlockId id) {
+  EndRequest();
+  for (Expert& expert : experts_) expert.policy->Defer(id);
 }
 
 }  // namespace stem

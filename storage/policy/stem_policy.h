@@ -19,11 +19,12 @@ class StemPolicy final : public EvictionPolicy {
  public:
   explicit StemPolicy(size_t capacity_blocks);
 
-  void Admit(BlockId id, const BlockInfo& info, absl::Time now) override;
-  void Touch(BlockId id, const BlockInfo& info, absl::Time now) override;
+  void Admit(BlockId id, const BlockInfo& info) override;
+  void Touch(BlockId id, const BlockInfo& info) override;
   void Remove(BlockId id) override;
-  std::optional<BlockId> Victim(absl::Time now) override;
-  void Defer(BlockId id, absl::Time now) override;
+  std::optional<BlockId> Victim() override;
+  void EndConversation(uint64_t conversation) override;
+  void Defer(BlockId id) override;
 
  private:
   struct Expert {
@@ -31,10 +32,10 @@ class StemPolicy final : public EvictionPolicy {
     std::unique_ptr<ShadowTier> shadow;
     double hits = 0;  // of its shadow, lately
   };
-  void Add(const BlockInfo& info, BlockId id, absl::Time now, bool admitted);
+  void Add(const BlockInfo& info, BlockId id, bool admitted);
   // The request that was being told of is over, as far as it is known: learns from it and passes it on.
-  void EndRequest(absl::Time now);
-  void Judge(absl::Time now);
+  void EndRequest();
+  void Judge();
   void Refresh();
 
   const size_t capacity_;

@@ -39,7 +39,7 @@ WTinyLfuPolicy::WTinyLfuPolicy(size_t capacity_blocks)
       protected_max_(main_max_ * 4 / 5),
       sketch_(capacity_blocks) {}
 
-void WTinyLfuPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time /*now*/) {
+void WTinyLfuPolicy::Admit(BlockId id, const BlockInfo& info) {
   if (id >= keys_.size()) keys_.resize(id + size_t{1});
   keys_[id] = info.key;
   sketch_.Add(info.key);
@@ -47,7 +47,7 @@ void WTinyLfuPolicy::Admit(BlockId id, const BlockInfo& info, absl::Time /*now*/
   if (lists_.size(kWindow) > window_max_ && main_size() < main_max_) lists_.MoveToBack(kProbation, lists_.Front(kWindow));
 }
 
-void WTinyLfuPolicy::Touch(BlockId id, const BlockInfo& /*info*/, absl::Time /*now*/) {
+void WTinyLfuPolicy::Touch(BlockId id, const BlockInfo& /*info*/) {
   if (!lists_.Contains(id)) return;
   sketch_.Add(keys_[id]);
   if (lists_.ListOf(id) == kWindow) {
@@ -66,7 +66,7 @@ void WTinyLfuPolicy::Remove(BlockId id) {
   if (lists_.Contains(id)) lists_.Unlink(id);
 }
 
-std::optional<BlockId> WTinyLfuPolicy::Victim(absl::Time /*now*/) {
+std::optional<BlockId> WTinyLfuPolicy::Victim() {
   while (lists_.size(kWindow) > window_max_ && main_size() < main_max_) lists_.MoveToBack(kProbation, lists_.Front(kWindow));
   const uint32_t main = lists_.empty(kProbation) ? kProtected : kProbation;
   if (lists_.empty(main)) {
@@ -80,7 +80,7 @@ std::optional<BlockId> WTinyLfuPolicy::Victim(absl::Time /*now*/) {
   return sketch_.Count(keys_[candidate]) > sketch_.Count(keys_[incumbent]) ? incumbent : candidate;
 }
 
-void WTinyLfuPolicy::Defer(BlockId id, absl::Time /*now*/) {
+void WTinyLfuPolicy::Defer(BlockId id) {
   if (lists_.Contains(id)) Protect(id);
 }
 

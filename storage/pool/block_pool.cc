@@ -18,6 +18,8 @@ size_t SsdBlocks(const BlockPool::Options& options, const SlotGeometry& geometry
   return std::max<size_t>(options.ssd_bytes_max / SpillRecordBytes(geometry.block_bytes_max()), 1);
 }
 
+uint64_t PolicyKey(const BlockName& name) { return name.key.low ^ name.space.low; }
+
 }  // namespace
 
 // ---- Handles ------------------------------------------------------------------------------------------------------------
@@ -59,8 +61,8 @@ Filling::~Filling() {
 
 SlotView<std::byte> Filling::view() const { return {pool_->slot_bytes(slot_), pool_->geometry_}; }
 
-absl::StatusOr<BlockPin> Filling::Commit(uint64_t length, uint64_t digest, uint64_t publisher, bool copy) && {
-  return std::exchange(pool_, nullptr)->CommitFill(id_, length, digest, publisher, copy);
+absl::StatusOr<BlockPin> Filling::Commit(uint64_t length, uint64_t digest, uint64_t publisher) && {
+  return std::exchange(pool_, nullptr)->CommitFill(id_, length, digest, publisher);
 }
 
 // ---- Construction and looking -------------------------------------------------------------------------------------------
@@ -71,6 +73,8 @@ BlockPool::BlockPool(std::span<std::byte> arena, SlotGeometry geometry, Options 
       options_(std::move(options)),
       slots_(static_cast<uint32_t>(arena.size() / geometry.slot_bytes)),
       began_(absl::Now()),
+      slots_max_(slots_),
+      ssd_bytes_max_(options_.ssd_bytes_max),
       dram_policy_(MakeLeafFirstPolicy(options_.policy, std::max<uint32_t>(slots_, 1))),
       ssd_policy_(MakeLeafFirstPolicy(kSsdPolicy, SsdBlocks(options_, geometry_))),
       admission_(options_.ssd_bytes_max == 0 ? AdmissionKind::kAlways : options_.admission, SsdBlocks(options_, geometry_)) {
@@ -162,39 +166,49 @@ BlockPin BlockPool::PinWhenFilled(const BlockName& name, absl::Time deadline) {
   }
 }
 
-void BlockPool::Touch(std::span<const BlockName> names) {
-  const absl::Time now = absl::Now();
+void BlockPool::Touch(std::span<const BlockName> names, const BlockUse& use) {
   MutexLock lock(mutex_);
   uint64_t request = 0;
   for (const BlockName& name : names) {
     const auto it = table_.find(name);
     if (it == table_.end()) continue;
     const Block& block = blocks_[it->second];
-    if (request == 0) request = block.parent == kNoBlock ? ++requests_ : blocks_[block.parent].request;
-    UseLocked(it->second, request, now);
+    if (request == 0) request = RequestOf(block);
+    UseLocked(it->second, request, use);
   }
 }
 
-BlockInfo BlockPool::InfoOf(const Block& block) const {
-  return {.key = block.meta.name.key.low ^ block.meta.name.space.low,
+BlockInfo BlockPool::InfoOf(const Block& block, const BlockUse& use) const {
+  return {.key = PolicyKey(block.meta.name),
           .parent = block.parent,
           .depth = block.depth,
           .request = block.request,
-          .copy = block.copy};
+          .conversation = use.conversation,
+          .copied = use.copied};
 }
 
-void BlockPool::UseLocked(BlockId id, uint64_t request, absl::Time now) {
+void BlockPool::UseLocked(BlockId id, uint64_t request, const BlockUse& use) {
   Block& block = blocks_[id];
   block.request = request;
-  const BlockInfo info = InfoOf(block);
+  const BlockInfo info = InfoOf(block, use);
   if (block.ranked) {
-    dram_policy_->Touch(id, info, now);
-  } else if (block.in_slot && !block.filling) {
+    dram_policy_->Touch(id, info);
+  } else if (block.in_slot && !block.filling && block.kept == 0) {
     block.ranked = true;
-    dram_policy_->Admit(id, info, now);
+    dram_policy_->Admit(id, info);
   }
-  if (block.on_ssd) ssd_policy_->Touch(id, info, now);
+  if (block.on_ssd) ssd_policy_->Touch(id, info);
   admission_.Use(info);
+}
+
+uint64_t BlockPool::RequestOf(const Block& block) {
+  return block.parent == kNoBlock ? ++requests_ : blocks_[block.parent].request;
+}
+
+void BlockPool::EndConversation(uint64_t conversation) {
+  MutexLock lock(mutex_);
+  dram_policy_->EndConversation(conversation);
+  admission_.EndConversation(conversation);
 }
 
 // ---- Filling ------------------------------------------------------------------------------------------------------------
@@ -239,8 +253,7 @@ absl::StatusOr<Filling> BlockPool::BeginFill(const BlockName& name, const std::o
   return Filling(this, id, slot, std::move(promoted));
 }
 
-absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint64_t digest, uint64_t publisher,
-                                               bool copy) {
+absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint64_t digest, uint64_t publisher) {
   SlotHeader header{.length = length, .digest = digest, .publisher = publisher};
   uint32_t slot = 0;
   {
@@ -269,7 +282,6 @@ absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint
   block.meta.length = length;
   block.meta.digest = digest;
   block.meta.publisher = publisher;
-  block.copy = copy;
   block.dram_since = Hundredths();
   block.ranked = false;  // its request ranks it, or its last unpin
   ++blocks_dram_;
@@ -289,10 +301,11 @@ void BlockPool::AbandonFill(BlockId id) {
 }
 
 absl::StatusOr<uint32_t> BlockPool::TakeSlot(absl::Time deadline) {
-  while (free_slots_.empty() && !EvictOne()) {
+  while (slots_left() == 0) {
+    if (EvictOne()) continue;
     const absl::Duration left = deadline - absl::Now();
     if (options_.ssd_bytes_max == 0 || spill_failing_ || left <= absl::ZeroDuration()) {
-      return absl::ResourceExhaustedError(absl::StrCat("no free slot: ", slots_, " slots, ", slots_pinned_, " pinned, ",
+      return absl::ResourceExhaustedError(absl::StrCat("no free slot: ", slots_, " slots, ", slots_max_, " may be used, ", slots_pinned_, " pinned, ",
                                                        filling_, " being filled, the rest parents of those or waiting for the SSD"));
     }
     ++slot_waiters_;
@@ -316,13 +329,12 @@ bool BlockPool::MayLeaveDram(const Block& block) {
 
 bool BlockPool::WorthSpilling(const Block& block) {
   // Law 7 comes first: what has a child here stays here.
-  return block.first_child != kNoBlock || admission_.Admits(InfoOf(block).key);
+  return block.first_child != kNoBlock || admission_.Admits(PolicyKey(block.meta.name));
 }
 
 bool BlockPool::EvictOne() {
-  const absl::Time now = absl::Now();
   for (uint64_t tries = blocks_dram_; tries > 0; --tries) {
-    const std::optional<BlockId> victim = dram_policy_->Victim(now);
+    const std::optional<BlockId> victim = dram_policy_->Victim();
     if (!victim.has_value()) return false;
     const Block& block = blocks_[*victim];
     if (MayLeaveDram(block)) {
@@ -331,7 +343,7 @@ bool BlockPool::EvictOne() {
     }
     // What only waits for the spiller keeps its rank: it is next on the way out.
     if (block.pins == 0 && !block.spilling && options_.ssd_bytes_max > 0 && !spill_failing_) return false;
-    dram_policy_->Defer(*victim, now);
+    dram_policy_->Defer(*victim);
   }
   return false;
 }
@@ -419,8 +431,8 @@ void BlockPool::UnpinLocked(BlockId id) {
     FreeEntryIfUnused(id);
     return;
   }
-  // Its request ended without telling of it.
-  if (!block.ranked && !block.spilling) UseLocked(id, ++requests_, absl::Now());
+  // Its request ended without telling of it, or it was copied later on: it goes with its parent's.
+  if (!block.ranked && !block.spilling) UseLocked(id, RequestOf(block), {});
   if (slot_waiters_ > 0) slot_freed_.NotifyAll();  // it may be evicted now
 }
 
@@ -429,15 +441,22 @@ std::vector<BlockName> BlockPool::Quarantine(const BlockName& name) {
   std::vector<BlockName> gone;
   const auto it = table_.find(name);
   if (it == table_.end()) return gone;
-  std::vector<BlockId> subtree = {it->second};
+  const std::vector<BlockId> subtree = Subtree(it->second);
+  for (const BlockId id : subtree) gone.push_back(blocks_[id].meta.name);
+  for (size_t i = subtree.size(); i-- > 0;) Withdraw(subtree[i], GoneReason::kIntegrity);
+  ++quarantined_;
+  quarantined_below_ += gone.size() - 1;
+  return gone;
+}
+
+std::vector<BlockId> BlockPool::Subtree(BlockId id) const {
+  std::vector<BlockId> subtree = {id};
   for (size_t i = 0; i < subtree.size(); ++i) {
-    gone.push_back(blocks_[subtree[i]].meta.name);
     for (BlockId child = blocks_[subtree[i]].first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
       subtree.push_back(child);
     }
   }
-  for (size_t i = subtree.size(); i-- > 0;) Withdraw(subtree[i], GoneReason::kIntegrity);
-  return gone;
+  return subtree;
 }
 
 // ---- Entries, snapshot, figures ------------------------------------------------------------------------------------------
@@ -518,6 +537,9 @@ BlockPool::Stats BlockPool::stats() const {
   return {.slots_free = free_slots_.size(),
           .slots_used = slots_used_,
           .slots_pinned = slots_pinned_,
+          .slots_kept = slots_kept_,
+          .slots_max = slots_max_,
+          .ssd_bytes_max = ssd_bytes_max_,
           .pins = pins_,
           .filling = filling_,
           .blocks_dram = blocks_dram_,
@@ -525,7 +547,9 @@ BlockPool::Stats BlockPool::stats() const {
           .ssd_bytes = ssd_bytes_,
           .evicted = evicted_,
           .spill_rejected = spill_rejected_,
-          .orphans = orphans_};
+          .orphans = orphans_,
+          .quarantined = quarantined_,
+          .quarantined_below = quarantined_below_};
 }
 
 }  // namespace stem

@@ -88,8 +88,8 @@ class Filling {
   const std::optional<BlockMeta>& promoted() const { return promoted_; }
 
   // Makes the block Ready: writes the slot's header, then names it. The payload and its chunk hashes are in the slot.
-  // `copy`: a peer holds it too. Consumes the ticket. Errors: FailedPrecondition when the parent is no longer held.
-  absl::StatusOr<BlockPin> Commit(uint64_t length, uint64_t digest, uint64_t publisher, bool copy) &&;
+  // Consumes the ticket. Errors: FailedPrecondition when the parent is no longer held.
+  absl::StatusOr<BlockPin> Commit(uint64_t length, uint64_t digest, uint64_t publisher) &&;
 
  private:
   friend class BlockPool;
@@ -102,10 +102,16 @@ class Filling {
   std::optional<BlockMeta> promoted_;
 };
 
+// By whom blocks are used.
+struct BlockUse {
+  Conversation conversation;
+  bool copied = false;  // for another node, which holds them from now on
+};
+
 class BlockPool {
  public:
   struct Options {
-    uint64_t ssd_bytes_max = 0;  // quota of this pool on the SSD tier; 0 = none: evicted blocks are gone
+    uint64_t ssd_bytes_max = 0;  // quota of this pool on the SSD tier, to begin with; 0 = none: evicted blocks are gone
     // The spiller keeps this many slots free ahead of demand.
     uint32_t spill_ahead_slots = 0;
     PolicyKind policy = PolicyKind::kStem;  // who leaves DRAM first, within law 7; the SSD is LRU
@@ -142,7 +148,9 @@ class BlockPool {
   BlockPin PinWhenFilled(const BlockName& name, absl::Time deadline);
   // Tells the policies that a request used these blocks, in chain order: those that it brought enter them now. A run that does
   // not start its chain goes on with the request that used its parent.
-  void Touch(std::span<const BlockName> names);
+  void Touch(std::span<const BlockName> names, const BlockUse& use = {});
+  // The engine will not go on with a conversation: what only that used may go first.
+  void EndConversation(uint64_t conversation);
 
   // A slot for a block that is to come from a client, a peer or the SSD. Evicts as needed; with an SSD tier, waits for
   // the spiller until `deadline`.
@@ -153,11 +161,34 @@ class BlockPool {
   // Returns the names that are gone, for the spill store to remove.
   std::vector<BlockName> Quarantine(const BlockName& name);
 
+  // ---- For operators ----
+  struct Evicted {
+    std::vector<BlockName> gone;  // for the spill store to remove
+    uint64_t in_use = 0;          // of those: pinned, so that their slots are freed later
+    bool more = false;            // ask again
+  };
+  // Withdraws a block and everything that hangs on it, leaves first, some thousands a call.
+  Evicted Evict(const BlockName& name);
+  // The same with the blocks of a namespace from entry `*next` on, which is set to where to go on.
+  Evicted EvictSpace(const NamespaceFingerprint& space, BlockId* next);
+
+  // Pins the leading run of `names` that is Ready in DRAM and takes it out of the eviction policy's sight until LetGo.
+  // Errors: ResourceExhausted when more than half of the slots would be kept; nothing is then.
+  absl::StatusOr<std::vector<BlockPin>> Keep(std::span<const BlockName> names);
+  void LetGo(std::vector<BlockPin> kept);
+  // The names of the chain that ends with `name`, from its beginning; empty when it is not held.
+  std::vector<BlockName> ChainTo(const BlockName& name) const;
+
+  // At most so many bytes of slots are used, and of the SSD tier, from now on; 0 = leave as it is. What is too much goes as it would for
+  // want of space. Errors: InvalidArgument (no slot, more than there are, an SSD quota without an SSD tier).
+  absl::Status SetQuota(uint64_t dram_bytes, uint64_t ssd_bytes);
+
   // ---- For the spiller (one thread) ----
   // Up to `bytes_max` of least valuable blocks that are not on SSD, pinned. Empty when enough slots are free.
   std::vector<BlockPin> TakeSpillBatch(uint64_t bytes_max);
-  // The batch is safely on SSD (or, when not `stored`, is not): its slots are freed unless in use.
-  void FinishSpill(std::vector<BlockPin> batch, bool stored);
+  // The batch is safely on SSD (or, when not `stored`, is not): its slots are freed unless in use. Returns what was withdrawn meanwhile,
+  // for the store to remove again.
+  [[nodiscard]] std::vector<BlockName> FinishSpill(std::vector<BlockPin> batch, bool stored);
   // Makes room for `bytes` under the SSD quota; returns the names that are gone, for the store to remove.
   std::vector<BlockName> MakeSsdRoom(uint64_t bytes);
   // Blocks until slots run low or `timeout` passes.
@@ -177,6 +208,9 @@ class BlockPool {
     uint64_t slots_free = 0;
     uint64_t slots_used = 0;   // with a block, or being filled; with slots_free all that there are
     uint64_t slots_pinned = 0;
+    uint64_t slots_kept = 0;   // of those, by operators
+    uint64_t slots_max = 0;    // that may be used
+    uint64_t ssd_bytes_max = 0;
     uint64_t pins = 0;
     uint64_t filling = 0;
     uint64_t blocks_dram = 0;  // Ready in DRAM
@@ -185,6 +219,8 @@ class BlockPool {
     uint64_t evicted = 0;      // left their last tier for space
     uint64_t spill_rejected = 0;  // of those, not worth a write to SSD, or one that failed
     uint64_t orphans = 0;      // blocks whose parent is not held: 0 (law 7)
+    uint64_t quarantined = 0;  // blocks that failed their proof, and
+    uint64_t quarantined_below = 0;  // what hung on them and left with them
   };
   Stats stats() const;
 
@@ -206,8 +242,8 @@ class BlockPool {
     uint32_t depth = 0;             // blocks before it in its chain
     uint32_t slot = 0;
     uint32_t pins = 0;
+    uint32_t kept = 0;       // pins of Keep; above 0 it is not ranked
     bool ranked = false;     // the DRAM policy has it; not before the request that brought it ended or let go of it
-    bool copy = false;       // another node holds it too
     bool used = false;       // this entry is a block
     bool in_slot = false;    // has a slot: filling or Ready
     bool filling = false;
@@ -217,7 +253,7 @@ class BlockPool {
   };
 
   void Unpin(BlockId id);
-  absl::StatusOr<BlockPin> CommitFill(BlockId id, uint64_t length, uint64_t digest, uint64_t publisher, bool copy);
+  absl::StatusOr<BlockPin> CommitFill(BlockId id, uint64_t length, uint64_t digest, uint64_t publisher);
   void AbandonFill(BlockId id);
   std::span<std::byte> slot_bytes(uint32_t slot) const;
 
@@ -225,6 +261,10 @@ class BlockPool {
   void Link(BlockId id, BlockId parent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes the entry out of table, chain and tiers; frees it unless pinned or filling.
   void Withdraw(BlockId id, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The block and what hangs on it, parents first.
+  std::vector<BlockId> Subtree(BlockId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Adds to `evicted` until it has some thousands; true when all of the subtree is gone.
+  bool EvictSubtree(BlockId root, Evicted* evicted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeSlot(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeEntryIfUnused(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Gives up one DRAM copy that may go; false when none may.
@@ -233,10 +273,12 @@ class BlockPool {
   void LeaveSsd(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Presence FindLocked(const BlockName& name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockPin PinNamed(const BlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The number of the request that brings a block: that which used its parent, or a new one where a chain starts.
+  uint64_t RequestOf(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Tells the policies of a use.
-  void UseLocked(BlockId id, uint64_t request, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void UseLocked(BlockId id, uint64_t request, const BlockUse& use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UnpinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  BlockInfo InfoOf(const Block& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  BlockInfo InfoOf(const Block& block, const BlockUse& use) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockPin PinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // OK when `name` may be filled now: absent or only on SSD, its parent held or being filled.
   absl::Status MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const
@@ -246,6 +288,9 @@ class BlockPool {
   bool MayLeaveDram(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<uint32_t> TakeSlot(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool SpillWanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Free slots that the quota lets be used.
+  size_t slots_left() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  size_t spill_ahead() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Enters what was found on SSD into its policy, parents first.
   void RankRestored() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Announce(const Block& block, Residence residence, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -266,6 +311,9 @@ class BlockPool {
   std::deque<Block> blocks_ ABSL_GUARDED_BY(mutex_);  // by BlockId; a deque so that entries stay put
   std::vector<BlockId> free_ids_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
+  uint32_t slots_max_ ABSL_GUARDED_BY(mutex_);  // that may be used
+  uint64_t ssd_bytes_max_ ABSL_GUARDED_BY(mutex_);
+  uint64_t slots_kept_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t slots_used_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<BlockName, BlockId> table_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<EvictionPolicy> dram_policy_ ABSL_GUARDED_BY(mutex_);
@@ -282,6 +330,8 @@ class BlockPool {
   uint64_t evicted_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t orphans_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t spill_rejected_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t quarantined_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t quarantined_below_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t slot_waiters_ ABSL_GUARDED_BY(mutex_) = 0;
   bool spill_failing_ ABSL_GUARDED_BY(mutex_) = false;  // the last batch could not be stored
 };

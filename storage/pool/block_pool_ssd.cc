@@ -4,26 +4,35 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
-
 namespace stem {
+namespace {
+constexpr size_t kGonePerLock = 65536;
+}  // namespace
 
 // ---- Spilling -----------------------------------------------------------------------------------------------------------
 
+size_t BlockPool::slots_left() const {
+  const size_t held_back = slots_ - slots_max_;
+  return free_slots_.size() > held_back ? free_slots_.size() - held_back : 0;
+}
+
+size_t BlockPool::spill_ahead() const {
+  // As large a share of the quota as of the arena.
+  const uint64_t share = uint64_t{options_.spill_ahead_slots} * slots_max_ / std::max<uint32_t>(slots_, 1);
+  return std::max<size_t>(share, std::min<uint32_t>(options_.spill_ahead_slots, 1));
+}
+
 bool BlockPool::SpillWanted() const {
-  return options_.ssd_bytes_max > 0 && (slot_waiters_ > 0 || free_slots_.size() < options_.spill_ahead_slots);
+  return options_.ssd_bytes_max > 0 && (slot_waiters_ > 0 || slots_left() < spill_ahead());
 }
 
 std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
-  const absl::Time now = absl::Now();
   std::vector<BlockPin> batch;
   MutexLock lock(mutex_);
   uint64_t bytes = 0;
   for (uint64_t tries = blocks_dram_; tries > 0 && bytes < bytes_max; --tries) {
-    if (!SpillWanted() || free_slots_.size() + batch.size() >= 2 * uint64_t{options_.spill_ahead_slots} + slot_waiters_) {
-      break;
-    }
-    const std::optional<BlockId> victim = dram_policy_->Victim(now);
+    if (!SpillWanted() || slots_left() + batch.size() >= 2 * spill_ahead() + slot_waiters_) break;
+    const std::optional<BlockId> victim = dram_policy_->Victim();
     if (!victim.has_value()) break;
     Block& block = blocks_[*victim];
     if (block.pins == 0 && (block.on_ssd || !WorthSpilling(block))) {
@@ -31,7 +40,7 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
       continue;
     }
     if (block.pins > 0) {
-      dram_policy_->Defer(*victim, now);
+      dram_policy_->Defer(*victim);
       continue;
     }
     // Out of the ranks, so that its parent is the next leaf and the chain goes together; a use meanwhile brings it back.
@@ -44,7 +53,8 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
   return batch;
 }
 
-void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
+std::vector<BlockName> BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
+  std::vector<BlockName> withdrawn_meanwhile;
   MutexLock lock(mutex_);
   spill_failing_ = !stored;
   for (BlockPin& pin : batch) {
@@ -52,11 +62,12 @@ void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
     pin.pool_ = nullptr;  // unpinned here, under the lock that is held
     Block& block = blocks_[id];
     const bool withdrawn = block.withdrawn;
+    if (withdrawn) withdrawn_meanwhile.push_back(block.meta.name);
     UnpinLocked(id);
     if (withdrawn) continue;
     block.spilling = false;
     if (!stored) {
-      if (!block.ranked && block.pins == 0) UseLocked(id, ++requests_, absl::Now());
+      if (!block.ranked && block.pins == 0) UseLocked(id, ++requests_, {});
       continue;
     }
     if (!block.on_ssd) {
@@ -65,23 +76,23 @@ void BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
       block.spill_generation = block.meta.generation;
       ++blocks_ssd_;
       ssd_bytes_ += SpillRecordBytes(block.meta.length);
-      ssd_policy_->Admit(id, InfoOf(block), absl::Now());
+      ssd_policy_->Admit(id, InfoOf(block, {}));
     }
     if (block.pins == 0 && !block.ranked) LeaveDram(id);
   }
   slot_freed_.NotifyAll();
+  return withdrawn_meanwhile;
 }
 
 std::vector<BlockName> BlockPool::MakeSsdRoom(uint64_t bytes) {
-  const absl::Time now = absl::Now();
   std::vector<BlockName> gone;
   MutexLock lock(mutex_);
-  for (uint64_t tries = 2 * blocks_ssd_; tries > 0 && ssd_bytes_ + bytes > options_.ssd_bytes_max; --tries) {
-    const std::optional<BlockId> victim = ssd_policy_->Victim(now);
+  for (uint64_t tries = 2 * blocks_ssd_; tries > 0 && gone.size() < kGonePerLock && ssd_bytes_ + bytes > ssd_bytes_max_; --tries) {
+    const std::optional<BlockId> victim = ssd_policy_->Victim();
     if (!victim.has_value()) break;
     const Block& block = blocks_[*victim];
     if (block.filling || (!block.in_slot && block.first_child != kNoBlock)) {
-      ssd_policy_->Defer(*victim, now);
+      ssd_policy_->Defer(*victim);
       continue;
     }
     gone.push_back(block.meta.name);
@@ -148,7 +159,6 @@ std::vector<BlockName> BlockPool::FinishRestore() {
 }
 
 void BlockPool::RankRestored() {
-  const absl::Time now = absl::Now();
   std::vector<BlockId> chain_order;
   for (BlockId id = 0; id < blocks_.size(); ++id) {
     if (blocks_[id].used && !blocks_[id].withdrawn && blocks_[id].parent == kNoBlock) chain_order.push_back(id);
@@ -157,7 +167,7 @@ void BlockPool::RankRestored() {
     Block& block = blocks_[chain_order[i]];
     block.depth = block.parent == kNoBlock ? 0 : blocks_[block.parent].depth + 1;
     block.request = block.parent == kNoBlock ? ++requests_ : blocks_[block.parent].request;
-    if (block.on_ssd) ssd_policy_->Admit(chain_order[i], InfoOf(block), now);
+    if (block.on_ssd) ssd_policy_->Admit(chain_order[i], InfoOf(block, {}));
     for (BlockId child = block.first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
       chain_order.push_back(child);
     }

@@ -7,6 +7,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def connect():
 
 def apart(cluster, code: str) -> str:
     """What a process of its own prints: one that hangs with the GIL held, or dies, is a test that failed."""
-    done = subprocess.run([sys.executable, "-c", APART + code, cluster.node(0)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", APART + code, cluster.node(0)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
     return done.stdout
 
@@ -297,6 +298,28 @@ def test_a_namespace_that_differs_is_warned_about_with_its_field(cluster, client
         assert any("kv_dtype" in warning for warning in other.warnings)
         assert other.fingerprint != client.fingerprint
         assert client.namespace.differing_fields(other.namespace) == ["kv_dtype (opaque, fp32)"]
+
+
+def test_a_prompt_that_is_known_under_another_namespace_is_incompatible(cluster, client):
+    tokens = range(700, 700 + 3 * 16)
+    with stemcache.Client(cluster.node(0), namespace(kv_dtype="fp32"), timeout_s=20) as other:
+        hasher = stemcache.Hasher(other)
+        keys = hasher.append(tokens)
+        assert len(hasher.probe) == 16
+        reservation = other.reserve(keys, probe=hasher.probe, timeout_s=20)
+        assert other.commit(reservation, timeout_s=20).committed == 3
+    mine = stemcache.Hasher(client)
+    assert mine.probe == b""
+    keys = mine.append(tokens)
+    assert mine.probe == hasher.probe
+    for _ in range(1000):  # until the directory has heard of it
+        with client.acquire(keys, probe=mine.probe, timeout_s=20) as stem:
+            if stem.misses == [(0, 3, "incompatible")]:
+                assert stem.difference == ("kv_dtype", "opaque", "fp32")
+                return
+            assert stem.difference is None
+        time.sleep(0.01)
+    pytest.fail("the miss was never called incompatible")
 
 
 def test_calls_fail_at_once_while_the_node_is_gone_and_work_with_its_successor(cluster, client, keys):

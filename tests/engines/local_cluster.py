@@ -17,7 +17,8 @@ class LocalCluster:
     """Started when made. `binaries`: folder of stemctl and the daemons."""
 
     def __init__(self, binaries: str, nodes: int = 2, dram: str = "64MiB", ssd: str = "0", map_host_peers: bool = True) -> None:
-        self._stemctl = os.path.join(binaries, "stemctl")
+        self._binaries, self._stemctl = binaries, os.path.join(binaries, "stemctl")
+        self._nodes: list[subprocess.Popen] = []
         self.dir = tempfile.mkdtemp(prefix="stem.")
         self._options = ["--nodes", str(nodes), "--dram", dram, "--ssd", ssd, "--map-host-peers", str(map_host_peers).lower()]
         self.up()
@@ -35,7 +36,25 @@ class LocalCluster:
         """All processes; their SSD tiers stay."""
         subprocess.run([self._stemctl, "cluster", "down", "--dir", self.dir], capture_output=True, check=False)
 
+    def start_node(self, name: str, *flags: str) -> tuple[str, str]:
+        """One node more, with flags that stemctl does not give: its socket, as node(), and its log. Gone with the cluster."""
+        folder = os.path.join(self.dir, name)
+        os.makedirs(folder)
+        ready, log = os.path.join(folder, "ready"), os.path.join(folder, "log")
+        command = [os.path.join(self._binaries, "stem-node"), "--name", name, "--socket", f"{folder}/node.sock", "--listen", "127.0.0.1:0",
+                   "--http", "127.0.0.1:0", "--directory", self.directory, "--secret-file", self.secret_file, "--dram", "64MiB",
+                   "--ready-file", ready, *flags]
+        with open(log, "w") as out:
+            self._nodes.append(subprocess.Popen(command, stdout=out, stderr=out))
+        until(lambda: os.path.exists(ready) or self._nodes[-1].poll() is not None)
+        with open(log) as text:
+            assert os.path.exists(ready), text.read()
+        return f"unix://{folder}/node.sock", log
+
     def down(self) -> None:
+        for node in self._nodes:
+            node.terminate()
+            node.wait()
         self.stop()
         shutil.rmtree(self.dir, ignore_errors=True)
 

@@ -223,10 +223,12 @@ def test_answers_pass_as_they_are(cluster):
 
 def test_the_choice_weighs_what_is_held_against_load():
     a, b = (Replica(name, "http://x") for name in "ab")
-    assert cost(1000, Held(memory=600), 600) == 400
+    assert cost(1000, Held(memory=600), 600) == 400 + 12
+    assert cost(1000, Held(engine=600), 600) == cost(1000, Held(memory=600, engine=600), 600) == 400
     assert cost(1000, Held(), 600) == 400 + 60, "fetched from the other node"
     assert cost(1000, Held(ssd=600), 600) == 400 + 60
-    assert cost(1000, Held(memory=600, health=0.5), 600) == 400 + 30, "a sick node's is fetched or computed in part"
+    assert cost(1000, Held(memory=600, health=0.5), 600) == 400 + 6 + 30, "a sick node's is fetched or computed in part"
+    assert choose([a, b], 1000, [Held(memory=900), Held(engine=900)], "s").replica is b
     assert choose([a, b], 1000, [Held(), Held(memory=900)], "s").replica is b
     b.to_compute = 5000
     assert choose([a, b], 1000, [Held(), Held(memory=900)], "s").replica is a

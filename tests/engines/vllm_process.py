@@ -104,6 +104,10 @@ class _Engine:
         began = time.monotonic()
         defaults = {"dtype": "float32", "max_model_len": 8192, "enforce_eager": True, "skip_tokenizer_init": True,
                     "disable_log_stats": False, "enable_prefix_caching": True, "seed": 0}
+        if "kv_events_config" in options:
+            from vllm.config import KVEventsConfig
+
+            options["kv_events_config"] = KVEventsConfig(**options["kv_events_config"])
         self.llm = LLM(model=model, kv_transfer_config=transfer, **{**defaults, **options})
         return {"seconds": time.monotonic() - began}
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import random
 
 import pytest
 
+import stemcache
+from stemcache.router import member_token
+from stemcache.vllm.identity import namespace_from
 from tests.engines import gemma_model, tiny_model
 from tests.engines.local_cluster import until
 from tests.engines.vllm_process import VllmProcess, transfer_config
@@ -151,15 +157,16 @@ def test_two_adapters_at_once_keep_apart(new_cluster, model, truths, tmp_path, v
 
 
 def worst_logprob(truth: dict, answer: dict, count: int) -> float:
-    """The largest difference of a token's logprob as long as the answers are the same, and where they part."""
+    """The largest difference of a token's logprob as long as the answers are the same, and where they part; NaN is infinitely far."""
     worst = 0.0
-    for expected, got, tokens, others in zip(truth["logprobs"][0], answer["logprobs"][0], truth["tokens"][0], answer["tokens"][0]):
-        worst = max(worst, *(abs(expected.get(each, min(expected.values())) - got.get(each, min(got.values())))
-                             for each in (str(tokens), str(others))))
+    for expected, got, token, other in zip(truth["logprobs"][0], answer["logprobs"][0], truth["tokens"][0], answer["tokens"][0]):
+        for each in (str(token), str(other)):
+            difference = abs(expected.get(each, min(expected.values())) - got.get(each, min(got.values())))
+            worst = max(worst, float("inf") if math.isnan(difference) else difference)
         count -= 1
-        if tokens != others:
-            break
-    return worst if count <= 0 or tokens != others else float("inf")
+        if token != other:
+            return worst
+    return worst if count <= 0 else float("inf")
 
 
 def test_bfloat16_logprobs_are_within_a_margin(new_cluster, model, vllm):
@@ -236,6 +243,41 @@ def test_tensor_parallel_ranks_load_their_parts(new_cluster, model, truths, vllm
     assert a["tokens"] == truths([prompt(30)])
     b = vllm(model, transfer_config(cluster.node(1)), environment, **options).generate([prompt(30)])
     assert b["tokens"] == truths([prompt(30)]) and hits(b) > 0
+
+
+@pytest.mark.parametrize("cut_hashes", (False, True))
+def test_directories_know_what_is_in_the_engines_own_cache(new_cluster, model, vllm, cut_hashes):
+    cluster = new_cluster(nodes=1)
+    events, replay, file = (os.path.join(cluster.dir, name) for name in ("events", "replay", "namespace.json"))
+    node, log = cluster.start_node("engine", "--kv-events", f"ipc://{events}", "--kv-events-replay", f"ipc://{replay}",
+                                   "--kv-events-namespace", file)
+    config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"ipc://{events}", "replay_endpoint": f"ipc://{replay}", "topic": "kv"}
+    a = vllm(model, transfer_config(node, role="kv_consumer", namespace_file=file), {"VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES": str(int(cut_hashes))},
+             kv_events_config=config)
+    a.generate([prompt(80)], 8)
+    a.generate([prompt(80)], 8, salts=["salt"])
+
+    def lines() -> str:
+        with open(log) as text:
+            return text.read()
+
+    if cut_hashes:
+        return until(lambda: "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0" in lines(), seconds=60)
+    directories = stemcache.Directories([cluster.directory], authorization=member_token(cluster.secret_file))
+    with open(file) as text:
+        space = namespace_from(json.load(text))
+    with stemcache.Client(node, space, staging_bytes=0, timeout_s=20) as client:
+
+        def score(salt: bytes = b"") -> tuple[int, int]:
+            keys = stemcache.Hasher(client, salt).append(prompt(80))
+            found = directories.score(client, keys, ["engine"], timeout_s=20)[0]
+            return found.engine_blocks, found.matched_blocks
+
+        until(lambda: score() == (11, 0) == score(b"salt"), seconds=60)
+        assert score(b"another") == (0, 0)
+        a.forget()
+        a.generate([[1, 2, 3]], 2)
+        until(lambda: score() == (0, 0), seconds=60)
 
 
 def test_32_chats_at_once(new_cluster, model, truths, vllm):

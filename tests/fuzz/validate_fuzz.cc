@@ -6,6 +6,7 @@
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "proto/check.h"
 #include "proto/validate.h"
+#include "proto/validate_operator.h"
 #include "proto/validate_replies.h"
 
 namespace stem {
@@ -86,6 +87,8 @@ void FuzzNodeSide(uint8_t kind, const uint8_t* data, size_t size) {
     }
     default:
       (void)ValidateLease(Parse<v1::LeaseRequest>(data, size));
+      (void)ValidateDepartures(Parse<v1::DeparturesRequest>(data, size));
+      (void)ValidateRequests(Parse<v1::RequestsRequest>(data, size));
       return;
   }
 }
@@ -105,11 +108,13 @@ void FuzzDirectorySide(uint8_t kind, const uint8_t* data, size_t size) {
       FuzzReadMatch(data, size);
       (void)ValidateScore(Parse<v1::ScoreRequest>(data, size));
       (void)ValidateIntend(Parse<v1::IntendRequest>(data, size));
+      (void)ValidateExplain(Parse<v1::ExplainRequest>(data, size));
       return;
     case 7:
       (void)ValidateMatchReply(Parse<v1::MatchReply>(data, size), 100);
       (void)ValidateScoreReply(Parse<v1::ScoreReply>(data, size), 3, 100);
       (void)ValidateIntendReply(Parse<v1::IntendReply>(data, size));
+      (void)ValidateDeparturesReply(Parse<v1::DeparturesReply>(data, size), 100);
       return;
     default: {
       const auto message = Parse<v1::AnnounceMessage>(data, size);

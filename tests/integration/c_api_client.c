@@ -56,7 +56,10 @@ static void CheckKeys(stem_client* client, stem_key* keys) {
             count == BLOCKS,
         "FullBlocksGetKeys", error.message);
   stem_hasher_restart(hasher, NULL, 0, &error);
+  uint8_t probe[16] = {0}, salted[16] = {0};
+  Check(stem_hasher_probe(hasher, probe) == 0, "NoTokensHaveNoProbe", "there was one");
   stem_hasher_append_tokens(hasher, tokens, 20, again, BLOCKS, &count, &error);
+  Check(stem_hasher_probe(hasher, probe) == 1, "FirstTokensHaveAProbe", "there was none");
   stem_hasher_append_tokens(hasher, tokens + 20, BLOCKS * BLOCK_TOKENS - 20, again + count, BLOCKS - count, &rest, &error);
   Check(count == 1 && rest == BLOCKS - 1 && memcmp(keys, again, sizeof(again)) == 0, "PiecesGiveTheSameKeys", error.message);
   Check(stem_hasher_append_tokens(hasher, tokens, 40, again, 1, &count, &error) == STEM_OUT_OF_RANGE && count == 0,
@@ -64,6 +67,7 @@ static void CheckKeys(stem_client* client, stem_key* keys) {
   stem_hasher_restart(hasher, "salt", 4, &error);
   stem_hasher_append_tokens(hasher, tokens, BLOCK_TOKENS, again, BLOCKS, &count, &error);
   Check(memcmp(keys, again, sizeof(stem_key)) != 0, "SaltChangesKeys", "equal");
+  Check(stem_hasher_probe(hasher, salted) == 1 && memcmp(probe, salted, sizeof(probe)) != 0, "SaltChangesTheProbe", "equal");
   stem_hasher_restart(hasher, NULL, 0, &error);
   stem_hasher_add_extra(hasher, STEM_EXTRA_LORA, "adapter", 7, 0, &error);
   stem_hasher_append_tokens(hasher, tokens, BLOCK_TOKENS, again, BLOCKS, &count, &error);
@@ -93,8 +97,12 @@ static void CheckPublish(stem_client* client, const stem_key* keys) {
   stem_reservation_free(reservation);
 
   /* The other half by calls that do not wait. */
-  stem_reserve_options options = {.struct_bytes = sizeof(options), .parent = &keys[BLOCKS / 2 - 1]};
+  stem_reserve_options options = {
+      .struct_bytes = sizeof(options), .parent = &keys[BLOCKS / 2 - 1], .conversation = 7, .outlook = STEM_OUTLOOK_ENDED + 1};
   stem_call* call = NULL;
+  Check(stem_reserve(client, keys + BLOCKS / 2, 1, &options, SECOND_US, &reservation, &error) == STEM_INVALID_ARGUMENT,
+        "UnknownOutlookIsRefused", error.message);
+  options.outlook = STEM_OUTLOOK_WILL_RESUME;
   int done = 0;
   stem_reserve_start(client, keys + BLOCKS / 2, BLOCKS / 2, &options, 20 * SECOND_US, CountDone, &done, &call, &error);
   Check(stem_call_wait(call, 20 * SECOND_US) == 1 && done == 1, "ReserveCallsBack", "it did not");
@@ -119,6 +127,7 @@ static void CheckPublish(stem_client* client, const stem_key* keys) {
   stem_reservation_counts(reservation, &counts);
   Check(counts.held == PUBLISHED && stem_wanted_count(reservation) == 0, "HeldBlocksAreNotWanted", error.message);
   stem_reservation_free(reservation);
+  stem_conversation_ended(client, 7);
 }
 
 static void CheckFetch(stem_client* client, const stem_key* keys, uint32_t expected, const char* name) {

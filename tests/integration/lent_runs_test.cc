@@ -1,12 +1,14 @@
 // A client reads what another node of its host holds in that node's memory: proved by digest, under leases that are renewed, for no longer
 // than the node lives; and a copy is made afterwards, so that the chain can go on here.
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/arena_maps.h"
+#include "tests/support/eventually.h"
 #include "tests/support/in_process_cluster.h"
 #include "tests/support/publishing.h"
 
@@ -21,12 +23,6 @@ using ::testing::Each;
 using ::testing::HasSubstr;
 
 constexpr uint64_t kBlockBytes = 65536;
-
-bool Eventually(const std::function<bool()>& holds) {
-  const absl::Time end = Soon();
-  while (!holds() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(2));
-  return holds();
-}
 
 struct Loaded {
   uint32_t blocks = 0;
@@ -106,6 +102,34 @@ TEST_F(LentRunsTest, AChainThatWasReadThereGoesOnHereAtOnce) {
   }
   EXPECT_EQ(reader_->Commit(*std::move(reservation), Soon())->committed, 2u);
   EXPECT_EQ(LoadAll(*reader_, *reader_->Acquire(keys, {}, Soon())).blocks, 6u);
+}
+
+// Two clients go on from one chain at once, beside the copies that are made of it anyway: each of these must wait for what another of
+// them is bringing.
+TEST_F(LentRunsTest, TwoWhoGoOnWithOneChainAtOnceAreNotRefused) {
+  const auto other = cluster_.Connect(1, TestSpec(kBlockBytes));
+  const auto go_on = [](CacheClient& client, const BlockKey& parent, uint64_t which) {
+    BlockKey next = parent;
+    next.low += which;
+    ReserveOptions options;
+    options.parent = parent;
+    absl::StatusOr<Reservation> reservation = client.Reserve({&next, 1}, options, Soon());
+    ASSERT_TRUE(reservation.ok()) << reservation.status();
+    ASSERT_EQ(reservation->wanted().size(), 1u) << reservation->reason();
+    FillWithPosition(reservation->wanted()[0]);
+    const absl::StatusOr<CommitResult> result = client.Commit(*std::move(reservation), Soon());
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->committed, 1u) << result->reason;
+  };
+  for (uint32_t round = 0; round < 40 && !HasFailure(); ++round) {
+    const std::vector<BlockKey> keys = Publish(24, 1 + 1000 * round);
+    const Stem stem = *reader_->Acquire(keys, {}, Soon()), another = *other->Acquire(keys, {}, Soon());
+    ASSERT_EQ(stem.matched_blocks(), 24u);
+    absl::SleepFor(absl::Milliseconds(round % 25));  // the copies of a quiet node begin after 20
+    std::thread beside([&] { go_on(*other, keys.back(), 1); });
+    go_on(*reader_, keys.back(), 2);
+    beside.join();
+  }
 }
 
 TEST_F(LentRunsTest, AWrongByteThereIsAMissAndItsOwnerWithdrawsTheBlock) {

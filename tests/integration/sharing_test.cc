@@ -285,6 +285,33 @@ TEST(SharingTest, EvictedBlocksAreMissesThatSaySo) {
   EXPECT_EQ(fetched.misses.back().cause, v1::MISS_CAUSE_EVICTED);
 }
 
+// The conversation that was used last leaves first, as its engine said that it is over.
+TEST(SharingTest, EndedConversationLeavesBeforeOlderOnes) {
+  InProcessCluster cluster({.nodes = 1, .dram_bytes = 1 << 20});
+  const auto client = cluster.Connect(0, TestSpec(kBlockBytes));
+  const auto publish = [&](const std::vector<BlockKey>& keys, const Conversation& conversation) {
+    ReserveOptions options;
+    options.conversation = conversation;
+    absl::StatusOr<Reservation> reservation = client->Reserve(keys, options, Soon());
+    ASSERT_TRUE(reservation.ok()) << reservation.status();
+    for (const WantedPayload& wanted : reservation->wanted()) testing::FillWithPosition(wanted);
+    ASSERT_TRUE(client->Commit(*std::move(reservation), Soon()).ok());
+  };
+  const std::vector<BlockKey> kept = ChainOf(*client, 16), told = ChainOf(*client, 8, 100'000), ended = ChainOf(*client, 8, 200'000);
+  publish(kept, {.id = 1, .outlook = Outlook::kWillResume});
+  publish(told, {.id = 2, .outlook = Outlook::kEnded});
+  publish(ended, {.id = 3});
+  client->EndConversation(3);
+  AcquireOptions other;
+  other.conversation = {.id = 4};
+  const std::vector<BlockKey> small = ChainOf(*client, 2, 300'000);
+  publish(small, other.conversation);
+  for (int i = 0; i < 50; ++i) ASSERT_TRUE(client->Acquire(small, other, Soon()).ok());
+  publish(ChainOf(*client, 24, 400'000), {.id = 5});
+  EXPECT_EQ(Fetch(*client, kept).matched, 16u) << "the oldest";
+  EXPECT_LT(Fetch(*client, told).matched + Fetch(*client, ended).matched, 16u);
+}
+
 TEST(SharingTest, PinnedStemSurvivesPressureAndPublishesAreRefusedWithTheNumbers) {
   InProcessCluster cluster({.nodes = 1, .dram_bytes = 1 << 20});
   const auto client = cluster.Connect(0, TestSpec(kBlockBytes));

@@ -1,4 +1,4 @@
-// Random publishes, fetches, spills, promotions, quarantines and pins against the laws: chains are closed on the node,
+// Random publishes, fetches, spills, promotions, quarantines, pins and operators' levers against the laws: chains are closed on the node,
 // announced changes add up to what is held, pinned bytes never change, nothing leaks.
 #include <algorithm>
 #include <map>
@@ -42,7 +42,7 @@ class World {
 
   void Step() {
     const uint64_t number = 1 + random_() % (kNames - 1);
-    switch (random_() % 8) {
+    switch (random_() % 11) {
       case 0:
       case 1:
       case 2: Fill(number); break;
@@ -55,6 +55,15 @@ class World {
       case 7:
         if (random_() % 8 == 0) Forget(pool_->Quarantine(Name(number)));
         break;
+      case 8: Keep(number); break;
+      case 9:
+        if (random_() % 8 == 0) Forget(pool_->Evict(Name(number)).gone);
+        break;
+      case 10: {
+        const uint64_t slots = 4 + random_() % (kSlots - 3);
+        ASSERT_TRUE(pool_->SetQuota(slots * pool_->geometry().slot_bytes, 0).ok());
+        break;
+      }
     }
   }
 
@@ -66,6 +75,18 @@ class World {
       if (number == 1) continue;
       ASSERT_TRUE(held.contains(number / 2)) << "block " << number << " is held without its parent";
     }
+    for (const auto& [number, generation] : disk_) ASSERT_TRUE(held.contains(number)) << "a record of " << number << " that nobody removes";
+    const BlockPool::Stats stats = pool_->stats();
+    for (const std::vector<BlockPin>& kept : kept_) {
+      for (const BlockPin& pin : kept) {
+        // Only Evict and Quarantine take a kept block away, and then for good.
+        const auto it = held.find(pin.meta().name.key.low);
+        if (it != held.end() && pool_->Pin(pin.meta().name).meta().generation == pin.meta().generation) {
+          ASSERT_EQ(it->second, Residence::kDram);
+        }
+      }
+    }
+    ASSERT_LE(stats.slots_kept, kSlots / 2);
     for (const BlockPin& pin : pins_) {
       ASSERT_EQ(pin.view().header().name, pin.meta().name);
       ASSERT_EQ(pin.view().header().generation, pin.meta().generation);
@@ -75,6 +96,8 @@ class World {
 
   void End() {
     pins_.clear();
+    for (std::vector<BlockPin>& kept : kept_) pool_->LetGo(std::move(kept));
+    ASSERT_EQ(pool_->stats().slots_kept, 0u);
     const BlockPool::Stats stats = pool_->stats();
     ASSERT_EQ(stats.pins, 0u);
     ASSERT_EQ(stats.filling, 0u);
@@ -96,23 +119,36 @@ class World {
     }
     std::fill(payload.begin(), payload.end(), static_cast<std::byte>(number));
     if (random_() % 5 == 0) return;  // given up
-    const absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(kBlockBytes, 1, 2, false);
+    const absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(kBlockBytes, 1, 2);
     ASSERT_TRUE(pin.ok()) << pin.status();
   }
   void Pin(uint64_t number) {
     BlockPin pin = pool_->Pin(Name(number));
     if (pin.valid() && pins_.size() < kSlots / 2) pins_.push_back(std::move(pin));
   }
+  // The chain to a block, or lets the oldest go.
+  void Keep(uint64_t number) {
+    if (kept_.size() >= 3) {
+      pool_->LetGo(std::move(kept_.front()));
+      kept_.erase(kept_.begin());
+      return;
+    }
+    const std::vector<BlockName> chain = pool_->ChainTo(Name(number));
+    for (size_t i = 1; i < chain.size(); ++i) ASSERT_EQ(chain[i - 1].key.low, chain[i].key.low / 2);
+    absl::StatusOr<std::vector<BlockPin>> kept = pool_->Keep(chain);
+    if (kept.ok()) kept_.push_back(*std::move(kept));
+  }
   void Spill() {
     std::vector<BlockPin> batch = pool_->TakeSpillBatch(4 * kBlockBytes);
     if (batch.empty()) return;
     Forget(pool_->MakeSsdRoom(batch.size() * SpillRecordBytes(kBlockBytes)));
     const bool stored = random_() % 6 != 0;
+    // Before the store has the record: it is to be removed from there later.
+    if (random_() % 10 == 0) Forget(pool_->Evict(batch.front().meta().name).gone);
     for (const BlockPin& pin : batch) {
       if (stored) disk_[pin.meta().name.key.low] = pin.meta().generation;
     }
-    if (random_() % 10 == 0) Forget(pool_->Quarantine(batch.front().meta().name));
-    pool_->FinishSpill(std::move(batch), stored);
+    Forget(pool_->FinishSpill(std::move(batch), stored));
   }
   void Forget(const std::vector<BlockName>& names) {
     for (const BlockName& name : names) disk_.erase(name.key.low);
@@ -124,6 +160,7 @@ class World {
   std::map<uint64_t, uint64_t> disk_;  // number -> generation in the record
   std::unique_ptr<BlockPool> pool_;
   std::vector<BlockPin> pins_;
+  std::vector<std::vector<BlockPin>> kept_;
 };
 
 TEST(BlockPoolPropertyTest, LawsHoldForAnyOrderOfEvents) {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/checksum.h"
 #include "proto/check.h"
+#include "proto/probe.h"
 
 namespace stem::testing {
 namespace {
@@ -127,6 +128,8 @@ void FakeNode::AttachOne(int socket) {
     reply.set_session_token(std::string(16, 't'));
     reply.set_namespace_fingerprint(std::string(space_.bytes()));
     reply.set_root(std::string(root_.begin(), root_.end()));
+    const ProbeKey probe_key = ProbeKeyOf(kSecret, options_.trust_group);
+    reply.set_probe_key(std::string(probe_key.begin(), probe_key.end()));
     reply.set_node("fake");
     reply.set_incarnation(options_.incarnation);
     reply.set_staging_bytes(call->staging_bytes);

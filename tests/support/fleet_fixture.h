@@ -16,16 +16,9 @@
 #include "proto/mutex.h"
 #include "services/runtime/fleet.h"
 #include "tests/support/etcd_process.h"
+#include "tests/support/eventually.h"
 
 namespace stem {
-
-// Asks until it holds, for a minute at most: machines that run tests are slow.
-inline bool Eventually(const std::function<bool()>& holds) {
-  for (const absl::Time end = absl::Now() + absl::Seconds(60); absl::Now() < end; absl::SleepFor(absl::Milliseconds(3))) {
-    if (holds()) return true;
-  }
-  return false;
-}
 
 // Log lines that may be read while threads write on.
 class LogLines : private std::streambuf {

@@ -41,7 +41,9 @@ void InProcessCluster::StartDirectory(size_t i) {
   directories_[i] = OrEnd(Directory::Start({.listen = "127.0.0.1:0",
                                             .http = "127.0.0.1:0",
                                             .secret_file = secret_file(),
-                                            .heartbeat_ms = 1000},  // generous: the tests' machine may be busy
+                                            .heartbeat_ms = 1000,  // generous: the tests' machine may be busy
+                                            .tracing = options_.tracing,
+                                            .admin = options_.admin},
                                            log_),
                           "directory");
 }
@@ -68,6 +70,8 @@ void InProcessCluster::StartNode(size_t i) {
   config.map_host_peers = options_.map_host_peers;
   config.lease = options_.lease;
   config.scrub_period = options_.scrub_period;
+  config.tracing = options_.tracing;
+  config.admission = options_.admission;
   nodes_[i] = OrEnd(Node::Start(config, log_), "node");
 }
 

@@ -23,6 +23,9 @@ class InProcessCluster {
     bool map_host_peers = true;  // else nodes read each other through the transport
     absl::Duration lease = absl::Seconds(10);
     absl::Duration scrub_period = absl::Hours(1);
+    TracingOptions tracing = TracingOptions();  // of all; by default none
+    std::string admission = "always";  // who is worth a write to SSD
+    bool admin = false;  // the directories' consoles take orders
   };
   // Returns once every directory has heard of every node. A failed start ends the test process.
   explicit InProcessCluster(const Options& options);
@@ -41,6 +44,7 @@ class InProcessCluster {
   std::string ssd_dir(size_t i) const;
   std::vector<std::string> sockets() const;
   std::string directory_address(size_t i = 0) const { return directories_[i]->listen_address(); }
+  std::string console_address(size_t i = 0) const { return directories_[i]->http_address(); }
   // Of the directories that run.
   std::vector<std::string> directory_addresses() const;
   std::string secret_file() const { return directory_path_.path() + "/secret"; }

@@ -43,12 +43,12 @@ class PolicyDriver {
   }
   // Evicts the victim and returns its key.
   uint64_t Evict() {
-    const std::optional<BlockId> victim = policy_->Victim(kNow);
+    const std::optional<BlockId> victim = policy_->Victim();
     if (!victim.has_value()) {
       ADD_FAILURE() << "no victim among " << held_.size() << " blocks";
       return held_.begin()->first;
     }
-    EXPECT_EQ(policy_->Victim(kNow), victim) << "asked again, another answer";
+    EXPECT_EQ(policy_->Victim(), victim) << "asked again, another answer";
     const auto it = key_of_.find(*victim);
     if (it == key_of_.end()) {
       ADD_FAILURE() << "victim " << *victim << " is not held";
@@ -67,11 +67,9 @@ class PolicyDriver {
   }
 
  private:
-  static constexpr absl::Time kNow = absl::UnixEpoch();
-
   BlockId Use(const BlockInfo& info) {
     if (const auto it = held_.find(info.key); it != held_.end()) {
-      policy_->Touch(it->second, info, kNow);
+      policy_->Touch(it->second, info);
       return it->second;
     }
     BlockId id = next_;
@@ -83,7 +81,7 @@ class PolicyDriver {
     }
     held_[info.key] = id;
     key_of_[id] = info.key;
-    policy_->Admit(id, info, kNow);
+    policy_->Admit(id, info);
     return id;
   }
 

@@ -32,8 +32,8 @@ inline void FillWithPosition(const WantedPayload& wanted) {
 
 // Publishes what the node wants of the chain, each payload written by `fill`; returns how many were committed.
 template <typename Fill>
-uint32_t Publish(CacheClient& client, const std::vector<BlockKey>& keys, Fill fill) {
-  absl::StatusOr<Reservation> reservation = client.Reserve(keys, {}, Soon());
+uint32_t Publish(CacheClient& client, const std::vector<BlockKey>& keys, Fill fill, const ReserveOptions& options = {}) {
+  absl::StatusOr<Reservation> reservation = client.Reserve(keys, options, Soon());
   EXPECT_TRUE(reservation.ok()) << reservation.status();
   if (!reservation.ok() || reservation->wanted().empty()) return 0;
   for (const WantedPayload& wanted : reservation->wanted()) fill(wanted);

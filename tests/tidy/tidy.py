@@ -13,7 +13,7 @@ ROOMS = ["proto", "kernels", "storage", "client", "services", "tests"]  # depend
 FOLDERS = {
     "storage/policy": [], "storage/pool": ["storage/policy"], "storage/spill": ["storage/pool"],
     "storage/transport": ["storage/pool"],
-    "services/runtime": [], "services/directory": ["services/runtime"], "services/node": ["services/runtime"],
+    "services/runtime": [], "services/console": ["services/runtime"], "services/directory": ["services/runtime", "services/console"], "services/node": ["services/runtime"],
     "services/ctl": ["services/runtime"],
 }
 # The engine process links words, kernels and the pool's mapping, neither UCX nor RocksDB.
@@ -58,7 +58,7 @@ class House:
             for path in sorted((self.root / room).rglob("*")):
                 name = path.relative_to(self.root).as_posix()
                 if path.is_file() and path.suffix in CODE | {".txt", ".cmake", ".md", ".py", ".sh", ".proto", ""}:
-                    if "corpus" not in path.parts and "__pycache__" not in path.parts:
+                    if not {"corpus", "__pycache__", "node_modules"} & set(path.parts):
                         self.files[name] = path.read_text(errors="replace")
         for name in ["CMakeLists.txt", "CMakePresets.json", "README.md"]:
             if (self.root / name).exists():

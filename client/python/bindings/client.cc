@@ -120,6 +120,10 @@ class PyHasher {
   }
   size_t blocks() const { return hasher_.blocks(); }
   uint32_t tail_tokens() const { return hasher_.tail_tokens(); }
+  nb::bytes probe() const {
+    const std::optional<Probe> probe = hasher_.probe();
+    return probe.has_value() ? nb::bytes(probe->bytes().data(), probe->bytes().size()) : nb::bytes("", 0);
+  }
 
  private:
   ChainHasher hasher_;
@@ -165,11 +169,13 @@ uint32_t Load(const PyClient& self, const Stem& stem, uint32_t first_block, nb::
   return LoadedOf(result);
 }
 
-AcquireOptions AcquireOptionsOf(std::vector<uint32_t> parts, std::string request, std::string traceparent, double compute_s) {
+AcquireOptions AcquireOptionsOf(std::vector<uint32_t> parts, std::string request, std::string traceparent, double compute_s,
+                                const nb::bytes& probe) {
   return {.parts = std::move(parts),
           .request = std::move(request),
           .traceparent = std::move(traceparent),
-          .compute = absl::Seconds(compute_s)};
+          .compute = absl::Seconds(compute_s),
+          .probe = ProbeFrom(probe)};
 }
 
 const Stem& Held(const Stem& stem) {
@@ -181,6 +187,12 @@ std::vector<std::tuple<uint32_t, uint32_t, std::string>> MissesOf(const Stem& st
   std::vector<std::tuple<uint32_t, uint32_t, std::string>> out;
   for (const MissRun& run : Held(stem).misses()) out.emplace_back(run.first, run.count, CauseName(run.cause));
   return out;
+}
+
+std::optional<std::tuple<std::string, std::string, std::string>> DifferenceOf(const Stem& stem) {
+  const v1::Difference difference = Held(stem).difference();
+  if (difference.field().empty()) return std::nullopt;
+  return std::tuple(difference.field(), difference.asked(), difference.known());
 }
 
 // ---- Publish
@@ -210,8 +222,9 @@ class PyReservation {
   Reservation reservation_;
 };
 
-ReserveOptions ReserveOptionsOf(const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts, std::string traceparent) {
-  ReserveOptions options{.parent = {}, .parts = std::move(parts), .traceparent = std::move(traceparent)};
+ReserveOptions ReserveOptionsOf(const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts, std::string traceparent,
+                                const nb::bytes& probe) {
+  ReserveOptions options{.parent = {}, .parts = std::move(parts), .traceparent = std::move(traceparent), .probe = ProbeFrom(probe)};
   if (!parent.has_value()) return options;
   const std::vector<BlockKey> key = KeysOf(*parent);
   if (key.size() != 1) throw nb::value_error("parent is one key of 16 bytes");
@@ -289,7 +302,8 @@ void BindHandles(nb::module_& module) {
       .def("append", &PyHasher::Append, "tokens"_a, "Adds tokens; the keys of the blocks that became full.")
       .def("append_hash", &PyHasher::AppendHash, "hash"_a, "The key of the engine's own hash of the next block.")
       .def_prop_ro("blocks", &PyHasher::blocks)
-      .def_prop_ro("tail_tokens", &PyHasher::tail_tokens);
+      .def_prop_ro("tail_tokens", &PyHasher::tail_tokens)
+      .def_prop_ro("probe", &PyHasher::probe, "Of the chain's first tokens, for acquire and reserve; empty before 16 tokens.");
 
   nb::class_<PyView>(module, "View", "A payload in place, only to read; keeps its stem pinned.")
       .def_prop_ro("payload", [](nb::handle_t<PyView> self) {
@@ -304,6 +318,8 @@ void BindHandles(nb::module_& module) {
       .def_prop_ro("chain_blocks", [](const Stem& stem) { return Held(stem).chain_blocks(); })
       .def_prop_ro("exact", [](const Stem& stem) { return Held(stem).truth().exact(); })
       .def_prop_ro("misses", &MissesOf, "(first block, blocks, cause) for what lies behind matched_blocks.")
+      .def_prop_ro("difference", &DifferenceOf,
+                   "(field, asked, known) with an incompatible miss: in what the namespace differs under which the prompt is known.")
       .def("source", [](const Stem& stem, uint32_t block) {
         if (block >= Held(stem).chain_blocks()) throw nb::index_error(absl::StrCat("block ", block, " of ", stem.chain_blocks()).c_str());
         return SourceName(stem.source(block));
@@ -337,14 +353,14 @@ void BindStarts(nb::class_<PyClient>& client) {
   client
       .def("start_acquire",
            [](const PyClient& self, const nb::bytes& keys, std::vector<uint32_t> parts, std::string request,
-              std::string traceparent, double compute_s, double timeout_s, nb::object notify) {
+              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe, nb::object notify) {
              Call<absl::StatusOr<Stem>> call;
-             self.get()->AcquireAsync(KeysOf(keys), AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s),
+             self.get()->AcquireAsync(KeysOf(keys), AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe),
                                       After(timeout_s), call.Ending(std::move(notify)));
              return call;
            },
            "keys"_a, nb::kw_only(), "parts"_a = std::vector<uint32_t>(), "request"_a = "", "traceparent"_a = "",
-           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "notify"_a.none() = nb::none(),
+           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "probe"_a = nb::bytes("", 0), "notify"_a.none() = nb::none(),
            "As `acquire`, without waiting. `notify` is called without arguments on a thread of the client.")
       .def("start_load",
            [](const PyClient& self, const Stem& stem, uint32_t first_block, nb::handle destinations, double timeout_s,
@@ -357,14 +373,14 @@ void BindStarts(nb::class_<PyClient>& client) {
            "stem"_a, "first_block"_a, "destinations"_a, nb::kw_only(), "timeout_s"_a = 5.0, "notify"_a.none() = nb::none())
       .def("start_reserve",
            [](const PyClient& self, const nb::bytes& keys, const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts,
-              std::string traceparent, double timeout_s, nb::object notify) {
+              std::string traceparent, double timeout_s, const nb::bytes& probe, nb::object notify) {
              Call<absl::StatusOr<Reservation>> call;
-             self.get()->ReserveAsync(KeysOf(keys), ReserveOptionsOf(parent, std::move(parts), std::move(traceparent)),
+             self.get()->ReserveAsync(KeysOf(keys), ReserveOptionsOf(parent, std::move(parts), std::move(traceparent), probe),
                                       After(timeout_s), call.Ending(std::move(notify)));
              return call;
            },
            "keys"_a, nb::kw_only(), "parent"_a = nb::none(), "parts"_a = std::vector<uint32_t>(), "traceparent"_a = "",
-           "timeout_s"_a = 1.0, "notify"_a.none() = nb::none())
+           "timeout_s"_a = 1.0, "probe"_a = nb::bytes("", 0), "notify"_a.none() = nb::none())
       .def("start_commit",
            [](const PyClient& self, PyReservation& reservation, double timeout_s, nb::object notify) {
              Call<absl::StatusOr<CommitResult>> call;
@@ -389,15 +405,15 @@ void BindWaits(nb::class_<PyClient>& client) {
   client
       .def("acquire",
            [](const PyClient& self, const nb::bytes& keys, std::vector<uint32_t> parts, std::string request,
-              std::string traceparent, double compute_s, double timeout_s) {
+              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe) {
              const std::vector<BlockKey> chain = KeysOf(keys);
              const LiveClient live = self.get();
              const nb::gil_scoped_release released;
-             return ValueOf(live->Acquire(chain, AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s),
+             return ValueOf(live->Acquire(chain, AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe),
                                           After(timeout_s)));
            },
            "keys"_a, nb::kw_only(), "parts"_a = std::vector<uint32_t>(), "request"_a = "", "traceparent"_a = "",
-           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "Pins the longest stem of a chain. A miss is a Stem that matched nothing.")
+           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "probe"_a = nb::bytes("", 0), "Pins the longest stem of a chain. A miss is a Stem that matched nothing.")
       .def("load", &Load, "stem"_a, "first_block"_a, "destinations"_a, nb::kw_only(), "timeout_s"_a = 5.0,
            "Copies blocks from first_block on, each proved, into one buffer (or tensor) a position; None skips one. Returns how "
            "many; an exception has it as `blocks_loaded`.")
@@ -410,15 +426,15 @@ void BindWaits(nb::class_<PyClient>& client) {
            "stem"_a, "position"_a, nb::kw_only(), "timeout_s"_a = 5.0, "A payload in place, its header checked.")
       .def("reserve",
            [](const PyClient& self, const nb::bytes& keys, const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts,
-              std::string traceparent, double timeout_s) {
+              std::string traceparent, double timeout_s, const nb::bytes& probe) {
              const std::vector<BlockKey> chain = KeysOf(keys);
-             const ReserveOptions options = ReserveOptionsOf(parent, std::move(parts), std::move(traceparent));
+             const ReserveOptions options = ReserveOptionsOf(parent, std::move(parts), std::move(traceparent), probe);
              const LiveClient live = self.get();
              const nb::gil_scoped_release released;
              return PyReservation(ValueOf(live->Reserve(chain, options, After(timeout_s))));
            },
            "keys"_a, nb::kw_only(), "parent"_a = nb::none(), "parts"_a = std::vector<uint32_t>(), "traceparent"_a = "",
-           "timeout_s"_a = 1.0, "Asks which blocks the node wants, and gives memory to write them to.")
+           "timeout_s"_a = 1.0, "probe"_a = nb::bytes("", 0), "Asks which blocks the node wants, and gives memory to write them to.")
       .def("commit",
            [](const PyClient& self, PyReservation& reservation, double timeout_s) {
              Reservation taken = reservation.Take();

@@ -61,6 +61,7 @@ void BindDirectories(nb::module_& module) {
       .def_prop_ro("matched_blocks", &Node::matched_blocks, "The leading run that it holds itself, in any tier.")
       .def_prop_ro("dram_blocks", &Node::dram_blocks, "Of those, in memory.")
       .def_prop_ro("ssd_blocks", &Node::ssd_blocks)
+      .def_prop_ro("engine_blocks", &Node::engine_blocks, "The leading run in the own cache of the node's engine, where the node follows it.")
       .def_prop_ro("health_percent", &Node::health_percent, "100 = its reads come in time and pass their proofs.");
   nb::class_<PyDirectories>(module, "Directories", "A cluster's directories as if they were one: what a router asks. Any thread may call it.")
       .def(nb::init<const std::vector<std::string>&, const std::string&>(), "addresses"_a, nb::kw_only(), "authorization"_a = "",

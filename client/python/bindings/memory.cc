@@ -56,6 +56,12 @@ HostBytes::~HostBytes() {
   tensor_ = {};
 }
 
+std::optional<Probe> ProbeFrom(const nb::bytes& bytes) {
+  if (bytes.size() == 0) return std::nullopt;
+  if (bytes.size() != sizeof(Probe)) throw nb::value_error("probe is 16 bytes, or empty");
+  return (*UnpackNames<Probe>({bytes.c_str(), bytes.size()}))[0];
+}
+
 std::vector<BlockKey> KeysOf(const nb::bytes& packed) {
   std::optional<std::vector<BlockKey>> keys = UnpackNames<BlockKey>({packed.c_str(), packed.size()});
   if (keys.has_value()) return *std::move(keys);

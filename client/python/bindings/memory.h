@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,9 @@ class HostBytes {
 
 // Keys as Python has them: 16 bytes each, packed.
 std::vector<BlockKey> KeysOf(const nanobind::bytes& packed);
+
+// Empty = none. Raises ValueError for another length than 16.
+std::optional<Probe> ProbeFrom(const nanobind::bytes& bytes);
 nanobind::bytes Packed(std::span<const BlockKey> keys);
 
 // Token ids: a list, an array of integers, or anything else that iterates over them. Throws ValueError outside 0..2^32-1.

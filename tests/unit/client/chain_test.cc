@@ -161,6 +161,27 @@ TEST_P(ChainSchemeTest, WrongUseIsRefusedWithTheValue) {
 INSTANTIATE_TEST_SUITE_P(Schemes, ChainSchemeTest, ::testing::Values(HashScheme::kXxh3, HashScheme::kSha256),
                          [](const auto& scheme) { return scheme.param == HashScheme::kXxh3 ? "xxh3" : "sha256"; });
 
+TEST_P(ChainSchemeTest, TheProbeIsOfTheFirstTokensAndTheSaltWhateverTheBlocks) {
+  const ProbeKey key = {9};
+  const std::vector<uint32_t> tokens = Tokens(40);
+  const Probe expected = ProbeOf(key, std::span(tokens).first<kProbeTokens>(), "s");
+  for (const uint32_t block_tokens : {1u, 16u, 64u}) {
+    ChainHasher hasher = *ChainHasher::Create(GetParam(), kRoot, "s", block_tokens, key);
+    std::vector<BlockKey> keys;
+    ASSERT_TRUE(hasher.AppendTokens(std::span(tokens).first(15), keys).ok());
+    EXPECT_FALSE(hasher.probe().has_value());
+    ASSERT_TRUE(hasher.AppendTokens(std::span(tokens).subspan(15), keys).ok());
+    EXPECT_EQ(hasher.probe(), expected);
+    ASSERT_TRUE(hasher.Restart("s").ok());
+    EXPECT_FALSE(hasher.probe().has_value());
+    ASSERT_TRUE(hasher.HashPrompt("", tokens, {}).ok());
+    EXPECT_NE(hasher.probe(), expected) << "another salt";
+  }
+  ChainHasher without = Hasher();
+  ASSERT_TRUE(without.HashPrompt("", tokens, {}).ok());
+  EXPECT_FALSE(without.probe().has_value());
+}
+
 TEST(ChainTest, ExternalTakesHashesOnly) {
   ChainHasher hasher = *ChainHasher::Create(HashScheme::kExternal, kRoot, "", 16);
   std::vector<BlockKey> keys;

@@ -156,6 +156,17 @@ def chains():
                    extras=[], hashes=[each.hex() for each in hashes], keys=[key.hex() for key in keys])
 
 
+# ---- Probes ----
+def probes():
+    secret = bytes(range(32))
+    tokens = [(i * 2654435761) & 0xFFFFFFFF for i in range(16)]
+    for group, salt in (("tenant-a", ""), ("tenant-a", "73616c74"), ("shared:public", "")):
+        key = hmac.new(secret, b"stemcache/v1 probe" + group.encode(), hashlib.sha256).digest()
+        message = b"".join(u32(token) for token in tokens) + bytes.fromhex(salt)
+        yield dict(trust_group=group, cluster_secret=secret.hex(), probe_key=key.hex(), tokens=tokens, salt=salt,
+                   probe=hmac.new(key, message, hashlib.sha256).digest()[:16].hex())
+
+
 # ---- Part keys, index fingerprints, digests ----
 def names():
     key = bytes(range(16))
@@ -180,6 +191,6 @@ def digests():
 
 
 compare_with_pypi()
-sections = dict(namespaces=namespaces(), chains=chains(), names=names(), digests=digests())
+sections = dict(namespaces=namespaces(), chains=chains(), probes=probes(), names=names(), digests=digests())
 lines = [f'"{title}": [\n' + ",\n".join(json.dumps(entry) for entry in entries) + "\n]" for title, entries in sections.items()]
 print("{\n" + ",\n".join(lines) + "\n}")

@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <span>
 #include <vector>
 
 #include "kernels/checksum.h"
 #include "proto/block_key.h"
 #include "proto/namespace_spec.h"
+#include "proto/probe.h"
 
 namespace stem {
 namespace {
@@ -52,6 +54,17 @@ TEST(GoldenVectorsTest, NamespacesAndRoots) {
     const std::string secret = Unhex(vector.at("cluster_secret"));
     const Root root = RootOf({reinterpret_cast<const uint8_t*>(secret.data()), secret.size()}, trust_group, space);
     EXPECT_EQ(root, NameFromHex<Root>(vector.at("root")));
+  }
+}
+
+TEST(GoldenVectorsTest, Probes) {
+  for (const auto& vector : GoldenVectors("probes")) {
+    const std::string secret = Unhex(vector.at("cluster_secret"));
+    const ProbeKey key = ProbeKeyOf({reinterpret_cast<const uint8_t*>(secret.data()), secret.size()},
+                                    vector.at("trust_group").get<std::string>());
+    EXPECT_EQ(key, NameFromHex<ProbeKey>(vector.at("probe_key")));
+    const auto tokens = vector.at("tokens").get<std::array<uint32_t, kProbeTokens>>();
+    EXPECT_EQ(ProbeOf(key, tokens, Unhex(vector.at("salt"))).ToHex(), vector.at("probe"));
   }
 }
 

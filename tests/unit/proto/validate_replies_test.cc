@@ -33,6 +33,7 @@ v1::AttachReply GoodReply() {
   reply.set_session_token(std::string(16, 't'));
   reply.set_namespace_fingerprint(std::string(16, 'f'));
   reply.set_root(std::string(32, 'r'));
+  reply.set_probe_key(std::string(32, 'p'));
   reply.set_node("a");
   reply.set_incarnation(1);
   reply.set_staging_bytes(4096);
@@ -58,6 +59,7 @@ TEST(ValidateRepliesTest, AttachReplyRefusals) {
       {[](auto& m) { m.set_session_token("t"); }, "session_token is 1"},
       {[](auto& m) { m.set_namespace_fingerprint("t"); }, "namespace_fingerprint is 1"},
       {[](auto& m) { m.set_root(std::string(33, 'r')); }, "root is 33"},
+      {[](auto& m) { m.clear_probe_key(); }, "probe_key is 0"},
       {[](auto& m) { m.clear_node(); }, "node is 0"},
       {[](auto& m) { m.set_incarnation(0); }, "incarnation is 0"},
       {[](auto& m) { m.clear_arenas(); }, "the number of arenas is 0"},

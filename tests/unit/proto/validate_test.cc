@@ -161,7 +161,12 @@ TEST(ValidateTest, ReserveAndCommitRefusals) {
       std::vector<Spoiled<v1::Reserve>>{
           {[](auto& m) { m.set_parent("0123456789abcde"); }, {"parent is 15", "16"}},
           {[](auto& m) { m.clear_keys(); }, {"keys is 0"}},
+          {[](auto& m) { m.mutable_conversation()->set_outlook(static_cast<v1::Outlook>(3)); }, {"outlook is 3", "ENDED (2)"}},
       });
+  reserve.mutable_conversation()->set_id(9);
+  reserve.mutable_conversation()->set_outlook(v1::OUTLOOK_WILL_RESUME);
+  EXPECT_EQ(ValidateReserve(reserve, TwoParts())->conversation.id, 9u);
+  EXPECT_EQ(ValidateReserve(reserve, TwoParts())->conversation.outlook, Outlook::kWillResume);
   v1::Commit commit;
   commit.add_positions(2);
   commit.add_positions(4);

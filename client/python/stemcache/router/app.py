@@ -120,7 +120,8 @@ class Router:
             return len(tokens), {}
         nodes = [replica.node for replica in self._settings.replicas]
         scores = await asyncio.to_thread(self._settings.directories.score, client, keys, nodes, timeout_s=self._settings.decide_seconds)
-        return len(tokens), {score.node: Held(score.dram_blocks * block, score.ssd_blocks * block, score.health_percent / 100)
+        return len(tokens), {score.node: Held(score.dram_blocks * block, score.ssd_blocks * block, score.engine_blocks * block,
+                                              score.health_percent / 100)
                              for score in scores}
 
     async def _tokenize(self, fields: dict[str, Any]) -> list[int]:

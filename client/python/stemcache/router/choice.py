@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-FETCHED = 0.1  # what a token costs that is fetched from an SSD or another node, where one that is computed costs 1
+# What a token costs that is copied from the node's memory, or fetched from an SSD or another node, where one that is computed costs 1.
+COPIED, FETCHED = 0.02, 0.1
 IN_FLIGHT_TOKENS = 256  # what a request that is being answered costs the next one, in computed tokens
 
 
@@ -23,10 +24,11 @@ class Replica:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """Tokens of the prompt that a node holds in memory, and on SSD; health in 0 to 1."""
+    """Tokens of the prompt that a node holds in memory, and on SSD, and its engine in its own cache; health in 0 to 1."""
 
     memory: int = 0
     ssd: int = 0
+    engine: int = 0
     health: float = 1.0
 
 
@@ -41,9 +43,10 @@ class Choice:
 
 def cost(prompt_tokens: int, held: Held, anywhere: int) -> float:
     """What a replica does for a prompt, in computed tokens. `anywhere`: tokens of it that some node holds."""
-    memory = held.memory * held.health
-    fetched = max(0.0, max(memory + held.ssd * held.health, anywhere) - memory)
-    return max(0.0, prompt_tokens - memory - fetched) + fetched * FETCHED
+    own = min(held.engine, prompt_tokens)
+    copied = max(0.0, held.memory * held.health - own)
+    fetched = max(0.0, max((held.memory + held.ssd) * held.health, anywhere) - own - copied)
+    return max(0.0, prompt_tokens - own - copied - fetched) + copied * COPIED + fetched * FETCHED
 
 
 def load(replica: Replica) -> float:
@@ -60,10 +63,11 @@ def choose(replicas: Sequence[Replica], prompt_tokens: int, held: Sequence[Held]
     sticky = by_session(replicas, session)
     known = held if held is not None else [Held()] * len(replicas)
     anywhere = max(each.memory + each.ssd for each in known)
+    held_at_all = anywhere > 0 or any(each.engine > 0 for each in known)
     costs = [cost(prompt_tokens, each, anywhere) for each in known]
     # Of equals the session's own.
     best = min(range(len(replicas)), key=lambda i: (costs[i] + load(replicas[i]), replicas[i] is not sticky))
-    if anywhere > 0:
+    if held_at_all:
         return Choice(replicas[best], "stem", costs[best])
     # Without a stem all would compute alike: the session's replica, unless another would have begun a whole prompt earlier.
     if load(sticky) <= load(replicas[best]) + max(prompt_tokens, IN_FLIGHT_TOKENS):

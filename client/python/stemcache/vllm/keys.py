@@ -138,6 +138,11 @@ class Chain:
             self._tokens = stop
         return self.keys[:size]
 
+    @property
+    def probe(self) -> bytes:
+        """Of the tokens that `upto` has taken in; empty while they are few."""
+        return self._hasher.probe
+
     def _add_embeddings(self, block: int) -> None:
         first = block * self._block_tokens
         rows = self._request.prompt_embeds[first:first + self._block_tokens]

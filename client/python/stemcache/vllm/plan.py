@@ -29,6 +29,7 @@ class Move:
     pages: list[int]  # the engine's block ids; -1 = loaded already
     traceparent: str = ""
     job: int = 0  # of a save: its number
+    probe: bytes = b""  # of the chain
 
 
 @dataclasses.dataclass

@@ -232,7 +232,8 @@ class SchedulerSide:
         if chain is None:
             return False
         try:
-            state.call = self._client().start_acquire(chain.upto(usable), request=state.request.request_id[:128],
+            keys = chain.upto(usable)
+            state.call = self._client().start_acquire(keys, request=state.request.request_id[:128], probe=chain.probe,
                                                       traceparent=_traceparent(state.request),
                                                       timeout_s=self._options.lookup_timeout_ms / 1000)
         except stemcache.StemcacheError:
@@ -310,7 +311,8 @@ class SchedulerSide:
         job = self._next_job
         self._next_job += 1
         self._jobs[job] = (state.request.request_id, blocks, self._geometry.ranks)
-        plan.save.append(Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job))
+        plan.save.append(Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job,
+                              chain.probe))
 
     def _on_save_ended(self, job: int, ranks: int) -> None:
         if job not in self._jobs:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import stemcache
+from stemcache.vllm import tracing
 from stemcache.vllm.options import Options
 from stemcache.vllm.plan import Geometry, Move, Report, StepPlan
 
@@ -130,6 +131,9 @@ class WorkerSide:
         self._count("loads")
         self._count("load_seconds", result.took_s)
         self._count("load_bytes", result.bytes)
+        tracing.scatter(load.move.traceparent, result.took_s,
+                        {"request": load.move.request, "blocks": result.blocks_moved, "bytes": result.bytes, "rank": self._rank},
+                        None if result.ok else result.error)
         if not result.ok:
             return self._not_loaded(load, result.blocks_moved, result.error)
         if load.report:
@@ -174,7 +178,7 @@ class WorkerSide:
     @staticmethod
     def _job(move: Move, timeout_ms: int) -> dict[str, Any]:
         return {"keys": move.keys, "first_block": move.first_block, "pages": move.pages, "timeout_s": timeout_ms / 1000,
-                "request": move.request[:128], "traceparent": move.traceparent}
+                "request": move.request[:128], "traceparent": move.traceparent, "probe": move.probe}
 
     def _count(self, what: str, by: float = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + by

@@ -116,6 +116,27 @@ TEST_F(SimulateTest, CurveOfLruAloneSaysWhatItsRatesAre) {
   EXPECT_THAT(curve->definition, testing::AllOf(HasSubstr("strict prefix"), HasSubstr("cold start")));
 }
 
+// What the README says hints are worth, in small.
+TEST_F(SimulateTest, EnginesThatTellWhatEndsRaiseTheHitRate) {
+  SimulateOptions options = Generated({"stem", "lru"}, {1500});
+  const SimulateReport silent = Run(options);
+  options.hints = SimulatedHints::kOutlook;
+  const SimulateReport told = Run(options);
+  EXPECT_GT(told.results[0].block_hit_rate(), silent.results[0].block_hit_rate() + 0.02);
+  EXPECT_EQ(told.results[1].blocks_hit, silent.results[1].blocks_hit) << "lru does not listen";
+  EXPECT_THAT(told.definition, HasSubstr("engines tell"));
+}
+
+TEST_F(SimulateTest, HintsNeedATraceWithSessions) {
+  SimulateOptions options{.trace = directory_.path() + "/mooncake.jsonl", .hints = SimulatedHints::kConversation};
+  std::ofstream(options.trace) << R"({"timestamp":0,"input_length":10,"output_length":1,"hash_ids":[1]})" << "\n";
+  options.policies = {*ParseSimulatedPolicy("stem")};
+  options.capacities_blocks = {10};
+  const absl::Status refused = RunSimulation(options, nullptr).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(refused));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("sessions"));
+}
+
 TEST_F(SimulateTest, PlainPoliciesLeaveOrphansAndLeafFirstOnesNone) {
   SimulateOptions options = Generated({"fifo", "lru", "arc"}, {300});
   for (const SimulateResult& result : Run(options).results) EXPECT_GT(result.orphan_blocks, 0u) << result.policy;

@@ -48,7 +48,7 @@ class PoolTest : public ::testing::Test {
       : memory_(4 * SlotGeometry::For(kBlockBytes).slot_bytes),
         pool_(std::span(memory_), SlotGeometry::For(kBlockBytes), {}) {}
   BlockPin Publish(uint64_t number) {
-    return *std::move(*pool_.BeginFill(Name(number), std::nullopt, absl::Now())).Commit(kBlockBytes, 1, 1, false);
+    return *std::move(*pool_.BeginFill(Name(number), std::nullopt, absl::Now())).Commit(kBlockBytes, 1, 1);
   }
 
   std::vector<std::byte> memory_;

@@ -57,7 +57,7 @@ class PromoterTest : public ::testing::Test {
     for (uint64_t number = 0; number < 3; ++number) {
       fillings.push_back(*pool_.BeginFill(SpillBlock::NameOf(number), std::nullopt, absl::Now()));
     }
-    return promoter_.Promote(pool_, std::move(fillings));
+    return promoter_.Promote(pool_, std::move(fillings), nullptr);
   }
   void ExpectBlockOneRefused() {
     {

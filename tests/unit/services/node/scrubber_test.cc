@@ -35,7 +35,7 @@ class ScrubberTest : public ::testing::Test {
     const std::span<std::byte> payload = filling.view().payload(kBlockBytes);
     std::fill(payload.begin(), payload.end(), static_cast<std::byte>(number));
     const uint64_t digest = Digest(Name(number), payload, filling.view().chunk_hashes(ChunkCount(kBlockBytes)));
-    ASSERT_TRUE(std::move(filling).Commit(kBlockBytes, digest, 7, false).ok());
+    ASSERT_TRUE(std::move(filling).Commit(kBlockBytes, digest, 7).ok());
   }
   // A bit of block `number` turns over.
   void Rot(uint64_t number) {

@@ -35,7 +35,7 @@ TEST(LruPolicyTest, LeastRecentLeaves) {
 TEST(LruPolicyTest, DeferredComesLast) {
   PolicyDriver tier(std::make_unique<LruPolicy>(), 3);
   tier.Uses({1, 2, 3});
-  tier.policy().Defer(tier.held().at(1), absl::UnixEpoch());
+  tier.policy().Defer(tier.held().at(1));
   EXPECT_EQ(tier.Evict(), 2u);
 }
 

@@ -32,7 +32,7 @@ TEST(LeafFirstTest, DeferredLeafLetsOtherChainsGo) {
   PolicyDriver tier(std::make_unique<LeafFirst>(std::make_unique<LruPolicy>()), 4);
   tier.Request({1, 2});
   tier.Request({3, 4});
-  tier.policy().Defer(*tier.policy().Victim(absl::UnixEpoch()), absl::UnixEpoch());
+  tier.policy().Defer(*tier.policy().Victim());
   EXPECT_THAT(tier.Request({5}), ElementsAre(4)) << "chain 1, 2 is in use";
 }
 

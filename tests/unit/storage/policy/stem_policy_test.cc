@@ -9,6 +9,7 @@
 #include "storage/policy/block_history.h"
 #include "storage/policy/policies.h"
 #include "storage/policy/reuse_model.h"
+#include "storage/policy/reuse_rank.h"
 #include "storage/policy/shadow_tier.h"
 #include "tests/support/policy_driver.h"
 
@@ -72,6 +73,39 @@ TEST(BlockHistoryTest, PromptThatExtendsTheLastIsTheNextTurn) {
   EXPECT_NE(history.Find(1)->cls, history.Find(4)->cls) << "shared, and not";
 }
 
+std::vector<BlockInfo> Told(const Keys& keys, uint64_t request, Conversation conversation) {
+  std::vector<BlockInfo> chain = Chain(keys, request);
+  for (BlockInfo& info : chain) info.conversation = conversation;
+  return chain;
+}
+
+TEST(BlockHistoryTest, ToldConversationsAreNotGuessed) {
+  BlockHistory history(1 << 12);
+  history.Use(Told({1, 2, 3, 4, 5, 6}, 1, {.id = 7}));
+  history.Use(Told({1, 2, 3, 20}, 2, {.id = 7}));  // an answer was edited: another prompt, but the same conversation
+  EXPECT_EQ(history.Find(20)->turn, 1u);
+  history.Use(Told({1, 2, 3, 20, 30}, 3, {.id = 8}));  // a copy of the conversation
+  EXPECT_EQ(history.Find(30)->turn, 0u);
+}
+
+TEST(BlockHistoryTest, NothingIsExpectedOfWhatHasEndedUntilItComesBack) {
+  BlockHistory history(1 << 12);
+  for (uint64_t i = 0; i < 200; ++i) {
+    history.Use(Told({1, 2, 100 * i + 100, 100 * i + 101}, 2 * i, {.id = i + 1, .outlook = Outlook::kWillResume}));
+    history.Use(Told({1, 2, 100 * i + 100, 100 * i + 101, 100 * i + 102}, 2 * i + 1, {.id = i + 1, .outlook = Outlook::kEnded}));
+  }
+  history.Refresh();
+  const auto chance = [&](uint64_t key) { return history.Chance(*history.Find(key)); };
+  EXPECT_LT(chance(100 * 199 + 101), 0.05F) << "ended, as it was told";
+  EXPECT_GT(chance(2), 0.9F) << "what others use too does not end";
+  history.Use(Told({1, 2, 90'000, 90'001}, 1000, {.id = 900, .outlook = Outlook::kWillResume}));
+  EXPECT_GT(chance(90'001), 0.5F) << "those that will resume do";
+  history.EndConversation(900);
+  EXPECT_LT(chance(90'001), 0.05F);
+  history.Use(Told({1, 2, 90'000, 90'001}, 1001, {.id = 900, .outlook = Outlook::kWillResume}));
+  EXPECT_GT(chance(90'001), 0.5F) << "the engine was wrong";
+}
+
 TEST(BlockHistoryTest, ForgetsBeyondTheHorizon) {
   BlockHistory history(64);
   history.Use(Chain({1}, 1));
@@ -83,11 +117,10 @@ TEST(BlockHistoryTest, ForgetsBeyondTheHorizon) {
 
 TEST(ShadowTierTest, CountsTheLeadingRunThatItHolds) {
   ShadowTier shadow(MakeLeafFirstPolicy(PolicyKind::kLru, 4), 4);
-  const absl::Time now = absl::UnixEpoch();
-  EXPECT_EQ(shadow.Request(Chain({1, 2, 3}, 1), now), 0u);
-  EXPECT_EQ(shadow.Request(Chain({1, 2, 3, 4}, 2), now), 3u);
-  EXPECT_EQ(shadow.Request(Chain({8, 9}, 3), now), 0u) << "takes the room of 4 and 3";
-  EXPECT_EQ(shadow.Request(Chain({1, 2, 3, 4}, 4), now), 2u);
+  EXPECT_EQ(shadow.Request(Chain({1, 2, 3}, 1)), 0u);
+  EXPECT_EQ(shadow.Request(Chain({1, 2, 3, 4}, 2)), 3u);
+  EXPECT_EQ(shadow.Request(Chain({8, 9}, 3)), 0u) << "takes the room of 4 and 3";
+  EXPECT_EQ(shadow.Request(Chain({1, 2, 3, 4}, 4)), 2u);
 }
 
 class Tier {
@@ -122,6 +155,25 @@ TEST(StemPolicyTest, LearnsWhichPromptsComeBack) {
   }
   EXPECT_EQ(lru.hits(), 0u) << "twelve long prompts lie between";
   EXPECT_GT(stem.hits(), 2500u * 3 * 7 / 10);
+}
+
+// Two conversations, the later one copied by another node: which leaves first?
+TEST(ReuseRankTest, WhatMovedToAnotherNodeIsCheaperToLose) {
+  for (const bool copied : {false, true}) {
+    BlockHistory history(1 << 12);
+    ReuseRank rank(history);
+    std::vector<BlockInfo> first = Chain({1, 2}, 1), second = Chain({11, 12}, 2);
+    second[0].copied = second[1].copied = copied;
+    BlockId id = 0;
+    for (auto* chain : {&first, &second}) {
+      (*chain)[1].parent = id;
+      history.Use(*chain);
+      for (const BlockInfo& info : *chain) rank.Admit(id++, info);
+    }
+    EXPECT_EQ(rank.Victim(), copied ? BlockId{3} : BlockId{1});
+    rank.Touch(3, Chain({11, 12}, 3)[1]);
+    EXPECT_EQ(rank.Victim(), BlockId{1}) << "used here again, it is worth as much as others";
+  }
 }
 
 // Single blocks of fixed popularity: nothing beats counting, and stem must see that it does not.

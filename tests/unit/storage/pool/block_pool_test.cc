@@ -24,6 +24,7 @@ class BlockPoolTest : public ::testing::Test {
     memory_.resize(slots * geometry_.slot_bytes);
     options.policy = PolicyKind::kLru;  // the order of leaving is foreseen below
     options.on_change = [this](const BlockChange& change) { changes_.push_back(change); };
+    options.on_leave = [this](const BlockLeft& left) { left_.push_back(left); };
     pool_ = std::make_unique<BlockPool>(std::span(memory_), geometry_, options);
   }
 
@@ -34,7 +35,7 @@ class BlockPoolTest : public ::testing::Test {
     const std::span<std::byte> payload = filling.view().payload(kBlockBytes);
     std::fill(payload.begin(), payload.end(), static_cast<std::byte>(number));
     const uint64_t digest = Digest(Name(number), payload, filling.view().chunk_hashes(ChunkCount(kBlockBytes)));
-    return std::move(filling).Commit(kBlockBytes, digest, publisher, false);
+    return std::move(filling).Commit(kBlockBytes, digest, publisher);
   }
   // Each the parent of the next; touched as a request touches its chain.
   void PublishChain(uint64_t first, uint64_t count) {
@@ -51,7 +52,7 @@ class BlockPoolTest : public ::testing::Test {
   size_t Spill(bool stored = true) {
     std::vector<BlockPin> batch = pool_->TakeSpillBatch(1 << 20);
     const size_t count = batch.size();
-    pool_->FinishSpill(std::move(batch), stored);
+    EXPECT_TRUE(pool_->FinishSpill(std::move(batch), stored).empty());
     return count;
   }
   BlockPool::Presence Find(uint64_t number) { return pool_->Find(Name(number)); }
@@ -59,6 +60,7 @@ class BlockPoolTest : public ::testing::Test {
   SlotGeometry geometry_;
   std::vector<std::byte> memory_;
   std::vector<BlockChange> changes_;
+  std::vector<BlockLeft> left_;
   std::unique_ptr<BlockPool> pool_;
 };
 
@@ -173,6 +175,9 @@ TEST_F(BlockPoolTest, QuarantineTakesTheSubtreeAlong) {
   EXPECT_EQ(Find(11), kAbsent);
   EXPECT_EQ(Find(12), kAbsent);
   EXPECT_EQ(changes_.back().reason, GoneReason::kIntegrity);
+  EXPECT_EQ(pool_->stats().quarantined, 1u);
+  EXPECT_EQ(pool_->stats().quarantined_below, 1u);
+  EXPECT_EQ(pool_->stats().orphans, 0u);
   EXPECT_EQ(pool_->stats().slots_free, 6u);
 }
 
@@ -183,7 +188,7 @@ TEST_F(BlockPoolTest, ChildOfAParentThatFailsIsRefusedAtCommit) {
   ASSERT_TRUE(parent.ok());
   ASSERT_TRUE(child.ok()) << "a chain may be on its way as a whole";
   { const Filling abandoned = *std::move(parent); }
-  EXPECT_EQ(std::move(*child).Commit(kBlockBytes, 0, 0, false).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(std::move(*child).Commit(kBlockBytes, 0, 0).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Find(2), kAbsent);
   EXPECT_EQ(pool_->stats().slots_free, 4u);
   EXPECT_EQ(pool_->stats().filling, 0u);
@@ -193,8 +198,8 @@ TEST_F(BlockPoolTest, CommitBeforeTheParentsIsRefused) {
   MakePool(4);
   absl::StatusOr<Filling> parent = pool_->BeginFill(Name(1), std::nullopt, absl::Now());
   absl::StatusOr<Filling> child = pool_->BeginFill(Name(2), Name(1).key, absl::Now());
-  EXPECT_FALSE(std::move(*child).Commit(kBlockBytes, 0, 0, false).ok());
-  EXPECT_TRUE(std::move(*parent).Commit(kBlockBytes, 0, 0, false).ok());
+  EXPECT_FALSE(std::move(*child).Commit(kBlockBytes, 0, 0).ok());
+  EXPECT_TRUE(std::move(*parent).Commit(kBlockBytes, 0, 0).ok());
 }
 
 TEST_F(BlockPoolTest, WaiterGetsTheBlockThatAnotherBrings) {
@@ -204,7 +209,7 @@ TEST_F(BlockPoolTest, WaiterGetsTheBlockThatAnotherBrings) {
     const BlockPin pin = pool_->PinWhenFilled(Name(1), absl::Now() + absl::Seconds(60));
     EXPECT_TRUE(pin.valid());
   });
-  EXPECT_TRUE(std::move(*filling).Commit(kBlockBytes, 0, 0, false).ok());
+  EXPECT_TRUE(std::move(*filling).Commit(kBlockBytes, 0, 0).ok());
   waiter.join();
   EXPECT_FALSE(pool_->PinWhenFilled(Name(9), absl::Now() + absl::Seconds(60)).valid()) << "absent: no wait";
   absl::StatusOr<Filling> never = pool_->BeginFill(Name(2), std::nullopt, absl::Now());
@@ -243,6 +248,9 @@ TEST_F(SpillingPoolTest, UnstoredBatchStaysInDram) {
   ASSERT_TRUE(Publish(20, std::nullopt).ok());
   EXPECT_EQ(Find(11), kAbsent);
   EXPECT_EQ(changes_[before].reason, GoneReason::kSpillRejected);
+  ASSERT_FALSE(left_.empty());
+  EXPECT_EQ(left_.back().reason, GoneReason::kSpillRejected);
+  EXPECT_EQ(left_.back().from, Residence::kDram);
 }
 
 TEST_F(SpillingPoolTest, PublishWaitsForTheSpillerOrItsDeadline) {
@@ -269,7 +277,7 @@ TEST_F(SpillingPoolTest, PromotedBlockKeepsItsRecordAndLeavesDramWithoutAWrite) 
     EXPECT_EQ(filling->promoted()->generation, spilled_generation);
     EXPECT_EQ(filling->promoted()->length, kBlockBytes);
     const BlockMeta meta = *filling->promoted();
-    const absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(meta.length, meta.digest, meta.publisher, false);
+    const absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(meta.length, meta.digest, meta.publisher);
     ASSERT_TRUE(pin.ok());
     EXPECT_NE(pin->meta().generation, spilled_generation);
     EXPECT_EQ(changes_.back().residence, Residence::kDram);
@@ -297,6 +305,10 @@ TEST_F(SpillingPoolTest, FullSsdGivesUpLeavesFirst) {
   EXPECT_EQ(gone, std::vector<BlockName>{Name(13)});
   EXPECT_EQ(Find(13), kAbsent);
   EXPECT_EQ(changes_.back().reason, GoneReason::kEvicted);
+  EXPECT_EQ(left_.back().name, Name(13));
+  EXPECT_EQ(left_.back().from, Residence::kSsd);
+  EXPECT_EQ(left_.back().reason, GoneReason::kEvicted);
+  EXPECT_EQ(left_.back().by, "lru");
 }
 
 TEST_F(SpillingPoolTest, RestartedPoolHoldsWhatIsOnDiskAndDropsOrphans) {

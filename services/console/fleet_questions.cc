@@ -1,0 +1,81 @@
+#include "services/console/fleet_questions.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+
+namespace stem {
+namespace {
+constexpr uint32_t kShareMin = 10;
+constexpr size_t kChannelsMax = 20'000;  // beyond it those of nodes that left are dropped with the others
+}  // namespace
+
+void FleetQuestions::Prepare(grpc::ClientContext& context) const {
+  context.set_deadline(absl::ToChronoTime(absl::Now() + deadline_));
+  secret_.AddToken(context);
+}
+
+std::shared_ptr<grpc::Channel> FleetQuestions::ChannelAt(const std::string& address) {
+  MutexLock lock(mutex_);
+  if (channels_.size() >= kChannelsMax) channels_.clear();
+  std::shared_ptr<grpc::Channel>& channel = channels_[address];
+  if (channel == nullptr) channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  return channel;
+}
+
+std::vector<FleetQuestions::Target> FleetQuestions::Targets(const std::string& only) {
+  std::vector<Target> targets;
+  const auto fleet = AskDirectory(&stemcache::v1::Directory::Stub::DirectoryStatus);
+  if (!fleet.ok()) return targets;
+  for (const auto& node : fleet->nodes()) {
+    if (node.state() == "lost" || (!only.empty() && node.address().node() != only)) continue;
+    targets.push_back({node.address().node(), ChannelAt(node.address().peer_address())});
+  }
+  return targets;
+}
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> FleetQuestions::ChannelTo(const std::string& node) {
+  if (std::vector<Target> targets = Targets(node); !targets.empty() && !node.empty()) return std::move(targets.front().channel);
+  return absl::NotFoundError(absl::StrCat("no node '", node, "' is here"));
+}
+
+uint32_t FleetQuestions::ShareOf(uint32_t wanted, const std::string& only) {
+  const auto nodes = static_cast<uint32_t>(std::max<size_t>(Targets(only).size(), 1));
+  return std::clamp<uint32_t>(static_cast<uint32_t>(kNodesAskedAtOnce) * wanted / nodes, std::min(wanted, kShareMin), wanted);
+}
+
+void FleetQuestions::InParallel(size_t count, const std::function<void(size_t)>& task) {
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i = next++; i < count; i = next++) task(i);
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < std::min(count, kNodesAskedAtOnce); ++i) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+}
+
+std::vector<FleetQuestions::NodeAnswer<std::vector<stemcache::v1::RequestRecord>>> FleetQuestions::AskRequests(
+    const std::string& only, const stemcache::v1::RequestsRequest& request) {
+  using Records = std::vector<stemcache::v1::RequestRecord>;
+  return ForEachNode<Records>(only, [&](const std::shared_ptr<grpc::Channel>& channel) -> absl::StatusOr<Records> {
+    stemcache::v1::NodeOperator::Stub stub(channel);
+    grpc::ClientContext context;
+    Prepare(context);
+    const auto stream = stub.Requests(&context, request);
+    Records records;
+    for (stemcache::v1::RequestRecord record; stream->Read(&record);) {
+      if (records.size() < request.recent()) records.push_back(std::move(record));
+    }
+    STEM_TRY(FromGrpc(stream->Finish()));
+    return records;
+  });
+}
+
+}  // namespace stem

@@ -1,0 +1,134 @@
+import { useState } from "preact/hooks";
+import { ask, hex, num, sum, type Explanation, type RequestRecord, type Tick } from "../api";
+import { along, Chart, timeline } from "../chart";
+import { clock, count, duration, percent } from "../format";
+import { linkTo, useAsk, useHistory, type Place } from "../hooks";
+import { Copy, Loading, rangeOf, Ranges, Trouble } from "../parts";
+import { CAUSES, causeOf, reasonOf, tierOf } from "../words";
+
+interface Requests {
+  requests: RequestRecord[];
+  silent: { node: string; error: string }[];
+}
+
+// What the fleet remembers of the first missing block of a request.
+function Why({ record }: { record: RequestRecord }) {
+  const [answer, setAnswer] = useState<Explanation>();
+  const [error, setError] = useState("");
+  if (!record.firstMissingKey) return null;
+  const explain = async () => {
+    setError("");
+    try {
+      setAnswer(await ask<Explanation>("explain", { namespace: hex(record.namespaceFingerprint), keys: hex(record.firstMissingKey) }));
+    } catch (failed) {
+      setError((failed as Error).message);
+    }
+  };
+  const missing = answer?.misses?.[0];
+  return (
+    <div class="why">
+      <button onClick={explain}>Explain</button>
+      {error && <span class="bad">{error}</span>}
+      {answer && !missing && <span>It is held now, by {answer.holders.map((holder) => holder.node).join(", ")}.</span>}
+      {missing && (
+        <div>
+          Now: <b>{causeOf(missing.miss.cause).label}</b>, {causeOf(missing.miss.cause).means}
+          {missing.field && <span>; differs in <code>{missing.field}</code>: asked {missing.asked}, known {missing.known}</span>}
+          <ul>
+            {missing.departures.map((departure) => (
+              <li key={departure.node}>
+                {reasonOf(departure.reason)} from {tierOf(departure.tier)} on <b>{departure.node}</b> {duration(num(departure.agoMs))} ago, age {duration(num(departure.ageMs))}
+                {departure.policy && <>, policy {departure.policy}</>}
+              </li>
+            ))}
+          </ul>
+        </div>
+      )}
+    </div>
+  );
+}
+
+function Examples({ cause }: { cause: string }) {
+  const { value, error } = useAsk<Requests>("requests", { recent: 300 }, 5000);
+  const found = (value?.requests ?? []).filter((record) => record.misses.some((miss) => miss.cause === cause)).slice(0, 8);
+  return (
+    <section aria-label="examples">
+      <h2>Latest requests that missed so: {causeOf(cause).label}</h2>
+      <p>{causeOf(cause).means}. <b>To do:</b> {causeOf(cause).act}.</p>
+      <Trouble error={error} silent={value?.silent} />
+      {!value ? <Loading error={error} /> : found.length === 0 ? <p class="nothing">None among the latest {value.requests.length} requests.</p> : (
+        <ul class="examples">
+          {found.map((record) => {
+            const blocks = record.misses.filter((miss) => miss.cause === cause).reduce((total, miss) => total + miss.count, 0);
+            return (
+              <li key={record.node + record.number}>
+                <div>
+                  <span class="faint">{clock(num(record.beganUnixMs))}</span> <a href={linkTo("nodes", { node: record.node })}>{record.node}</a> {record.tenant} <span class="faint">{record.model}</span>
+                </div>
+                <div>
+                  {count(blocks * record.blockTokens)} of {count(record.blocksAsked * record.blockTokens)} tokens, from block {record.misses.find((miss) => miss.cause === cause)?.first} on
+                  {record.request && <> · request <Copy text={record.request} /></>}
+                  {record.firstMissingKey && <> · first missing <Copy text={hex(record.firstMissingKey)} label={hex(record.firstMissingKey).slice(0, 8)} /></>}
+                </div>
+                <Why record={record} />
+              </li>
+            );
+          })}
+        </ul>
+      )}
+    </section>
+  );
+}
+
+export function Misses({ place, tick }: { place: Place; tick?: Tick }) {
+  const range = rangeOf(place);
+  const chosen = place.parameters.get("cause") ?? "";
+  const history = useHistory(range, tick);
+  if (!history.value) return <><Trouble error={history.error} /><Loading error={history.error} /></>;
+  const raw = history.value.points ?? [];
+  const { xs, points } = timeline(raw);
+  const asked = raw.reduce((total, point) => total + num(point.change?.tokensAsked), 0);
+  const missed = raw.reduce((total, point) => total + sum(point.change?.tokensMissed), 0);
+  const totals = CAUSES.map((cause) => ({ cause, tokens: raw.reduce((total, point) => total + num(point.change?.tokensMissed[cause.index]), 0) }))
+    .filter(({ tokens }) => tokens > 0)
+    .sort((a, b) => b.tokens - a.tokens);
+  return (
+    <>
+      <Trouble error={history.error} />
+      <div class="head"><h1>Misses</h1><Ranges place={place} /></div>
+      <p class="lead">
+        {asked === 0 ? "No tokens were asked for in this time." : missed === 0 ? "Nothing was missed in this time." : (
+          <><b>{percent(missed / asked)}</b> of {count(asked)} tokens missed{totals.length > 0 && <>; most of them: <b>{totals[0].cause.label}</b> ({percent(totals[0].tokens / missed, 0)} of the misses), {totals[0].cause.means}</>}.</>
+        )}
+      </p>
+      <Chart
+        title="Missed tokens a second, by cause"
+        xs={xs}
+        stacked
+        format={count}
+        height={240}
+        series={(totals.length > 0 ? totals.map(({ cause }) => cause) : CAUSES.slice(0, 1)).map((cause) => ({ label: cause.label, color: cause.color, values: along(points, (point) => (num(point.change?.tokensMissed[cause.index]) * 1000) / point.stepMs) }))}
+        summary={totals.map(({ cause, tokens }) => `${cause.label} ${count(tokens)}`).join(", ") || "nothing missed"}
+      />
+      {totals.length > 0 && (
+        <div class="scroll">
+          <table class="causes">
+            <thead><tr><th>cause</th><th>tokens</th><th class="wide">of the misses</th><th>what it means</th><th>what to do</th></tr></thead>
+            <tbody>
+              {totals.map(({ cause, tokens }) => (
+                <tr key={cause.name} class={chosen === cause.name ? "chosen" : ""}>
+                  <td><a href={linkTo("misses", { range, cause: chosen === cause.name ? "" : cause.name })}><i class="dot" style={{ background: cause.color }} />{cause.label}</a></td>
+                  <td>{count(tokens)}</td>
+                  <td class="wide"><span class="bar"><i style={{ width: `${(100 * tokens) / missed}%`, background: cause.color }} /><em>{percent(tokens / missed)}</em></span></td>
+                  <td>{cause.means}</td>
+                  <td>{cause.act}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+      {chosen ? <Examples cause={chosen} /> : totals.length > 0 && <p class="faint">Choose a cause to see requests that missed so.</p>}
+    </>
+  );
+}

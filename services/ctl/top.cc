@@ -1,0 +1,326 @@
+#include "services/ctl/top.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "services/ctl/at_once.h"
+#include "stemcache/v1/directory.grpc.pb.h"
+#include "stemcache/v1/operator.grpc.pb.h"
+
+namespace stem {
+namespace {
+
+namespace v1 = ::stemcache::v1;
+using Json = nlohmann::json;
+
+constexpr uint32_t kStemsAsked = 200;  // of each node
+constexpr double kHealthy = 90;        // percent
+
+TopStyle StyleOfShare(double used) { return used >= 0.97 ? TopStyle::kWarn : TopStyle::kPlain; }
+
+double Share(uint64_t part, uint64_t all) { return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all); }
+
+std::string Rate(const absl::StatusOr<Traffic>& traffic) {
+  if (!traffic.ok()) return "?";
+  return traffic->tokens_asked() == 0 ? "-" : Percent(traffic->hit_rate());
+}
+
+std::string Fit(std::string text, size_t width) {
+  if (text.size() > width) text = text.substr(0, width - 1) + "~";
+  return text;
+}
+
+void CutAt(size_t width, TopLine* line) {
+  for (TopSpan& span : *line) {
+    if (span.text.size() > width) span.text.resize(width);
+    width -= span.text.size();
+  }
+}
+
+// One table: its heads and as many rows as may be.
+struct Section {
+  std::string title;
+  std::string heads;
+  std::vector<TopLine> rows;
+  std::string empty;  // said when there is none
+};
+
+std::vector<TopLine> Header(const TopView& view) {
+  std::vector<TopLine> lines;
+  const Traffic traffic = view.windows.now.ok() ? *view.windows.now : Traffic();
+  const auto& sum = traffic.sum;
+  size_t live = 0;
+  for (const TopView::Node& node : view.nodes) live += node.status.state() == "live" ? 1 : 0;
+  lines.push_back({{"stemcache  ", TopStyle::kTitle},
+                   {fmt::format("{} of {} nodes live", live, view.nodes.size()), live == view.nodes.size() ? TopStyle::kGood : TopStyle::kBad},
+                   {fmt::format("   {} requests/s   {} tokens/s asked", Short(traffic.PerSecond(sum.change().requests())),
+                                Short(traffic.PerSecond(traffic.tokens_asked())))}});
+  lines.push_back({{"hit rate   "},
+                   {fmt::format("now {}   5 min {}   1 h {}", Rate(view.windows.now), Rate(view.windows.minutes), Rate(view.windows.hour)),
+                    TopStyle::kTitle},
+                   {fmt::format("   prefill saved {} s/s", Short(traffic.PerSecond(sum.change().prefill_saved_us()) * 1e-6))}});
+  const double dram = Share(sum.dram_bytes_used(), sum.dram_bytes());
+  const double ssd = Share(sum.ssd_bytes_used(), sum.ssd_bytes());
+  lines.push_back({{"fill       "},
+                   {fmt::format("DRAM {} of {}", Percent(dram), Bytes(static_cast<double>(sum.dram_bytes()))), StyleOfShare(dram)},
+                   {sum.ssd_bytes() == 0 ? std::string("   no SSD tier")
+                                         : fmt::format("   SSD {} of {}", Percent(ssd), Bytes(static_cast<double>(sum.ssd_bytes()))),
+                    StyleOfShare(ssd)}});
+  std::string paths = "moved      ";
+  for (const auto& [path, word] : {std::pair(v1::BYTE_PATH_LOCAL, "local"), {v1::BYTE_PATH_SAME_HOST, "same host"},
+                                   {v1::BYTE_PATH_REMOTE, "remote"}, {v1::BYTE_PATH_SSD_READ, "SSD read"},
+                                   {v1::BYTE_PATH_SSD_WRITE, "SSD write"}, {v1::BYTE_PATH_PUBLISH, "publish"}}) {
+    absl::StrAppend(&paths, word, " ", Bytes(traffic.PerSecondOf(path)), "/s   ");
+  }
+  lines.push_back({{paths}});
+  for (const std::string& silent : view.silent) lines.push_back({{silent, TopStyle::kBad}});
+  return lines;
+}
+
+Section Stems(const TopView& view) {
+  Section section{.title = "hottest stems",
+                  .heads = fmt::format("{:>9}{:>8}{:>8}{:>9}{:>7}  {:<14}{:<24}{}", "req/min", "hit", "blocks", "tokens", "nodes", "tenant",
+                                       "model", "key"),
+                  .rows = {},
+                  .empty = "none was asked for yet"};
+  for (const FleetStem& each : view.stems) {
+    const v1::HotStemsReply::Stem& stem = each.stem;
+    const TopStyle style = stem.hit_fraction() >= 0.5 ? TopStyle::kGood : stem.hit_fraction() >= 0.1 ? TopStyle::kWarn : TopStyle::kBad;
+    section.rows.push_back({{fmt::format("{:>9}", Short(stem.requests_per_minute()))},
+                            {fmt::format("{:>8}", Percent(stem.hit_fraction())), style},
+                            {fmt::format("{:>8}{:>9}{:>7}  {:<14}{:<24}", stem.blocks(), Short(double{1} * stem.blocks() * stem.block_tokens()),
+                                         each.nodes, Fit(stem.tenant(), 13), Fit(stem.model(), 23))},
+                            {absl::BytesToHexString(stem.key()), TopStyle::kDim}});
+  }
+  return section;
+}
+
+Section Misses(const TopView& view) {
+  Section section{.title = "misses by cause",
+                  .heads = fmt::format("{:<20}{:>12}{:>10}{:>10}{:>10}", "cause", "tokens/s", "now", "5 min", "1 h"),
+                  .rows = {},
+                  .empty = "none"};
+  std::map<std::string, std::array<double, 3>> shares;  // of tokens asked
+  std::map<std::string, double> rates;
+  const std::array<const absl::StatusOr<Traffic>*, 3> windows = {&view.windows.now, &view.windows.minutes, &view.windows.hour};
+  for (size_t i = 0; i < windows.size(); ++i) {
+    if (!windows[i]->ok()) continue;
+    for (const auto& [cause, tokens] : (*windows[i])->misses()) {
+      shares[cause][i] = Share(tokens, (*windows[i])->tokens_asked());
+      if (i == 0) rates[cause] = (*windows[i])->PerSecond(tokens);
+    }
+  }
+  std::vector<std::pair<std::string, std::array<double, 3>>> sorted(shares.begin(), shares.end());
+  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  for (const auto& [cause, share] : sorted) {
+    const bool alarming = cause == "integrity" || cause == "node_lost" || cause == "refused" || cause == "deadline";
+    section.rows.push_back({{fmt::format("{:<20}", cause), alarming ? TopStyle::kBad : TopStyle::kPlain},
+                            {fmt::format("{:>12}{:>10}{:>10}{:>10}", Short(rates[cause]), Percent(share[0]), Percent(share[1]), Percent(share[2]))}});
+  }
+  return section;
+}
+
+Section Tenants(const TopView& view) {
+  Section section{.title = "tenants",
+                  .heads = fmt::format("{:<24}{:>12}{:>10}{:>20}", "tenant", "tokens/s", "hit", "DRAM used"),
+                  .rows = {},
+                  .empty = "none asked in the last 5 min"};
+  const absl::StatusOr<Traffic>& window = view.windows.minutes;
+  if (!window.ok()) return section;
+  std::vector<v1::NodeCounters::Tenant> tenants(window->sum.change().tenants().begin(), window->sum.change().tenants().end());
+  std::stable_sort(tenants.begin(), tenants.end(), [](const auto& a, const auto& b) { return a.tokens_asked() > b.tokens_asked(); });
+  for (const v1::NodeCounters::Tenant& tenant : tenants) {
+    if (tenant.tokens_asked() == 0) continue;
+    const double used = Share(tenant.dram_bytes_used(), tenant.dram_bytes());
+    section.rows.push_back({{fmt::format("{:<24}{:>12}{:>10}", Fit(tenant.tenant(), 23), Short(window->PerSecond(tenant.tokens_asked())),
+                                         Percent(Share(tenant.tokens_hit(), tenant.tokens_asked())))},
+                            {fmt::format("{:>20}", fmt::format("{} of {}", Percent(used), Bytes(static_cast<double>(tenant.dram_bytes())))),
+                             StyleOfShare(used)}});
+  }
+  return section;
+}
+
+Section Nodes(const TopView& view) {
+  Section section{.title = "nodes",
+                  .heads = fmt::format("{:<16}{:<8}{:>8}{:>9}{:>9}{:>9}{:>9}{:>12}{:>12}", "node", "state", "health", "req/s", "hit", "DRAM",
+                                       "SSD", "from peers", "published"),
+                  .rows = {},
+                  .empty = "none is known"};
+  for (const TopView::Node& node : view.nodes) {
+    const auto& status = node.status;
+    const Traffic traffic = node.now.ok() ? *node.now : Traffic();
+    const double dram = Share(status.dram_bytes_used(), status.dram_bytes());
+    section.rows.push_back(
+        {{fmt::format("{:<16}", Fit(status.address().node(), 15))},
+         {fmt::format("{:<8}", status.state()), status.state() == "live" ? TopStyle::kGood : TopStyle::kBad},
+         {fmt::format("{:>8}", fmt::format("{} %", status.health_percent())), status.health_percent() >= kHealthy ? TopStyle::kPlain : TopStyle::kWarn},
+         {fmt::format("{:>9}{:>9}", Short(traffic.PerSecond(traffic.sum.change().requests())), Rate(node.now))},
+         {fmt::format("{:>9}", Percent(dram)), StyleOfShare(dram)},
+         {fmt::format("{:>9}", status.ssd_bytes() == 0 ? std::string("-") : Percent(Share(status.ssd_bytes_used(), status.ssd_bytes())))},
+         {fmt::format("{:>12}{:>12}",
+                      absl::StrCat(Bytes(traffic.PerSecondOf(v1::BYTE_PATH_SAME_HOST) + traffic.PerSecondOf(v1::BYTE_PATH_REMOTE)), "/s"),
+                      absl::StrCat(Bytes(traffic.PerSecondOf(v1::BYTE_PATH_PUBLISH)), "/s"))}});
+  }
+  return section;
+}
+
+void Append(const Section& section, size_t rows_max, std::vector<TopLine>* lines) {
+  lines->push_back({});
+  lines->push_back({{section.title, TopStyle::kTitle}});
+  if (section.rows.empty()) {
+    lines->push_back({{"  " + section.empty, TopStyle::kDim}});
+    return;
+  }
+  lines->push_back({{section.heads, TopStyle::kHead}});
+  const size_t shown = section.rows.size() <= rows_max ? section.rows.size() : rows_max - 1;
+  lines->insert(lines->end(), section.rows.begin(), section.rows.begin() + static_cast<ptrdiff_t>(shown));
+  if (shown < section.rows.size()) lines->push_back({{fmt::format("  and {} more", section.rows.size() - shown), TopStyle::kDim}});
+}
+
+Json StemToJson(const FleetStem& each) {
+  const v1::HotStemsReply::Stem& stem = each.stem;
+  return {{"key", absl::BytesToHexString(stem.key())},
+          {"parent", absl::BytesToHexString(stem.parent())},
+          {"namespace", absl::BytesToHexString(stem.namespace_fingerprint())},
+          {"model", stem.model()},
+          {"tenant", stem.tenant()},
+          {"blocks", stem.blocks()},
+          {"tokens", uint64_t{stem.blocks()} * stem.block_tokens()},
+          {"requests_per_minute", stem.requests_per_minute()},
+          {"requests", stem.requests()},
+          {"last_asked_ago_ms", stem.last_asked_ago_ms()},
+          {"hit_fraction", stem.hit_fraction()},
+          {"nodes", each.nodes}};
+}
+
+}  // namespace
+
+std::vector<FleetStem> MergeStems(const std::vector<v1::HotStemsReply>& replies) {
+  std::map<std::pair<std::string, std::string>, FleetStem> merged;
+  for (const v1::HotStemsReply& reply : replies) {
+    for (const v1::HotStemsReply::Stem& stem : reply.stems()) {
+      FleetStem& into = merged[{stem.namespace_fingerprint(), stem.key()}];
+      if (into.nodes++ == 0) {
+        into.stem = stem;
+        continue;
+      }
+      const double rate = into.stem.requests_per_minute() + stem.requests_per_minute();
+      if (rate > 0) {
+        into.stem.set_hit_fraction((into.stem.hit_fraction() * into.stem.requests_per_minute() + stem.hit_fraction() * stem.requests_per_minute()) /
+                                   rate);
+      }
+      into.stem.set_requests_per_minute(rate);
+      into.stem.set_requests(into.stem.requests() + stem.requests());
+      into.stem.set_last_asked_ago_ms(std::min(into.stem.last_asked_ago_ms(), stem.last_asked_ago_ms()));
+    }
+  }
+  std::vector<FleetStem> stems;
+  for (auto& [name, stem] : merged) stems.push_back(std::move(stem));
+  std::stable_sort(stems.begin(), stems.end(),
+                   [](const FleetStem& a, const FleetStem& b) { return a.stem.requests_per_minute() > b.stem.requests_per_minute(); });
+  return stems;
+}
+
+TopView AskTop(const StatusTargets& targets) {
+  TopView view{.windows = {}, .directory = absl::InvalidArgumentError("no directory to ask"), .nodes = {}, .stems = {}, .silent = {}};
+  const absl::StatusOr<std::optional<ClusterSecret>> secret = ReadSecret(targets.secret_file);
+  if (!secret.ok()) view.silent.push_back(std::string(secret.status().message()));
+  const ClusterSecret* const shown = secret.ok() && secret->has_value() ? &**secret : nullptr;
+  const HistorySource history{.directories = targets.directories, .secret = shown, .deadline = targets.deadline};
+  view.windows = AskTrafficWindows(history);
+  for (const std::string& directory : targets.directories) {
+    view.directory = Ask(directory, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus);
+    if (view.directory.ok()) break;
+    view.silent.push_back(absl::StrCat("directory ", directory, ": ", view.directory.status().message()));
+  }
+  if (view.directory.ok()) {
+    for (const auto& node : view.directory->nodes()) view.nodes.push_back({node, absl::UnknownError("not asked")});
+    AskAtOnce(view.nodes.size(), [&](size_t i) { view.nodes[i].now = AskTraffic(history, 10, view.nodes[i].status.address().node()); });
+  }
+  const absl::StatusOr<std::vector<NamedNode>> nodes = NodesToAsk(targets);
+  if (!nodes.ok()) view.silent.push_back(std::string(nodes.status().message()));
+  if (!nodes.ok()) return view;
+  v1::HotStemsRequest request;
+  request.set_stems_max(kStemsAsked);
+  std::vector<absl::StatusOr<v1::HotStemsReply>> answers(nodes->size());
+  AskAtOnce(nodes->size(), [&](size_t i) {
+    answers[i] = Ask((*nodes)[i].address, shown, targets.deadline, &v1::NodeOperator::Stub::HotStems, request);
+  });
+  std::vector<v1::HotStemsReply> replies;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    if (answers[i].ok()) {
+      replies.push_back(*std::move(answers[i]));
+    } else {
+      view.silent.push_back(absl::StrCat("node ", (*nodes)[i].name, ": ", answers[i].status().message()));
+    }
+  }
+  view.stems = MergeStems(replies);
+  return view;
+}
+
+Json TopView::ToJson() const {
+  Json json = {{"traffic", windows.ToJson()}, {"nodes", Json::array()}, {"stems", Json::array()}, {"silent", silent}};
+  for (const Node& node : nodes) {
+    Json entry = stem::ToJson(node.status);
+    entry["now"] = node.now.ok() ? node.now->ToJson() : Json{{"error", node.now.status().ToString()}};
+    json["nodes"].push_back(std::move(entry));
+  }
+  for (const FleetStem& each : stems) json["stems"].push_back(StemToJson(each));
+  return json;
+}
+
+std::vector<TopLine> LayOut(const TopView& view, TopPage page, size_t width, size_t height) {
+  std::vector<TopLine> lines = Header(view);
+  constexpr size_t kFrame = 3;  // an empty line, title and heads
+  const size_t unlimited = SIZE_MAX / 2;
+  const auto whole = [&](const Section& section) {
+    Append(section, height == 0 ? unlimited : std::max<size_t>(height, lines.size() + kFrame + 1) - lines.size() - kFrame, &lines);
+  };
+  switch (page) {
+    case TopPage::kStems: whole(Stems(view)); break;
+    case TopPage::kMisses: whole(Misses(view)); break;
+    case TopPage::kTenants: whole(Tenants(view)); break;
+    case TopPage::kNodes: whole(Nodes(view)); break;
+    case TopPage::kAll: {
+      const std::array<Section, 4> sections = {Stems(view), Misses(view), Nodes(view), Tenants(view)};
+      // What is left for rows, in turns: those that need little get all they need.
+      size_t left = height == 0 ? unlimited : std::max<size_t>(height, lines.size() + 4 * (kFrame + 1)) - lines.size() - 4 * kFrame;
+      std::array<size_t, 4> rows = {};
+      for (bool more = true; more && left > 0;) {
+        more = false;
+        for (size_t i = 0; i < sections.size() && left > 0; ++i) {
+          if (rows[i] >= std::max<size_t>(sections[i].rows.size(), 1)) continue;
+          ++rows[i];
+          --left;
+          more = true;
+        }
+      }
+      for (size_t i = 0; i < sections.size(); ++i) Append(sections[i], std::max<size_t>(rows[i], 1), &lines);
+    }
+  }
+  if (height > 0 && lines.size() > height) lines.resize(height);
+  if (width > 0) {
+    for (TopLine& line : lines) CutAt(width, &line);
+  }
+  return lines;
+}
+
+std::string ToText(const std::vector<TopLine>& lines) {
+  std::string text;
+  for (const TopLine& line : lines) {
+    std::string row;
+    for (const TopSpan& span : line) row += span.text;
+    row.erase(row.find_last_not_of(' ') + 1);
+    absl::StrAppend(&text, row, "\n");
+  }
+  return text;
+}
+
+}  // namespace stem

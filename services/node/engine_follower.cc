@@ -1,0 +1,261 @@
+#include "services/node/engine_follower.h"
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
+#include "nlohmann/json.hpp"
+#include "zmq.hpp"
+
+namespace stem {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int kPollMillis = 100;
+constexpr int kReplayMillis = 2000;  // of silence, after which no more is expected
+constexpr int kQueueMax = 100'000;   // batches that wait here, as vLLM's own `hwm`
+
+bool EngineBinds(const std::string& endpoint) {
+  return absl::StrContains(endpoint, "*") || absl::StrContains(endpoint, "::") || absl::StartsWith(endpoint, "ipc://");
+}
+
+// Of numbers in network order, in 8 bytes.
+std::optional<uint64_t> NumberOf(const std::string& frame) {
+  if (frame.size() != sizeof(uint64_t)) return std::nullopt;
+  uint64_t big = 0;
+  std::memcpy(&big, frame.data(), sizeof(big));
+  return __builtin_bswap64(big);
+}
+
+absl::StatusOr<NamespaceSpec> ReadNamespace(const std::string& path) {
+  std::ifstream in(path);
+  const Json json = Json::parse(std::string(std::istreambuf_iterator<char>(in), {}), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::NotFoundError(absl::StrCat(path, " is no JSON object yet"));
+  const auto text = [&](const char* name) { return json.contains(name) && json[name].is_string() ? json[name].get<std::string>() : ""; };
+  NamespaceSpec spec;
+  spec.model = text("model");
+  spec.revision = text("revision");
+  spec.weights_digest = text("weights_digest");
+  spec.kv_dtype = text("kv_dtype");
+  spec.scale_scheme = text("scale_scheme");
+  spec.layout = text("layout");
+  spec.instruction_set = text("instruction_set");
+  spec.block_tokens = json.contains("block_tokens") && json["block_tokens"].is_number_unsigned() ? json["block_tokens"].get<uint32_t>() : 0;
+  const std::string scheme = text("hash_scheme");
+  spec.hash_scheme = scheme == "sha256" ? HashScheme::kSha256 : scheme == "external" ? HashScheme::kExternal : HashScheme::kXxh3;
+  if (!json.contains("parts") || !json["parts"].is_array()) return absl::InvalidArgumentError(absl::StrCat(path, " has no list of parts"));
+  for (const Json& bytes : json["parts"]) {  // as the connector registers them: one a rank
+    const auto rank = static_cast<uint32_t>(spec.parts.size());
+    if (!bytes.is_number_unsigned()) return absl::InvalidArgumentError(absl::StrCat(path, " has a part that is no number of bytes"));
+    spec.parts.push_back({.id = rank, .head_first = rank, .block_bytes = bytes.get<uint64_t>()});
+  }
+  return spec;
+}
+
+}  // namespace
+
+absl::Status CheckEngineFollower(const EngineFollowerOptions& options) {
+  if (options.endpoint.empty()) {
+    return options.replay.empty() && options.namespace_file.empty()
+               ? absl::OkStatus()
+               : absl::InvalidArgumentError("--kv-events-replay and --kv-events-namespace need --kv-events");
+  }
+  for (const auto& [flag, endpoint] : {std::pair("--kv-events", options.endpoint), std::pair("--kv-events-replay", options.replay)}) {
+    if (endpoint.empty() || absl::StartsWith(endpoint, "tcp://") || absl::StartsWith(endpoint, "ipc://")) continue;
+    return absl::InvalidArgumentError(absl::StrCat(flag, ": '", endpoint, "' is no ZeroMQ endpoint; use tcp://HOST:PORT or ipc://PATH"));
+  }
+  if (options.namespace_file.empty()) {
+    return absl::InvalidArgumentError("--kv-events needs --kv-events-namespace: the file that the engine's connector writes "
+                                      "(its setting namespace_file)");
+  }
+  return absl::OkStatus();
+}
+
+// The subscription and the way to ask for what was missed. Throws zmq::error_t.
+class EngineFollower::Sockets {
+ public:
+  explicit Sockets(const EngineFollowerOptions& options) : options_(options), live_(context_, zmq::socket_type::sub) {
+    live_.set(zmq::sockopt::rcvhwm, kQueueMax);
+    live_.set(zmq::sockopt::linger, 0);
+    live_.set(zmq::sockopt::maxmsgsize, int64_t{kEventBytesMax});
+    live_.set(zmq::sockopt::subscribe, "");
+    if (EngineBinds(options.endpoint)) {
+      live_.connect(absl::StrReplaceAll(options.endpoint, {{"*", "127.0.0.1"}}));
+    } else {
+      live_.bind(options.endpoint);
+    }
+  }
+
+  // (number, payload) of a batch; nothing when none came in time.
+  std::optional<std::pair<uint64_t, std::string>> Next() { return Receive(live_, kPollMillis); }
+
+  // Batches from number `first` on, each given to `on_batch`, until the engine says that there are no more.
+  template <typename OnBatch>
+  void Replay(uint64_t first, const std::atomic<bool>& stopping, OnBatch on_batch) {
+    if (options_.replay.empty()) return;
+    zmq::socket_t ask(context_, zmq::socket_type::dealer);
+    ask.set(zmq::sockopt::linger, 0);
+    ask.set(zmq::sockopt::maxmsgsize, int64_t{kEventBytesMax});
+    ask.connect(absl::StrReplaceAll(options_.replay, {{"*", "127.0.0.1"}}));
+    const uint64_t big = __builtin_bswap64(first);
+    ask.send(zmq::message_t(), zmq::send_flags::sndmore | zmq::send_flags::dontwait);
+    ask.send(zmq::buffer(&big, sizeof(big)), zmq::send_flags::dontwait);
+    while (!stopping) {
+      const auto batch = Receive(ask, kReplayMillis);
+      if (!batch.has_value() || batch->second.empty()) return;
+      on_batch(batch->first, batch->second);
+    }
+  }
+
+ private:
+  // The last two frames of a message.
+  static std::optional<std::pair<uint64_t, std::string>> Receive(zmq::socket_t& socket, int timeout_ms) {
+    socket.set(zmq::sockopt::rcvtimeo, timeout_ms);
+    std::string frames[2];
+    while (true) {
+      zmq::message_t frame;
+      if (!socket.recv(frame).has_value()) return std::nullopt;
+      frames[0] = std::move(frames[1]);
+      frames[1] = frame.to_string();
+      if (!frame.more()) break;
+    }
+    const std::optional<uint64_t> number = NumberOf(frames[0]);
+    if (!number.has_value()) return std::nullopt;
+    return std::pair(*number, std::move(frames[1]));
+  }
+
+  const EngineFollowerOptions& options_;
+  zmq::context_t context_;
+  zmq::socket_t live_;
+};
+
+EngineFollower::EngineFollower(EngineFollowerOptions options, const SpaceTable& spaces, EngineBlocks::OnChange on_change,
+                               Logger& log)
+    : options_(std::move(options)), spaces_(spaces), on_change_(std::move(on_change)), log_(log), thread_([this] { Run(); }) {}
+
+EngineFollower::~EngineFollower() {
+  stopping_ = true;
+  thread_.join();
+}
+
+void EngineFollower::Snapshot(const EngineBlocks::OnChange& each) const {
+  MutexLock lock(mutex_);
+  if (cache_ != nullptr) cache_->Snapshot(each);
+}
+
+EngineBlocksStats EngineFollower::stats() const {
+  MutexLock lock(mutex_);
+  return cache_ != nullptr ? cache_->stats() : EngineBlocksStats();
+}
+
+void EngineFollower::Fill(MetricsPage& page) const {
+  const EngineBlocksStats known = stats();
+  const auto counter = [&](const char* name, const char* help, uint64_t value) {
+    page.Counter(absl::StrCat("stemcache_node_engine_", name), help, static_cast<double>(value));
+  };
+  page.Gauge("stemcache_node_engine_cached_blocks", "Blocks in the engine's own cache, as its KV events tell", static_cast<double>(known.blocks));
+  counter("event_batches_total", "Batches of KV events that came", batches_);
+  counter("event_replayed_batches_total", "Of those, asked for again after a gap or at the start", replayed_);
+  counter("event_refused_batches_total", "Of those, not understood: see the log for the setting", refused_batches_);
+  counter("event_lost_batches_total", "Batches that never came: the cache was forgotten", lost_);
+  counter("stored_blocks_total", "Blocks of the engine's size that it stored", known.stored);
+  counter("removed_blocks_total", "And that left", known.removed);
+  counter("unfollowed_blocks_total", "And that have no key here: adapters, embeddings, behind what is not known", known.dropped);
+}
+
+const Space* EngineFollower::AwaitSpace() {
+  for (absl::Time asked = absl::InfinitePast(); !stopping_; absl::SleepFor(absl::Milliseconds(kPollMillis))) {
+    if (absl::Now() - asked < absl::Seconds(1)) continue;
+    asked = absl::Now();
+    const absl::StatusOr<NamespaceSpec> spec = ReadNamespace(options_.namespace_file);
+    for (const auto& memory : spaces_.memories()) {
+      const Space* const space = spec.ok() ? spaces_.Find(FingerprintOf(*spec, memory->group.name)) : nullptr;
+      if (space != nullptr) return space;
+    }
+  }
+  return nullptr;
+}
+
+void EngineFollower::Run() {
+  const Space* const space = AwaitSpace();
+  if (space == nullptr) return;
+  absl::StatusOr<std::unique_ptr<EngineBlocks>> made = EngineBlocks::Create(space->spec, space->fingerprint, space->root, on_change_);
+  if (!made.ok()) return log_.Error("kv_events_refused", {{"endpoint", options_.endpoint}, {"why", made.status().message()}});
+  EngineBlocks& cache = **made;
+  {
+    MutexLock lock(mutex_);
+    cache_ = *std::move(made);
+  }
+  log_.Info("kv_events_followed", {{"endpoint", options_.endpoint}, {"namespace", space->fingerprint.ToHex()}});
+  while (!stopping_) {
+    try {
+      Follow(cache);
+    } catch (const zmq::error_t& error) {
+      log_.Warn("kv_events_socket", {{"endpoint", options_.endpoint}, {"why", error.what()}});
+      for (int i = 0; i < 10 && !stopping_; ++i) absl::SleepFor(absl::Milliseconds(kPollMillis));
+    }
+  }
+}
+
+void EngineFollower::Follow(EngineBlocks& cache) {
+  Sockets sockets(options_);
+  CatchUp(sockets, cache);
+  while (!stopping_) {
+    if (const auto batch = sockets.Next(); batch.has_value()) OnBatch(sockets, cache, batch->first, batch->second);
+  }
+}
+
+void EngineFollower::CatchUp(Sockets& sockets, EngineBlocks& cache) {
+  sockets.Replay(next_, stopping_, [&](uint64_t number, const std::string& payload) {
+    if (number < next_) return;
+    if (number > next_ && next_ > 0) {  // older ones are kept no longer
+      lost_ += number - next_;
+      cache.Clear();
+    }
+    ++replayed_;
+    ApplyBatch(cache, payload);
+    next_ = number + 1;
+  });
+}
+
+void EngineFollower::OnBatch(Sockets& sockets, EngineBlocks& cache, uint64_t number, const std::string& payload) {
+  if (number < last_live_) {  // another life of the engine
+    log_.Info("kv_events_restarted", {{"endpoint", options_.endpoint}, {"batch", number}});
+    cache.Clear();
+    next_ = 0;
+  }
+  last_live_ = number;
+  if (number > next_) {
+    log_.Warn("kv_events_gap", {{"endpoint", options_.endpoint}, {"expected", next_}, {"received", number}});
+    CatchUp(sockets, cache);
+  }
+  if (number < next_) return;  // the replay had it
+  if (number > next_) {        // and not all that came before: who is still there is not known
+    lost_ += number - next_;
+    cache.Clear();
+  }
+  ApplyBatch(cache, payload);
+  next_ = number + 1;
+}
+
+void EngineFollower::ApplyBatch(EngineBlocks& cache, const std::string& payload) {
+  ++batches_;
+  const absl::StatusOr<std::vector<EngineEvent>> events = DecodeEngineEvents(payload);
+  absl::Status applied = events.status();
+  for (size_t i = 0; applied.ok() && i < events->size(); ++i) applied = cache.Apply((*events)[i]);
+  if (applied.ok()) return;
+  ++refused_batches_;
+  if (refused_ == applied.message()) return;
+  refused_ = std::string(applied.message());
+  log_.Error("kv_events_refused", {{"endpoint", options_.endpoint}, {"why", refused_}});
+}
+
+}  // namespace stem

@@ -1,0 +1,124 @@
+// The pool's side of operators' levers: what is evicted by name, kept from eviction, and limited.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "storage/pool/block_pool.h"
+
+namespace stem {
+namespace {
+constexpr size_t kBlocksPerLock = 4096;
+}  // namespace
+
+// ---- Evicting by name ----------------------------------------------------------------------------------------------------
+
+bool BlockPool::EvictSubtree(BlockId root, Evicted* evicted) {
+  for (BlockId id = root; evicted->gone.size() < kBlocksPerLock;) {
+    while (blocks_[id].first_child != kNoBlock) id = blocks_[id].first_child;
+    const Block& block = blocks_[id];
+    if (block.on_ssd || (block.in_slot && !block.filling)) {
+      evicted->gone.push_back(block.meta.name);
+      if (block.pins > 0) ++evicted->in_use;
+    }
+    const BlockId parent = block.parent;
+    Withdraw(id, GoneReason::kWithdrawn);
+    if (id == root) return true;
+    id = parent;
+  }
+  return false;
+}
+
+BlockPool::Evicted BlockPool::Evict(const BlockName& name) {
+  Evicted evicted;
+  MutexLock lock(mutex_);
+  const auto it = table_.find(name);
+  if (it != table_.end()) evicted.more = !EvictSubtree(it->second, &evicted);
+  return evicted;
+}
+
+BlockPool::Evicted BlockPool::EvictSpace(const NamespaceFingerprint& space, BlockId* next) {
+  Evicted evicted;
+  MutexLock lock(mutex_);
+  const size_t end = std::min<size_t>(*next + kBlocksPerLock, blocks_.size());
+  for (; *next < end; ++*next) {
+    const Block& block = blocks_[*next];
+    if (!block.used || block.withdrawn || block.meta.name.space != space) continue;
+    if (!EvictSubtree(*next, &evicted)) break;
+  }
+  evicted.more = *next < blocks_.size();
+  return evicted;
+}
+
+// ---- Keeping -------------------------------------------------------------------------------------------------------------
+
+absl::StatusOr<std::vector<BlockPin>> BlockPool::Keep(std::span<const BlockName> names) {
+  MutexLock lock(mutex_);
+  std::vector<BlockId> ids;
+  uint64_t more = 0;
+  for (const BlockName& name : names) {
+    const auto it = table_.find(name);
+    if (it == table_.end()) break;
+    const Block& block = blocks_[it->second];
+    if (!block.in_slot || block.filling) break;
+    if (block.kept == 0) ++more;
+    ids.push_back(it->second);
+  }
+  if (slots_kept_ + more > slots_max_ / 2) {
+    return absl::ResourceExhaustedError(absl::StrCat("keeping ", more, " more blocks beside the ", slots_kept_, " that are kept would take more than ",
+                                                     slots_max_ / 2, " slots, half of the pool"));
+  }
+  std::vector<BlockPin> kept;
+  kept.reserve(ids.size());
+  for (const BlockId id : ids) {
+    Block& block = blocks_[id];
+    if (block.kept++ == 0) ++slots_kept_;
+    if (std::exchange(block.ranked, false)) dram_policy_->Remove(id);
+    kept.push_back(PinLocked(id));
+  }
+  return kept;
+}
+
+void BlockPool::LetGo(std::vector<BlockPin> kept) {
+  MutexLock lock(mutex_);
+  for (BlockPin& pin : kept) {
+    const BlockId id = std::exchange(pin.id_, kNoBlock);
+    pin.pool_ = nullptr;  // unpinned here, under the lock that is held
+    if (--blocks_[id].kept == 0) --slots_kept_;
+    UnpinLocked(id);
+  }
+}
+
+std::vector<BlockName> BlockPool::ChainTo(const BlockName& name) const {
+  MutexLock lock(mutex_);
+  std::vector<BlockName> chain;
+  const auto it = table_.find(name);
+  if (it == table_.end()) return chain;
+  for (BlockId id = it->second; id != kNoBlock; id = blocks_[id].parent) chain.push_back(blocks_[id].meta.name);
+  std::reverse(chain.begin(), chain.end());
+  return chain;
+}
+
+// ---- Quotas --------------------------------------------------------------------------------------------------------------
+
+absl::Status BlockPool::SetQuota(uint64_t dram_bytes, uint64_t ssd_bytes) {
+  const uint64_t slots = dram_bytes / geometry_.slot_bytes;
+  if (dram_bytes > 0 && (slots == 0 || slots > slots_)) {
+    return absl::InvalidArgumentError(absl::StrCat("a quota of ", dram_bytes, " bytes; it must hold 1 to ", slots_, " slots of ",
+                                                   geometry_.slot_bytes, " bytes"));
+  }
+  if (ssd_bytes > 0 && options_.ssd_bytes_max == 0) return absl::InvalidArgumentError("an SSD quota, and there is no SSD tier here");
+  bool too_much = true;
+  while (too_much) {
+    MutexLock lock(mutex_);
+    if (dram_bytes > 0) slots_max_ = static_cast<uint32_t>(slots);
+    if (ssd_bytes > 0) ssd_bytes_max_ = ssd_bytes;
+    spill_demand_.NotifyOne();  // what must be written first goes by way of the spiller
+    slot_freed_.NotifyAll();
+    for (size_t i = 0; i < kBlocksPerLock && too_much; ++i) {
+      too_much = slots_ - free_slots_.size() > slots_max_ && EvictOne();
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace stem

@@ -1,0 +1,45 @@
+// A cluster of real processes and a replay against it, by stemctl.
+import { execFile, spawn } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+export class Cluster {
+  static async up(binaries, nodes) {
+    const cluster = new Cluster();
+    cluster.stemctl = join(binaries, "stemctl");
+    cluster.dir = await mkdtemp(join(tmpdir(), "stem-console-"));
+    // Over UCX, as between hosts: so that there are links to show.
+    const size = ["--nodes", String(nodes), "--dram", "32MiB", "--ssd", "128MiB", "--map-host-peers", "false"];
+    await run(cluster.stemctl, ["cluster", "up", ...size, "--dir", cluster.dir]);
+    cluster.state = JSON.parse(await readFile(join(cluster.dir, "cluster.json"), "utf8"));
+    cluster.url = `http://${cluster.state.directory.http}`;
+    return cluster;
+  }
+
+  async replay(requests, seed) {
+    const trace = join(this.dir, `trace-${seed}.jsonl`);
+    await run(this.stemctl, ["workload", "--requests", String(requests), "--seed", String(seed), "--out", trace]);
+    this.replaying = spawn(this.stemctl, ["replay", trace, "--format", "stem", "--bytes-per-token", "1024", "--dir", this.dir, "--clients", "2", "--json", join(this.dir, "replay.json")], { stdio: "ignore" });
+    return new Promise((done) => this.replaying.on("exit", (code) => done(code)));
+  }
+
+  kill(name) {
+    process.kill(this.state.nodes.find((node) => node.name === name).pid, "SIGKILL");
+  }
+
+  async ask(path) {
+    const response = await fetch(`${this.url}/api/${path}`);
+    if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`);
+    return response.json();
+  }
+
+  async down() {
+    if (this.replaying?.exitCode === null) this.replaying.kill();
+    await run(this.stemctl, ["cluster", "down", "--dir", this.dir]).catch(() => {});
+    await rm(this.dir, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,134 @@
+// The live view's lists and lines.
+#include "services/ctl/top.h"
+
+#include <nlohmann/json.hpp>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace stem {
+namespace {
+
+namespace v1 = ::stemcache::v1;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+v1::HotStemsReply::Stem Stem(const std::string& key, double rate, double hit, const std::string& space = "0123456789abcdef") {
+  v1::HotStemsReply::Stem stem;
+  stem.set_namespace_fingerprint(space);
+  stem.set_key(key);
+  stem.set_model("llama");
+  stem.set_tenant("team-a");
+  stem.set_blocks(32);
+  stem.set_block_tokens(16);
+  stem.set_requests_per_minute(rate);
+  stem.set_requests(10);
+  stem.set_hit_fraction(hit);
+  return stem;
+}
+
+TopView View(int stems) {
+  Traffic traffic{.seconds = 10, .sum = {}};
+  v1::NodeCounters& change = *traffic.sum.mutable_change();
+  change.set_requests(50);
+  change.set_tokens_asked(10'000);
+  change.mutable_tokens_hit()->Resize(v1::Source_ARRAYSIZE, 0);
+  change.set_tokens_hit(v1::SOURCE_LOCAL_DRAM, 4000);
+  change.mutable_tokens_missed()->Resize(v1::MissCause_ARRAYSIZE, 0);
+  change.set_tokens_missed(v1::MISS_CAUSE_COLD, 4000);
+  change.set_tokens_missed(v1::MISS_CAUSE_EVICTED, 2000);
+  v1::NodeCounters::Tenant* const tenant = change.add_tenants();
+  tenant->set_tenant("team-a");
+  tenant->set_tokens_asked(10'000);
+  tenant->set_tokens_hit(4000);
+  tenant->set_dram_bytes(1 << 30);
+  tenant->set_dram_bytes_used(1 << 29);
+  TopView view{.windows = {traffic, traffic, absl::UnavailableError("gone")}, .directory = v1::DirectoryStatusReply(), .nodes = {}, .stems = {}, .silent = {}};
+  v1::DirectoryStatusReply::Node node;
+  node.mutable_address()->set_node("node-1");
+  node.set_state("live");
+  node.set_health_percent(100);
+  view.nodes.push_back({node, traffic});
+  node.mutable_address()->set_node("node-2");
+  node.set_state("lost");
+  view.nodes.push_back({node, absl::NotFoundError("never heard")});
+  v1::HotStemsReply reply;
+  for (int i = 0; i < stems; ++i) *reply.add_stems() = Stem("key " + std::to_string(i), 1000 - i, 0.5);
+  view.stems = MergeStems({reply});
+  return view;
+}
+
+TEST(Top, StemsOfSeveralNodesAreAddedUp) {
+  v1::HotStemsReply one, two;
+  *one.add_stems() = Stem("a", 30, 1);
+  *one.add_stems() = Stem("b", 50, 0);
+  *two.add_stems() = Stem("a", 90, 0);
+  *two.add_stems() = Stem("b", 5, 1, "another space   ");
+  const std::vector<FleetStem> stems = MergeStems({one, two});
+  ASSERT_EQ(stems.size(), 3u);
+  EXPECT_EQ(stems[0].stem.key(), "a");
+  EXPECT_DOUBLE_EQ(stems[0].stem.requests_per_minute(), 120);
+  EXPECT_DOUBLE_EQ(stems[0].stem.hit_fraction(), 0.25);
+  EXPECT_EQ(stems[0].stem.requests(), 20u);
+  EXPECT_EQ(stems[0].nodes, 2u);
+  EXPECT_EQ(stems[1].nodes, 1u);
+}
+
+TEST(Top, LinesSayWhatIsAskedFirst) {
+  const std::string text = ToText(LayOut(View(3), TopPage::kAll, 0, 0));
+  EXPECT_THAT(text, HasSubstr("1 of 2 nodes live"));
+  EXPECT_THAT(text, HasSubstr("now 40.0 %   5 min 40.0 %   1 h ?"));
+  EXPECT_THAT(text, HasSubstr("5 requests/s"));
+  EXPECT_THAT(text, HasSubstr("cold"));
+  EXPECT_THAT(text, HasSubstr("evicted"));
+  EXPECT_LT(text.find("cold"), text.find("evicted"));
+  EXPECT_THAT(text, HasSubstr("team-a"));
+  EXPECT_THAT(text, HasSubstr("50.0 % of 1.0 GiB"));
+  EXPECT_THAT(text, HasSubstr("node-2"));
+}
+
+TEST(Top, AnyScreenIsFilledAndNotOverrun) {
+  const TopView view = View(300);
+  for (const auto& [width, height] : {std::pair<size_t, size_t>(80, 24), {200, 60}, {40, 10}, {1, 1}}) {
+    for (const TopPage page : {TopPage::kAll, TopPage::kStems, TopPage::kMisses, TopPage::kTenants, TopPage::kNodes}) {
+      const std::vector<TopLine> lines = LayOut(view, page, width, height);
+      EXPECT_LE(lines.size(), height);
+      for (const TopLine& line : lines) {
+        size_t columns = 0;
+        for (const TopSpan& span : line) columns += span.text.size();
+        EXPECT_LE(columns, width);
+      }
+    }
+  }
+  const std::vector<TopLine> lines = LayOut(view, TopPage::kStems, 200, 60);
+  EXPECT_EQ(lines.size(), 60u);
+  EXPECT_THAT(ToText(lines), HasSubstr("more"));
+  EXPECT_THAT(ToText(LayOut(view, TopPage::kAll, 120, 40)), HasSubstr("node-2"));  // stems do not push the rest out
+}
+
+TEST(Top, WhoIsSilentIsSaid) {
+  TopView view = View(0);
+  view.silent = {"node node-2: not to be reached"};
+  EXPECT_THAT(ToText(LayOut(view, TopPage::kAll, 0, 0)), HasSubstr("node node-2: not to be reached"));
+  const nlohmann::json json = view.ToJson();
+  EXPECT_EQ(json["silent"][0], "node node-2: not to be reached");
+  EXPECT_DOUBLE_EQ(json["traffic"]["10s"]["hit_rate"], 0.4);
+  EXPECT_EQ(json["traffic"]["5m"]["misses"]["cold"], 4000);
+  EXPECT_TRUE(json["traffic"]["1h"].contains("error"));
+  EXPECT_EQ(json["nodes"].size(), 2u);
+}
+
+TEST(Top, NumbersAreShort) {
+  EXPECT_EQ(Short(0), "0");
+  EXPECT_EQ(Short(5), "5");
+  EXPECT_EQ(Short(0.25), "0.2");
+  EXPECT_EQ(Short(1234), "1.2k");
+  EXPECT_EQ(Short(999'999), "1.0M");
+  EXPECT_EQ(Short(123'456'789), "123M");
+  EXPECT_EQ(Bytes(0), "0 B");
+  EXPECT_EQ(Bytes(1536), "1.5 KiB");
+  EXPECT_EQ(Bytes(8.0 * (1 << 30)), "8.0 GiB");
+}
+
+}  // namespace
+}  // namespace stem

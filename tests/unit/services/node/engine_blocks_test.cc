@@ -1,0 +1,225 @@
+// An engine's KV events become keys: those that the engine's connector makes of the same tokens.
+#include "services/node/engine_blocks.h"
+
+#include <map>
+#include <numeric>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace stem {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
+using Json = nlohmann::json;
+using Kind = EngineEvent::Kind;
+
+constexpr uint32_t kEngineTokens = 4;
+
+// What a directory would know.
+class Directory {
+ public:
+  explicit Directory(uint32_t block_tokens = 2 * kEngineTokens) {
+    spec_.model = "m";
+    spec_.kv_dtype = "bf16";
+    spec_.layout = "l";
+    spec_.block_tokens = block_tokens;
+    spec_.parts = {{.block_bytes = 4096}};
+    fingerprint_ = FingerprintOf(spec_, "tenant");
+    root_.fill(7);
+    cache_ = *EngineBlocks::Create(spec_, fingerprint_, root_, [this](const BlockChange& change) {
+      EXPECT_EQ(change.name.space, EngineCacheOf(fingerprint_));
+      if (change.residence == Residence::kGone) {
+        EXPECT_EQ(held_.erase(change.name.key), 1u);
+      } else {
+        EXPECT_TRUE(held_.emplace(change.name.key, change.parent).second);
+      }
+    });
+  }
+
+  // Keys as clients make them.
+  std::vector<BlockKey> Keys(const std::vector<uint32_t>& tokens, absl::string_view salt = "",
+                             std::span<const PlacedExtra> extras = {}) const {
+    ChainHasher hasher = *ChainHasher::Create(spec_.hash_scheme, root_, salt, spec_.block_tokens);
+    return *hasher.HashPrompt(salt, tokens, extras);
+  }
+  std::vector<BlockKey> held() const {
+    std::vector<BlockKey> keys;
+    for (const auto& [key, parent] : held_) keys.push_back(key);
+    return keys;
+  }
+  // The same from the snapshot, which a directory that comes later gets.
+  size_t snapshot() const {
+    size_t blocks = 0;
+    cache_->Snapshot([&](const BlockChange& change) {
+      EXPECT_TRUE(held_.contains(change.name.key));
+      ++blocks;
+    });
+    return blocks;
+  }
+  const std::optional<BlockKey>& parent(const BlockKey& key) const { return held_.at(key); }
+  EngineBlocks& cache() { return *cache_; }
+
+ private:
+  NamespaceSpec spec_;
+  NamespaceFingerprint fingerprint_;
+  Root root_;
+  std::map<BlockKey, std::optional<BlockKey>> held_;
+  std::unique_ptr<EngineBlocks> cache_;
+};
+
+std::vector<uint32_t> Tokens(size_t count, uint32_t first = 100) {
+  std::vector<uint32_t> tokens(count);
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+EngineEvent Stored(const std::vector<std::string>& hashes, std::vector<uint32_t> tokens, std::optional<std::string> parent = {}) {
+  return {.kind = Kind::kStored, .hashes = hashes, .parent = std::move(parent), .tokens = std::move(tokens), .block_tokens = kEngineTokens,
+          .extras = {}};
+}
+EngineEvent Removed(const std::vector<std::string>& hashes) {
+  EngineEvent event;
+  event.kind = Kind::kRemoved;
+  event.hashes = hashes;
+  return event;
+}
+
+TEST(EngineBlocksTest, BlocksGetTheKeysThatClientsMake) {
+  Directory directory;
+  const std::vector<uint32_t> tokens = Tokens(22);
+  const std::vector<BlockKey> keys = directory.Keys(tokens);
+  ASSERT_EQ(keys.size(), 2u);
+  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b", "c"}, Tokens(12))).ok());
+  EXPECT_THAT(directory.held(), ElementsAre(keys[0])) << "half of the second is there";
+  ASSERT_TRUE(directory.cache().Apply(Stored({"d", "e"}, Tokens(8, 112), "c")).ok());
+  EXPECT_THAT(directory.held(), UnorderedElementsAre(keys[0], keys[1]));
+  EXPECT_EQ(directory.parent(keys[0]), std::nullopt);
+  EXPECT_EQ(directory.parent(keys[1]), keys[0]);
+  EXPECT_EQ(directory.snapshot(), 2u);
+  EXPECT_EQ(directory.cache().stats().engine_blocks, 5u);
+}
+
+TEST(EngineBlocksTest, ABlockGoesWithAnyOfItsPiecesAndComesBackWithIt) {
+  Directory directory;
+  const std::vector<BlockKey> keys = directory.Keys(Tokens(16));
+  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b", "c", "d"}, Tokens(16))).ok());
+  ASSERT_TRUE(directory.cache().Apply(Stored({"x"}, Tokens(4, 9), "a")).ok()) << "another prompt with the same first piece";
+  EXPECT_EQ(directory.held().size(), 3u);
+  ASSERT_TRUE(directory.cache().Apply(Removed({"a", "nobody"})).ok());
+  EXPECT_THAT(directory.held(), ElementsAre(keys[1])) << "both that began with it went";
+  EXPECT_EQ(directory.snapshot(), 1u);
+  ASSERT_TRUE(directory.cache().Apply(Stored({"a"}, Tokens(4))).ok());
+  EXPECT_EQ(directory.held().size(), 3u);
+  ASSERT_TRUE(directory.cache().Apply(Removed({"d", "c", "b", "x", "a"})).ok());
+  EXPECT_TRUE(directory.held().empty());
+  EXPECT_EQ(directory.cache().stats().engine_blocks, 0u);
+  ASSERT_TRUE(directory.cache().Apply(Stored({"e"}, Tokens(4, 116), "d")).ok());
+  EXPECT_EQ(directory.cache().stats().dropped, 1u) << "nothing was kept of what left";
+}
+
+TEST(EngineBlocksTest, ClearedIsEmptyAndBeginsAgain) {
+  Directory directory;
+  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b"}, Tokens(8))).ok());
+  EngineEvent cleared;
+  cleared.kind = Kind::kCleared;
+  ASSERT_TRUE(directory.cache().Apply(cleared).ok());
+  EXPECT_TRUE(directory.held().empty());
+  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b"}, Tokens(8))).ok());
+  EXPECT_EQ(directory.held().size(), 1u);
+}
+
+TEST(EngineBlocksTest, SaltsAndItemsCount) {
+  Directory directory;
+  EngineEvent salted = Stored({"a", "b"}, Tokens(8));
+  salted.extras = {{{.text = "salt", .offset_tokens = {}}}};
+  ASSERT_TRUE(directory.cache().Apply(salted).ok());
+  EXPECT_THAT(directory.held(), ElementsAre(directory.Keys(Tokens(8), "salt")[0]));
+
+  Directory pictures;
+  // An item that begins at token 6 and goes on into the second block of the namespace.
+  EngineEvent event = Stored({"a", "b", "c", "d"}, Tokens(16));
+  event.extras = {{}, {{.text = "picture", .offset_tokens = 2}}, {{.text = "picture", .offset_tokens = -2}}, {}};
+  ASSERT_TRUE(pictures.cache().Apply(event).ok());
+  const PlacedExtra placed = {.block = 0, .extra = {.tag = ExtraTag::kMultimodal, .bytes = "picture", .offset_tokens = 6}};
+  const std::vector<BlockKey> keys = pictures.Keys(Tokens(16), "", {&placed, 1});
+  EXPECT_THAT(pictures.held(), UnorderedElementsAre(keys[0], keys[1]));
+}
+
+TEST(EngineBlocksTest, SizesThatDoNotFitAreRefusedAndTailsAreNot) {
+  Directory directory(6);
+  EXPECT_THAT(std::string(directory.cache().Apply(Stored({"a"}, Tokens(4))).message()), HasSubstr("4 tokens, which do not divide the namespace's 6"));
+  Directory tails;
+  EngineEvent tail = Stored({"t"}, Tokens(2));
+  tail.block_tokens = 2;
+  ASSERT_TRUE(tails.cache().Apply(tail).ok());
+  ASSERT_TRUE(tails.cache().Apply(Stored({"a", "b"}, Tokens(8))).ok());
+  EXPECT_EQ(tails.held().size(), 1u);
+  ASSERT_TRUE(tails.cache().Apply(tail).ok());
+  EXPECT_EQ(tails.cache().stats().dropped, 1u);
+}
+
+std::string Packed(const Json& batch) {
+  const std::vector<uint8_t> bytes = Json::to_msgpack(batch);
+  return {bytes.begin(), bytes.end()};
+}
+Json Bytes(const std::string& text) { return Json::binary(std::vector<uint8_t>(text.begin(), text.end())); }
+
+Json BatchOf(Json event) { return {1.5, Json::array({std::move(event)}), 0}; }
+
+TEST(EngineEventsTest, VllmsBatchesAreRead) {
+  const Json stored = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a"), Bytes("b")})}, {"parent_block_hash", nullptr},
+                       {"token_ids", {1, 2, 3, 4}}, {"block_size", 2}, {"lora_id", nullptr}, {"medium", "GPU"}, {"lora_name", nullptr},
+                       {"extra_keys", Json::array({Json::array({"salt", Json::array({"picture", 1})}), nullptr})}, {"group_idx", 0},
+                       {"kv_cache_spec_kind", "full_attention"}};
+  const auto events = DecodeEngineEvents(Packed(BatchOf(stored)));
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_EQ(events->size(), 1u);
+  const EngineEvent& event = events->front();
+  EXPECT_EQ(event.kind, Kind::kStored);
+  EXPECT_THAT(event.hashes, ElementsAre("a", "b"));
+  EXPECT_EQ(event.parent, std::nullopt);
+  EXPECT_THAT(event.tokens, ElementsAre(1, 2, 3, 4));
+  ASSERT_EQ(event.extras.size(), 2u);
+  EXPECT_EQ(event.extras[0][0].text, "salt");
+  EXPECT_EQ(event.extras[0][1].offset_tokens, 1);
+
+  const Json removed = {{"type", "BlockRemoved"}, {"block_hashes", Json::array({Bytes("a")})}, {"medium", "GPU"}};
+  EXPECT_EQ((*DecodeEngineEvents(Packed(BatchOf(removed))))[0].kind, Kind::kRemoved);
+  EXPECT_EQ((*DecodeEngineEvents(Packed(BatchOf({{"type", "AllBlocksCleared"}}))))[0].kind, Kind::kCleared);
+}
+
+TEST(EngineEventsTest, WhatHasNoKeyHereIsLeftOut) {
+  const Json stored = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {1, 2}}, {"block_size", 2}};
+  EXPECT_EQ((*DecodeEngineEvents(Packed(BatchOf(stored))))[0].kind, Kind::kStored) << "defaults are left out";
+  for (const auto& [name, value] : std::map<std::string, Json>{{"medium", "CPU"}, {"group_idx", 1}, {"lora_name", "adapter"},
+                                                               {"kv_cache_spec_kind", "sliding_window"},
+                                                               {"extra_keys", Json::array({Json::array({Bytes("embedding")})})},
+                                                               {"type", "BlockMoved"}}) {
+    Json other = stored;
+    other[name] = value;
+    const auto events = DecodeEngineEvents(Packed(BatchOf(other)));
+    ASSERT_TRUE(events.ok()) << name << events.status();
+    EXPECT_EQ((*events)[0].kind, Kind::kOther) << name;
+  }
+}
+
+TEST(EngineEventsTest, CutHashesAreRefusedWithTheSettingAndNonsenseIsRefused) {
+  const Json cut = {{"type", "BlockRemoved"}, {"block_hashes", {12345}}};
+  const absl::Status status = DecodeEngineEvents(Packed(BatchOf(cut))).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0"));
+  const Json short_tokens = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {1}}, {"block_size", 2}};
+  const Json negative = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {-1, 2}}, {"block_size", 2}};
+  for (const std::string& payload : {std::string(), std::string("\xc1"), Packed({1, 2}), Packed(BatchOf("text")), Packed(BatchOf({{"type", 1}})),
+                                     Packed(BatchOf({{"type", "BlockRemoved"}})), Packed(BatchOf(short_tokens)), Packed(BatchOf(negative)),
+                                     Packed(BatchOf(cut)).substr(0, 9), std::string(kEventBytesMax, '\x91')}) {
+    EXPECT_FALSE(DecodeEngineEvents(payload).ok());
+  }
+}
+
+}  // namespace
+}  // namespace stem
