@@ -136,16 +136,22 @@ void Fetch::Run() {
   if (!planned_whole() || stem_blocks_ < blocks()) PlanRemote();
   if (windowed() && !planned_whole()) PlanLocalStem();
   matched_ = static_cast<uint32_t>(planned_blocks());
-  // Parts of a block that is not whole are of no use to anyone.
-  if (const size_t whole = IndexOf(matched_); whole >= pinned_) steps_.resize(whole - pinned_);
+  // Parts of a block that is not whole are of no use to this client.
+  if (const size_t whole = IndexOf(matched_); whole >= pinned_) SetAside(whole - pinned_);
   for (const LentStretch& lent : lent_) AnswerLent(lent);
+  StartReads();
+  Answer();
+  Bring();
+  Conclude();
+  BringAside();
+  Finish();
+}
+
+void Fetch::StartReads() {
   for (const std::shared_ptr<RemoteRun>& run : runs_) {
     RemoteRun::Start(run, parts_.transport, *parts_.registrations[session_->space().memory->arena_id], call_.deadline);
   }
   reads_began_ = absl::Now();
-  Answer();
-  Bring();
-  Finish();
 }
 
 // ---- Single flight ------------------------------------------------------------------------------------------------------

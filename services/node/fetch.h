@@ -2,6 +2,7 @@
 // window or state groups ends), the client answered (fetch.cc), and the planned brought and told of as it lands (fetch_bring.cc).
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,12 +44,17 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
  private:
   struct Step {  // how a planned position comes: one of these
     BlockPin pinned;
+    BlockAwait awaited;  // another fetch or a publish brings it
     Filling from_ssd;
     std::shared_ptr<RemoteRun> run;
     size_t op = 0;
-    bool wait = false;  // another fetch or a publish brings it
     bool lent = false;  // the client reads it in a host peer's memory
     v1::Source lent_from = v1::SOURCE_UNSPECIFIED;
+  };
+
+  struct Aside {  // brought for others alone
+    BlockName name;
+    Step step;
   };
 
   struct LentStretch {  // the indices from `first` on
@@ -94,13 +100,19 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   void PlanLent(const v1::NodeAddress& holder, PeerLease lease);
   // Plans the next index as brought by `run`, which leased it as its slot `leased`. False: it cannot be.
   bool PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::MissCause* cause);
+  // Plans what is Ready, or on its way for another. False: it is neither.
+  bool PlanPresent(size_t index, Step* step);
   void PlanMisses(const v1::MatchReply* reply, size_t first_block);
   ReadableSlot Readable(const BlockPin& pin, v1::Source source) const;
   void AnswerLent(const LentStretch& lent);
   void Answer();
+  void StartReads();
   void Bring();
-  absl::StatusOr<BlockPin> BringOne(size_t i, v1::Source* source);
-  absl::StatusOr<BlockPin> BringAwaited(size_t index);
+  // Law 4: the steps from `first` on are not for this client. What others await of them is kept for BringAside, the rest given up.
+  void SetAside(size_t first);
+  void BringAside();
+  absl::StatusOr<BlockPin> BringOne(Step& step, const BlockName& name, v1::Source* source);
+  absl::StatusOr<BlockPin> BringAwaited(const BlockName& name);
   std::vector<absl::StatusOr<BlockPin>> PromoteFrom(size_t first);
   bool Land(size_t index, BlockPin pin, v1::Source source);
   // A payload that the client gets; a block is a hit with its last part.
@@ -153,6 +165,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   size_t pinned_ = 0;             // leading indices pinned by PinReady
   uint64_t pinned_bytes_ = 0;
   std::vector<Step> steps_;       // planned indices, from pinned_ on
+  std::deque<Aside> aside_;       // chain order
   bool lend_ = false;             // what the directory names
   std::vector<LentStretch> lent_;
   std::vector<std::shared_ptr<RemoteRun>> runs_;

@@ -22,7 +22,7 @@ void Fetch::Bring() {
       NoteHit(pinned_ + i, steps_[i].lent_from);
       continue;
     }
-    if (pins_->released()) return;  // the client has left: what is on its way ends without it
+    if (pins_->released()) return SetAside(i);
     v1::Source source = v1::SOURCE_LOCAL_DRAM;
     absl::StatusOr<BlockPin> pin;
     if (steps_[i].from_ssd.valid()) {
@@ -33,17 +33,40 @@ void Fetch::Bring() {
       pin = std::move(promoted[i - promoted_first]);
       source = v1::SOURCE_LOCAL_SSD;
     } else {
-      pin = BringOne(i, &source);
+      pin = BringOne(steps_[i], names_[pinned_ + i], &source);
     }
     if (!pin.ok()) {
       LearnRates();
-      return Lose(pinned_ + i, pin.status());
+      Lose(pinned_ + i, pin.status());
+      return SetAside(i + 1);
     }
-    if (!Land(pinned_ + i, *std::move(pin), source)) return;
+    if (!Land(pinned_ + i, *std::move(pin), source)) return SetAside(i + 1);
   }
   LearnRates();  // first, so that what the client asks for next is weighed with it
   Conclude();
   FlushLanded();
+}
+
+void Fetch::SetAside(size_t first) {
+  for (size_t i = steps_.size(); i-- > first;) {  // children before their parents
+    Step& step = steps_[i];
+    const bool awaited = step.run != nullptr ? !step.run->GiveUp(step.op) : step.from_ssd.valid() && !step.from_ssd.GiveUp();
+    if (awaited) aside_.push_front({.name = names_[pinned_ + i], .step = std::move(step)});
+  }
+  steps_.resize(first);
+}
+
+void Fetch::BringAside() {
+  std::vector<Filling> from_ssd;
+  for (Aside& each : aside_) {
+    if (each.step.from_ssd.valid()) from_ssd.push_back(std::move(each.step.from_ssd));
+  }
+  (void)parts_.promoter.Promote(pool_, std::move(from_ssd), &trace_);
+  for (Aside& each : aside_) {
+    v1::Source source = v1::SOURCE_UNSPECIFIED;
+    if (each.step.run != nullptr) (void)BringOne(each.step, each.name, &source);  // whoever awaits it hears of it
+  }
+  aside_.clear();
 }
 
 void Fetch::LearnRates() {
@@ -71,14 +94,12 @@ std::vector<absl::StatusOr<BlockPin>> Fetch::PromoteFrom(size_t first) {
   return promoted;
 }
 
-absl::StatusOr<BlockPin> Fetch::BringOne(size_t i, v1::Source* source) {
-  Step& step = steps_[i];
-  const BlockName& name = names_[pinned_ + i];
+absl::StatusOr<BlockPin> Fetch::BringOne(Step& step, const BlockName& name, v1::Source* source) {
   if (step.pinned.valid()) {
     parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, step.pinned.meta().length);
     return std::move(step.pinned);
   }
-  if (step.wait) return BringAwaited(pinned_ + i);
+  if (step.awaited.valid()) return BringAwaited(name);
   RemoteRun& run = *step.run;
   const auto index = static_cast<size_t>(std::find(runs_.begin(), runs_.end(), step.run) - runs_.begin());
   if (!run.Finished(step.op)) FlushLanded();
@@ -130,10 +151,10 @@ absl::Time Fetch::NotePiece(std::optional<size_t>& step, Stage stage, size_t run
 }
 
 // A block that someone else brings; it may have gone on to the SSD before it could be pinned.
-absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t index) {
+absl::StatusOr<BlockPin> Fetch::BringAwaited(const BlockName& name) {
   FlushLanded();
   const absl::Time begin = absl::Now();
-  BlockPin pin = pool_.PinWhenFilled(names_[index], call_.deadline);
+  BlockPin pin = pool_.PinWhenFilled(name, call_.deadline);
   const size_t step = trace_.Continue(Stage::kAwait, begin);
   trace_.AddPiece(step, begin, absl::Now());
   ++trace_.at(step).keys;
@@ -143,10 +164,10 @@ absl::StatusOr<BlockPin> Fetch::BringAwaited(size_t index) {
     return pin;
   }
   if (absl::Now() >= call_.deadline) return absl::DeadlineExceededError("the block did not become ready in time");
-  if (pool_.Find(names_[index]) != BlockPool::Presence::kSsd) {
-    return absl::CancelledError("whoever brought the block gave it up");
+  if (pool_.Find(name) != BlockPool::Presence::kSsd) {
+    return absl::CancelledError("whoever brought the block could not");
   }
-  STEM_ASSIGN(Filling filling, Promoter::Begin(pool_, names_[index], slots_until_));
+  STEM_ASSIGN(Filling filling, Promoter::Begin(pool_, name, slots_until_));
   std::vector<Filling> fillings;
   fillings.push_back(std::move(filling));
   return std::move(parts_.promoter.Promote(pool_, std::move(fillings), &trace_).front());
@@ -192,7 +213,7 @@ void Fetch::Lose(size_t index, const absl::Status& why) {
   const Step& step = steps_[index - pinned_];
   if (cause == v1::MISS_CAUSE_REFUSED) parts_.metrics.CountRefused(RefusedCall::kAcquire, RefusedReason::kNoSlot, matched_ - left);
   if (cause == v1::MISS_CAUSE_DEADLINE) {
-    parts_.metrics.CountDeadlineMiss(step.run != nullptr ? Stage::kRead : step.wait ? Stage::kAwait : Stage::kPromote);
+    parts_.metrics.CountDeadlineMiss(step.run != nullptr ? Stage::kRead : step.awaited.valid() ? Stage::kAwait : Stage::kPromote);
   }
   Conclude();
   RequestFacts& facts = trace_.facts();

@@ -53,29 +53,26 @@ void Fetch::Appraise() {
 void Fetch::PlanLocal() {
   for (size_t index = pinned_; index < worth_end(); ++index) {
     Step step;
-    switch (pool_.Find(names_[index])) {
-      case BlockPool::Presence::kAbsent: return;
-      case BlockPool::Presence::kDram:
-        step.pinned = pool_.Pin(names_[index]);
-        step.wait = !step.pinned.valid();  // it left for the SSD this moment
-        break;
-      case BlockPool::Presence::kFilling: step.wait = true; break;
-      case BlockPool::Presence::kSsd: {
-        absl::StatusOr<Filling> filling = Promoter::Begin(pool_, names_[index], slots_until_);
-        if (absl::IsNotFound(filling.status())) return;
-        if (filling.ok()) {
-          step.from_ssd = *std::move(filling);
-        } else if (absl::IsAlreadyExists(filling.status())) {
-          step.wait = true;
-        } else {
-          stopped_ = CauseOf(filling.status(), call_.deadline);
-          refused_why_ = RefusedReason::kNoSlot;
-          return;
-        }
+    const BlockPool::Presence presence = pool_.PinOrAwait(names_[index], &step.pinned, &step.awaited);
+    if (presence == BlockPool::Presence::kAbsent) return;
+    if (presence == BlockPool::Presence::kSsd) {
+      absl::StatusOr<Filling> filling = Promoter::Begin(pool_, names_[index], slots_until_);
+      if (absl::IsNotFound(filling.status())) return;
+      if (filling.ok()) {
+        step.from_ssd = *std::move(filling);
+      } else if (!absl::IsAlreadyExists(filling.status()) || !PlanPresent(index, &step)) {
+        stopped_ = CauseOf(filling.status(), call_.deadline);
+        refused_why_ = RefusedReason::kNoSlot;
+        return;
       }
     }
     steps_.push_back(std::move(step));
   }
+}
+
+bool Fetch::PlanPresent(size_t index, Step* step) {
+  const BlockPool::Presence presence = pool_.PinOrAwait(names_[index], &step->pinned, &step->awaited);
+  return presence == BlockPool::Presence::kDram || presence == BlockPool::Presence::kFilling;
 }
 
 void Fetch::PlanRemote() {
@@ -189,10 +186,7 @@ bool Fetch::PlanRead(const std::shared_ptr<RemoteRun>& run, size_t leased, v1::M
   if (filling.ok()) {
     step.run = run;
     step.op = run->Add(leased, *std::move(filling));
-  } else if (absl::IsAlreadyExists(filling.status())) {
-    step.pinned = pool_.Pin(names_[index]);
-    step.wait = !step.pinned.valid();
-  } else {
+  } else if (!absl::IsAlreadyExists(filling.status()) || !PlanPresent(index, &step)) {
     *cause = CauseOf(filling.status(), call_.deadline);
     refused_why_ = RefusedReason::kNoSlot;
     return false;

@@ -53,7 +53,11 @@ void Fetch::ChooseStem() {
 }
 
 void Fetch::PlanLocalStem() {
-  steps_.clear();  // first: what they were to fill is given up
+  SetAside(0);  // first: what they were to fill is given up
+  if (!aside_.empty()) {  // and what is planned anew may be what others await of it
+    StartReads();
+    BringAside();
+  }
   pinned_ = 0;     // another stem has other indices; what is pinned is planned again
   acquired_.clear_ready();
   lent_.clear();
@@ -64,7 +68,7 @@ void Fetch::PlanLocalStem() {
   Need(LocalStem());
   PlanLocal();
   if (!planned_whole()) {
-    steps_.clear();
+    SetAside(0);
     Need(0);
   }
   acquired_.clear_misses();

@@ -37,6 +37,9 @@ class RemoteRun {
   static void Start(const std::shared_ptr<RemoteRun>& run, Transport& transport, const Registration& into,
                     absl::Time deadline);
 
+  // See Filling::GiveUp. Not after Prove.
+  bool GiveUp(size_t op) { return fillings_[op].GiveUp(); }
+
   bool Finished(size_t op);
   // How the read ended; DeadlineExceeded when it has not by `deadline` or the lease's end.
   absl::Status WaitFor(size_t op, absl::Time deadline);

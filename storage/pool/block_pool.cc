@@ -41,6 +41,18 @@ BlockPin::~BlockPin() {
 
 SlotView<const std::byte> BlockPin::view() const { return {pool_->slot_bytes(slot_), pool_->geometry_}; }
 
+BlockAwait::BlockAwait(BlockAwait&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
+
+BlockAwait& BlockAwait::operator=(BlockAwait&& other) noexcept {
+  std::swap(pool_, other.pool_);
+  std::swap(id_, other.id_);
+  return *this;
+}
+
+BlockAwait::~BlockAwait() {
+  if (pool_ != nullptr) pool_->EndAwait(id_);
+}
+
 Filling::Filling(Filling&& other) noexcept
     : pool_(std::exchange(other.pool_, nullptr)),
       id_(other.id_),
@@ -64,6 +76,8 @@ SlotView<std::byte> Filling::view() const { return {pool_->slot_bytes(slot_), po
 absl::StatusOr<BlockPin> Filling::Commit(uint64_t length, uint64_t digest, uint64_t publisher) && {
   return std::exchange(pool_, nullptr)->CommitFill(id_, length, digest, publisher);
 }
+
+bool Filling::GiveUp() { return pool_->GiveUpFill(id_); }
 
 // ---- Construction and looking -------------------------------------------------------------------------------------------
 
@@ -153,13 +167,28 @@ BlockPin BlockPool::PinNamed(const BlockName& name) {
   return PinLocked(it->second);
 }
 
+BlockAwait BlockPool::AwaitLocked(BlockId id) {
+  ++blocks_[id].awaited;
+  return BlockAwait(this, id);
+}
+
+BlockPool::Presence BlockPool::PinOrAwait(const BlockName& name, BlockPin* pin, BlockAwait* awaited) {
+  MutexLock lock(mutex_);
+  const Presence presence = FindLocked(name);
+  if (presence == Presence::kDram) *pin = PinLocked(table_.at(name));
+  if (presence == Presence::kFilling) *awaited = AwaitLocked(table_.at(name));
+  return presence;
+}
+
 BlockPin BlockPool::PinWhenFilled(const BlockName& name, absl::Time deadline) {
+  BlockAwait awaited;  // ends after the lock
   MutexLock lock(mutex_);
   while (true) {
     const auto it = table_.find(name);
     if (it == table_.end()) return {};
     const Block& block = blocks_[it->second];
     if (!block.filling) return block.in_slot ? PinLocked(it->second) : BlockPin();
+    if (!awaited.valid()) awaited = AwaitLocked(it->second);
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) return {};
     filled_.WaitFor(mutex_, left);
@@ -300,6 +329,24 @@ void BlockPool::AbandonFill(BlockId id) {
   FreeEntryIfUnused(id);
 }
 
+bool BlockPool::GiveUpFill(BlockId id) {
+  MutexLock lock(mutex_);
+  const Block& block = blocks_[id];
+  if (block.awaited > 0) return false;
+  if (!block.withdrawn && !block.on_ssd) Withdraw(id, GoneReason::kNone);
+  filled_.NotifyAll();
+  return true;
+}
+
+void BlockPool::EndAwait(BlockId id) {
+  MutexLock lock(mutex_);
+  Block& block = blocks_[id];
+  STEM_CHECK(block.awaited > 0);
+  if (--block.awaited > 0) return;
+  FreeEntryIfUnused(id);
+  if (slot_waiters_ > 0) slot_freed_.NotifyAll();  // it may be evicted now
+}
+
 absl::StatusOr<uint32_t> BlockPool::TakeSlot(absl::Time deadline) {
   while (slots_left() == 0) {
     if (EvictOne()) continue;
@@ -322,7 +369,7 @@ absl::StatusOr<uint32_t> BlockPool::TakeSlot(absl::Time deadline) {
 // ---- Leaving ------------------------------------------------------------------------------------------------------------
 
 bool BlockPool::MayLeaveDram(const Block& block) {
-  if (block.pins > 0 || block.spilling) return false;
+  if (block.pins > 0 || block.awaited > 0 || block.spilling) return false;
   if (block.on_ssd) return true;
   return (options_.ssd_bytes_max == 0 || spill_failing_ || !WorthSpilling(block)) && block.first_child == kNoBlock;
 }
@@ -342,7 +389,8 @@ bool BlockPool::EvictOne() {
       return true;
     }
     // What only waits for the spiller keeps its rank: it is next on the way out.
-    if (block.pins == 0 && !block.spilling && options_.ssd_bytes_max > 0 && !spill_failing_) return false;
+    const bool in_use = block.pins > 0 || block.awaited > 0;
+    if (!in_use && !block.spilling && options_.ssd_bytes_max > 0 && !spill_failing_) return false;
     dram_policy_->Defer(*victim);
   }
   return false;
@@ -410,7 +458,7 @@ void BlockPool::FreeSlot(Block& block) {
 
 void BlockPool::FreeEntryIfUnused(BlockId id) {
   Block& block = blocks_[id];
-  if (!block.used || !block.withdrawn || block.pins > 0 || block.filling) return;
+  if (!block.used || !block.withdrawn || block.pins > 0 || block.awaited > 0 || block.filling) return;
   block = Block();
   free_ids_.push_back(id);
 }

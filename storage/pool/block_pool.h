@@ -73,6 +73,25 @@ class BlockPin {
   BlockMeta meta_;
 };
 
+// A block that someone else is bringing, counted on: who brings it goes on with it (Filling::GiveUp), and once it is Ready it stays. Move-only;
+// outlives no pool.
+class BlockAwait {
+ public:
+  BlockAwait() = default;
+  BlockAwait(BlockAwait&& other) noexcept;
+  BlockAwait& operator=(BlockAwait&& other) noexcept;
+  ~BlockAwait();
+
+  bool valid() const { return pool_ != nullptr; }
+
+ private:
+  friend class BlockPool;
+  BlockAwait(BlockPool* pool, BlockId id) : pool_(pool), id_(id) {}
+
+  BlockPool* pool_ = nullptr;
+  BlockId id_ = kNoBlock;
+};
+
 // The permission to write a slot that no reader can see yet. Destroying it uncommitted frees the slot and the name.
 class Filling {
  public:
@@ -90,6 +109,10 @@ class Filling {
   // Makes the block Ready: writes the slot's header, then names it. The payload and its chunk hashes are in the slot.
   // Consumes the ticket. Errors: FailedPrecondition when the parent is no longer held.
   absl::StatusOr<BlockPin> Commit(uint64_t length, uint64_t digest, uint64_t publisher) &&;
+
+  // Gives the block up, unless somebody awaits it: then false, and it is to be brought. Its name goes now, its slot with the ticket, as bytes
+  // may still be on their way into it (law 6). A block of the SSD is back there when the ticket ends.
+  bool GiveUp();
 
  private:
   friend class BlockPool;
@@ -144,7 +167,9 @@ class BlockPool {
   // Pins the first block from entry `*next` on that is Ready in DRAM, and sets `*next` behind it. Invalid when a few thousand entries held
   // none, and with `*next` 0 after the last of all. Blocks come in no order; some that change meanwhile are passed over.
   BlockPin PinNext(BlockId* next);
-  // Waits for a block that someone else is filling. Invalid when it was given up or `deadline` passed.
+  // Counts on a block: pins it (`*pin`) when it is Ready, awaits it (`*awaited`) when someone is filling it. Both are invalid before.
+  Presence PinOrAwait(const BlockName& name, BlockPin* pin, BlockAwait* awaited);
+  // Waits for a block that someone else is filling, and counts on it meanwhile. Invalid when it did not come or `deadline` passed.
   BlockPin PinWhenFilled(const BlockName& name, absl::Time deadline);
   // Tells the policies that a request used these blocks, in chain order: those that it brought enter them now. A run that does
   // not start its chain goes on with the request that used its parent.
@@ -225,6 +250,7 @@ class BlockPool {
   Stats stats() const;
 
  private:
+  friend class BlockAwait;
   friend class BlockPin;
   friend class Filling;
 
@@ -242,6 +268,7 @@ class BlockPool {
     uint32_t depth = 0;             // blocks before it in its chain
     uint32_t slot = 0;
     uint32_t pins = 0;
+    uint32_t awaited = 0;    // by so many, since it was being filled
     uint32_t kept = 0;       // pins of Keep; above 0 it is not ranked
     bool ranked = false;     // the DRAM policy has it; not before the request that brought it ended or let go of it
     bool used = false;       // this entry is a block
@@ -255,6 +282,8 @@ class BlockPool {
   void Unpin(BlockId id);
   absl::StatusOr<BlockPin> CommitFill(BlockId id, uint64_t length, uint64_t digest, uint64_t publisher);
   void AbandonFill(BlockId id);
+  bool GiveUpFill(BlockId id);
+  void EndAwait(BlockId id);
   std::span<std::byte> slot_bytes(uint32_t slot) const;
 
   BlockId NewBlock(const BlockName& name, const std::optional<BlockKey>& parent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -280,6 +309,7 @@ class BlockPool {
   void UnpinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockInfo InfoOf(const Block& block, const BlockUse& use) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BlockPin PinLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  BlockAwait AwaitLocked(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // OK when `name` may be filled now: absent or only on SSD, its parent held or being filled.
   absl::Status MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -35,11 +35,12 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
     const std::optional<BlockId> victim = dram_policy_->Victim();
     if (!victim.has_value()) break;
     Block& block = blocks_[*victim];
-    if (block.pins == 0 && (block.on_ssd || !WorthSpilling(block))) {
+    const bool in_use = block.pins > 0 || block.awaited > 0;
+    if (!in_use && (block.on_ssd || !WorthSpilling(block))) {
       LeaveDram(*victim);
       continue;
     }
-    if (block.pins > 0) {
+    if (in_use) {
       dram_policy_->Defer(*victim);
       continue;
     }

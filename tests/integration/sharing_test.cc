@@ -86,6 +86,35 @@ TEST(SharingTest, PublishedChainIsReadOnTheSameNodeAndOnAnother) {
   EXPECT_THAT(Fetch(*reader, keys).sources, ::testing::Each(v1::SOURCE_LOCAL_DRAM)) << "read once, it is a copy here";
 }
 
+class PromisedBlocksTest : public ::testing::TestWithParam<bool> {};
+
+// Law 4. The second client's stem is what the first one's request brings, and the first leaves: at once, or with the second's answer.
+TEST_P(PromisedBlocksTest, WhoBringsABlockThatAnotherWasPromisedLeavesAndItComes) {
+  constexpr uint64_t kLargeBytes = 256 << 10;
+  constexpr uint32_t kBlocks = 32;
+  InProcessCluster cluster({.nodes = 2, .dram_bytes = 32 << 20, .map_host_peers = GetParam()});
+  const auto writer = cluster.Connect(0, TestSpec(kLargeBytes), 16 << 20);
+  const auto first = cluster.Connect(1, TestSpec(kLargeBytes));
+  const auto second = cluster.Connect(1, TestSpec(kLargeBytes));
+  for (uint32_t round = 0; round < 24; ++round) {
+    const std::vector<BlockKey> keys = ChainOf(*writer, kBlocks, 1 + round * 100000);
+    ASSERT_EQ(Publish(*writer, keys), kBlocks);
+    cluster.Settle();
+    absl::StatusOr<Stem> brought = first->Acquire(keys, {}, Soon());
+    ASSERT_TRUE(brought.ok()) << brought.status();
+    EXPECT_EQ(brought->matched_blocks(), kBlocks);
+    if (round % 2 == 0) *brought = Stem();
+    absl::StatusOr<Stem> promised = second->Acquire(keys, {}, Soon());
+    ASSERT_TRUE(promised.ok()) << promised.status();
+    *brought = Stem();
+    EXPECT_EQ(promised->matched_blocks(), kBlocks);
+    std::vector<std::vector<std::byte>> memory(kBlocks, std::vector<std::byte>(kLargeBytes));
+    const LoadResult loaded = second->Load(*promised, 0, std::vector<std::span<std::byte>>(memory.begin(), memory.end()), Soon());
+    ASSERT_EQ(loaded.blocks_loaded, kBlocks) << "round " << round << ": " << loaded.status;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(MapHostPeers, PromisedBlocksTest, ::testing::Bool());
+
 TEST(SharingTest, LongerPromptMatchesItsStem) {
   InProcessCluster cluster({.nodes = 2});
   const auto writer = cluster.Connect(0, TestSpec(kBlockBytes));

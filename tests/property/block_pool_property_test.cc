@@ -96,6 +96,7 @@ class World {
 
   void End() {
     pins_.clear();
+    awaits_.clear();
     for (std::vector<BlockPin>& kept : kept_) pool_->LetGo(std::move(kept));
     ASSERT_EQ(pool_->stats().slots_kept, 0u);
     const BlockPool::Stats stats = pool_->stats();
@@ -118,9 +119,20 @@ class World {
       ASSERT_EQ(filling->promoted()->generation, disk_[number]);
     }
     std::fill(payload.begin(), payload.end(), static_cast<std::byte>(number));
+    BlockAwait awaited;
+    BlockPin pinned;
+    if (random_() % 4 == 0) {
+      ASSERT_EQ(pool_->PinOrAwait(Name(number), &pinned, &awaited), BlockPool::Presence::kFilling);
+    }
+    if (random_() % 4 == 0) {
+      ASSERT_EQ(filling->GiveUp(), !awaited.valid());
+    }
     if (random_() % 5 == 0) return;  // given up
+    const bool named = pool_->Find(Name(number)) == BlockPool::Presence::kFilling;
+    if (awaited.valid() && awaits_.size() < 3) awaits_.push_back(std::move(awaited));
+    if (awaits_.size() == 3) awaits_.erase(awaits_.begin());
     const absl::StatusOr<BlockPin> pin = std::move(*filling).Commit(kBlockBytes, 1, 2);
-    ASSERT_TRUE(pin.ok()) << pin.status();
+    ASSERT_EQ(pin.ok(), named) << pin.status();
   }
   void Pin(uint64_t number) {
     BlockPin pin = pool_->Pin(Name(number));
@@ -160,6 +172,7 @@ class World {
   std::map<uint64_t, uint64_t> disk_;  // number -> generation in the record
   std::unique_ptr<BlockPool> pool_;
   std::vector<BlockPin> pins_;
+  std::vector<BlockAwait> awaits_;
   std::vector<std::vector<BlockPin>> kept_;
 };
 

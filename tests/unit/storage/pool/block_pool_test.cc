@@ -216,6 +216,51 @@ TEST_F(BlockPoolTest, WaiterGetsTheBlockThatAnotherBrings) {
   EXPECT_FALSE(pool_->PinWhenFilled(Name(2), absl::Now()).valid()) << "the deadline ends it";
 }
 
+TEST_F(BlockPoolTest, WhatSomebodyAwaitsIsNotGivenUpAndStaysWhenItCame) {
+  MakePool(2);
+  absl::StatusOr<Filling> filling = pool_->BeginFill(Name(1), std::nullopt, absl::Now());
+  BlockPin pin;
+  BlockAwait awaited;
+  EXPECT_EQ(pool_->PinOrAwait(Name(1), &pin, &awaited), BlockPool::Presence::kFilling);
+  EXPECT_FALSE(pin.valid());
+  ASSERT_TRUE(awaited.valid());
+  EXPECT_FALSE(filling->GiveUp());
+  EXPECT_TRUE(std::move(*filling).Commit(kBlockBytes, 0, 0).ok());  // nobody has it pinned now
+  for (uint64_t other = 2; other < 8; ++other) {
+    absl::StatusOr<Filling> next = pool_->BeginFill(Name(other), std::nullopt, absl::Now());
+    ASSERT_TRUE(next.ok()) << next.status();
+    EXPECT_TRUE(std::move(*next).Commit(kBlockBytes, 0, 0).ok());
+  }
+  EXPECT_EQ(pool_->Find(Name(1)), BlockPool::Presence::kDram);
+  awaited = BlockAwait();
+  const absl::StatusOr<Filling> one = pool_->BeginFill(Name(12), std::nullopt, absl::Now());
+  const absl::StatusOr<Filling> two = pool_->BeginFill(Name(13), std::nullopt, absl::Now());
+  EXPECT_TRUE(one.ok() && two.ok());
+  EXPECT_EQ(pool_->Find(Name(1)), BlockPool::Presence::kAbsent);
+}
+
+TEST_F(BlockPoolTest, WhatIsGivenUpLosesItsNameAtOnceAndItsSlotWithTheTicket) {
+  MakePool(2);
+  absl::StatusOr<Filling> parent = pool_->BeginFill(Name(1), std::nullopt, absl::Now());
+  absl::StatusOr<Filling> child = pool_->BeginFill(Name(2), Name(1).key, absl::Now());
+  {
+    BlockPin pin;
+    BlockAwait awaited;
+    pool_->PinOrAwait(Name(2), &pin, &awaited);
+    EXPECT_FALSE(child->GiveUp());
+  }
+  EXPECT_TRUE(child->GiveUp()) << "who awaited it has left";
+  EXPECT_TRUE(parent->GiveUp());
+  EXPECT_EQ(pool_->Find(Name(1)), BlockPool::Presence::kAbsent);
+  EXPECT_TRUE(absl::IsResourceExhausted(pool_->BeginFill(Name(1), std::nullopt, absl::Now()).status())) << "law 6";
+  *parent = Filling();
+  absl::StatusOr<Filling> again = pool_->BeginFill(Name(1), std::nullopt, absl::Now());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_FALSE(std::move(*child).Commit(kBlockBytes, 0, 0).ok());
+  EXPECT_TRUE(std::move(*again).Commit(kBlockBytes, 0, 0).ok());
+  EXPECT_EQ(pool_->stats().slots_free, 1u);
+}
+
 // ---- SSD tier -----------------------------------------------------------------------------------------------------------
 
 class SpillingPoolTest : public BlockPoolTest {
