@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "services/node/slot_runs.h"
+
 namespace stem {
 
 namespace v1 = ::stemcache::v1;
@@ -27,6 +29,15 @@ AcquireOutcome::Counts AcquireOutcome::counts() const {
     }
   }
   return counts;
+}
+
+google::protobuf::RepeatedPtrField<v1::Miss> AcquireOutcome::misses() const {
+  google::protobuf::RepeatedPtrField<v1::Miss> runs;
+  for (size_t block = 0; block < words_.size(); ++block) {
+    if (words_[block] < kMissed) continue;
+    AppendMiss(runs, static_cast<uint32_t>(block), 1, static_cast<v1::MissCause>(words_[block] - kMissed));
+  }
+  return runs;
 }
 
 }  // namespace stem

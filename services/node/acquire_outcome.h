@@ -29,6 +29,8 @@ class AcquireOutcome {
 
   size_t blocks() const { return words_.size(); }
   Counts counts() const;
+  // The runs of missed blocks, ascending.
+  google::protobuf::RepeatedPtrField<stemcache::v1::Miss> misses() const;
 
  private:
   static constexpr uint8_t kMissed = 0x40;  // plus the cause

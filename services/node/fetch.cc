@@ -107,7 +107,6 @@ bool Fetch::PinReady() {
     AppendSlot(*acquired_.mutable_ready(), PositionOf(pinned_), Readable(pins[pinned_], v1::SOURCE_LOCAL_DRAM));
     if (windowed()) pins_->Put(PositionOf(pinned_), std::move(pins[pinned_]));
   }
-  parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, pinned_bytes_);
   if (!windowed()) pins_->PutLeading(std::move(pins));
   return pinned_ == names_.size();
 }
@@ -246,7 +245,7 @@ void Fetch::AnswerLent(const LentStretch& lent) {
                {.arena = arena, .slot = lease.reply.slots(leased), .generation = lease.reply.generations(leased), .source = source});
     parts_.metrics.AddBytes(v1::BYTE_PATH_SAME_HOST, lease.reply.lengths(leased));
     steps_[index - pinned_].lent_from = source;
-    trace_.AddHit(source, EndsBlock(index) ? 1 : 0, lease.reply.lengths(leased));
+    trace_.AddHitBytes(source, lease.reply.lengths(leased));
   }
   if (pins_->Hold(static_cast<uint32_t>(lent.first), lent.run)) parts_.copier.Add(lent.run);
 }
@@ -254,12 +253,12 @@ void Fetch::AnswerLent(const LentStretch& lent) {
 void Fetch::Answer() {
   acquired_.set_matched_blocks(matched_);
   CutSlots(*acquired_.mutable_ready(), matched_ * static_cast<uint32_t>(parts_asked_));  // pinned parts of a block that is not whole
-  uint32_t here = 0;  // blocks
-  for (size_t index = 0; index < pinned_ && BlockOf(index) < matched_; ++index) {
-    NoteHit(index, v1::SOURCE_LOCAL_DRAM);
-    here += EndsBlock(index) ? 1 : 0;
+  for (size_t index = 0; index < pinned_; ++index) {
+    if (BlockOf(index) < matched_) NoteHit(index, v1::SOURCE_LOCAL_DRAM);
+    else pinned_bytes_ -= session_->space().spec.part(call_.chain.parts[PositionOf(index) % parts_asked_])->block_bytes;
   }
-  trace_.AddHit(v1::SOURCE_LOCAL_DRAM, here, pinned_bytes_);
+  parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, pinned_bytes_);
+  trace_.AddHitBytes(v1::SOURCE_LOCAL_DRAM, pinned_bytes_);
   for (const v1::Miss& miss : acquired_.misses()) {
     outcome_.Miss(miss.first(), miss.count(), miss.cause());
     if (miss.cause() == v1::MISS_CAUSE_REFUSED) parts_.metrics.CountRefused(RefusedCall::kAcquire, refused_why_, miss.count());
@@ -269,7 +268,6 @@ void Fetch::Answer() {
     Conclude();
   }
   RequestFacts& facts = trace_.facts();
-  facts.blocks_matched = matched_;
   facts.misses.assign(acquired_.misses().begin(), acquired_.misses().end());
   facts.difference = acquired_.difference();
   facts.answered = absl::Now();
@@ -300,6 +298,26 @@ void Fetch::Conclude() {
   outcome_.MissRest(v1::MISS_CAUSE_DEADLINE);  // promised, and let go of by the client before it came
   parts_.metrics.CountAcquire(
       {.space = session_->space(), .outcome = outcome_, .parts_asked = parts_asked_, .block_compute = call_.block_compute});
+}
+
+void Fetch::RecordOutcome() {
+  RequestFacts& facts = trace_.facts();
+  const AcquireOutcome::Counts counts = outcome_.counts();
+  facts.blocks_matched = 0;
+  for (size_t source = 0; source < counts.hits.size(); ++source) {
+    facts.hits.at(source).blocks = static_cast<uint32_t>(counts.hits[source]);
+    facts.blocks_matched += facts.hits[source].blocks;
+  }
+  const std::vector<v1::Miss> told = std::move(facts.misses);  // with when they may be there
+  const auto misses = outcome_.misses();
+  facts.misses.assign(misses.begin(), misses.end());
+  for (v1::Miss& miss : facts.misses) {
+    const auto same = std::find_if(told.begin(), told.end(), [&](const v1::Miss& each) {
+      return each.first() == miss.first() && each.cause() == miss.cause();
+    });
+    if (same != told.end()) miss.set_estimate_ms(same->estimate_ms());
+  }
+  if (facts.blocks_matched < blocks()) facts.first_missing_key = call_.chain.keys[facts.blocks_matched];
 }
 
 }  // namespace stem

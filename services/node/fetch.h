@@ -124,6 +124,8 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   void NoteHit(size_t index, v1::Source source);
   // Counts what became of every block: before the last message goes, so that who has it sees it counted.
   void Conclude();
+  // Tells the same to the request's record, after Conclude.
+  void RecordOutcome();
   void Finish();
 
   size_t blocks() const { return call_.chain.keys.size(); }

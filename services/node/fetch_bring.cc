@@ -187,7 +187,7 @@ bool Fetch::Land(size_t index, BlockPin pin, v1::Source source) {
 
 void Fetch::CountHit(size_t index, v1::Source source, uint64_t bytes) {
   NoteHit(index, source);
-  trace_.AddHit(source, EndsBlock(index) ? 1 : 0, bytes);
+  trace_.AddHitBytes(source, bytes);
 }
 
 void Fetch::FlushLanded() {
@@ -216,10 +216,7 @@ void Fetch::Lose(size_t index, const absl::Status& why) {
     parts_.metrics.CountDeadlineMiss(step.run != nullptr ? Stage::kRead : step.awaited.valid() ? Stage::kAwait : Stage::kPromote);
   }
   Conclude();
-  RequestFacts& facts = trace_.facts();
-  facts.error = std::string(why.message());
-  facts.blocks_matched = left;
-  facts.misses.insert(facts.misses.begin(), message.lost().misses().begin(), message.lost().misses().end());
+  trace_.facts().error = std::string(why.message());
   session_->Send(std::move(message));
 }
 
@@ -232,12 +229,11 @@ void Fetch::TallyFailure(size_t run, const absl::Status& why) {
 
 void Fetch::Finish() {
   Conclude();
+  RecordOutcome();
   parts_.demand.Count({.space = session_->space(), .chain = call_.chain, .outcome = outcome_});  // under locks: the client waits no more
   pool_.Touch(std::span(names_).first(std::min(names_.size(), IndexOf(matched_))), {.conversation = call_.conversation});
-  RequestFacts& facts = trace_.facts();
-  if (facts.blocks_matched < blocks()) facts.first_missing_key = call_.chain.keys[facts.blocks_matched];
   trace_.End();
-  const TraceContext keep = trace_.kept_late() ? facts.trace : TraceContext();
+  const TraceContext keep = trace_.kept_late() ? trace_.facts().trace : TraceContext();
   for (const LentStretch& lent : lent_) lent.run->KeepTrace(keep);
   for (size_t i = 0; i < runs_.size(); ++i) {
     parts_.peers.Return(runs_[i]->lease(), corrupt_[i], keep);

@@ -59,6 +59,7 @@ void Fetch::PlanLocalStem() {
     BringAside();
   }
   pinned_ = 0;     // another stem has other indices; what is pinned is planned again
+  pinned_bytes_ = 0;
   acquired_.clear_ready();
   lent_.clear();
   for (const std::shared_ptr<RemoteRun>& run : runs_) parts_.peers.Return(run->lease(), {});

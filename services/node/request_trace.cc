@@ -69,12 +69,6 @@ RequestTrace::Timed::Timed(RequestTrace& trace, Stage stage, size_t parent)
 
 RequestTrace::Timed::~Timed() { trace_.AddPiece(step_, begin_, absl::Now()); }
 
-void RequestTrace::AddHit(v1::Source source, uint32_t blocks, uint64_t bytes) {
-  RequestFacts::Hits& hits = facts_.hits.at(static_cast<size_t>(source));
-  hits.blocks += blocks;
-  hits.bytes += bytes;
-}
-
 void RequestTrace::End() {
   if (std::exchange(ended_, true)) return;
   facts_.ended = absl::Now();

@@ -58,7 +58,7 @@ struct RequestFacts {
   absl::Time ended;
   absl::Time deadline;
   uint32_t blocks_asked = 0;
-  uint32_t blocks_matched = 0;    // that were got: landed, published or leased
+  uint32_t blocks_matched = 0;    // that were got: landed, read in place, published or leased
   struct Hits {
     uint32_t blocks = 0;
     uint64_t bytes = 0;
@@ -146,7 +146,8 @@ class RequestTrace {
     const size_t step_;
   };
 
-  void AddHit(stemcache::v1::Source source, uint32_t blocks, uint64_t bytes);
+  // That came from there. Which blocks were hit is said at the end.
+  void AddHitBytes(stemcache::v1::Source source, uint64_t bytes) { facts_.hits.at(static_cast<size_t>(source)).bytes += bytes; }
 
   // Tells the sinks. Once; later calls do nothing.
   void End();
