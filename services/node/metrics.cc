@@ -17,7 +17,7 @@ constexpr std::array<const char*, v1::BytePath_ARRAYSIZE> kBusyPaths = {"", "", 
 constexpr std::array<const char*, 10> kStages = {"acquire", "match",   "lease",  "read",  "promote",
                                                  "prove",   "reserve", "commit", "spill", "await"};
 constexpr std::array<const char*, 4> kCalls = {"acquire", "reserve", "commit", "lease"};
-constexpr std::array<const char*, 5> kReasons = {"queue_full", "no_slot", "no_parent", "limit", "peer"};
+constexpr std::array<const char*, 6> kReasons = {"queue_full", "no_slot", "no_parent", "limit", "peer", "draining"};
 constexpr std::array<const char*, 3> kCopies = {"copied", "failed", "put_off"};
 constexpr std::array<const char*, 4> kFlights = {"ours", "waited", "too_long", "unanswered"};
 constexpr std::array<const char*, 3> kEvictions = {"ssd", "gone", "gone"};  // where they went

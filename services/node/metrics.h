@@ -36,6 +36,7 @@ enum class RefusedReason {
   kNoParent,   // the block before it is not held here
   kLimit,      // sessions, calls of a session, staging, or leases
   kPeer,       // another node refused its lease
+  kDraining,   // the node takes nothing new
 };
 
 // The words for the call and the reason number `index`, in CounterSet order.

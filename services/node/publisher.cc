@@ -53,7 +53,7 @@ void Publisher::Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCa
                                                                 .last_key = asked.chain.keys.back()});
   publish->step = publish->trace->Open(Stage::kReserve, publish->trace->facts().began);
   std::optional<BlockName> lent;  // the first part's parent says it for all
-  if (asked.parent.has_value()) {
+  if (asked.parent.has_value() && !parts_.drain.on()) {
     const BlockName parent{space.fingerprint, PartKey(*asked.parent, asked.chain.parts.front())};
     if (space.pool().Find(parent) == BlockPool::Presence::kAbsent && parts_.copier.Knows(parent)) lent = parent;
   }
@@ -91,7 +91,6 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, Pu
   v1::Reserved reserved;
   const absl::Status may_publish = parts_.drain.MayBegin("publishes");
   bool extends = may_publish.ok();  // everything before this position is held, reserved or wanted
-  if (!may_publish.ok()) reserved.set_reason(std::string(may_publish.message()));
   for (size_t block = 0; block < call.chain.keys.size(); ++block) {
     bool block_extends = true;
     for (uint32_t part : call.chain.parts) {
@@ -110,7 +109,7 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, Pu
       bool wanted = false;
       if (held) {
         reserved.set_held(reserved.held() + 1);
-      } else if (block == 0 && parent.has_value() &&
+      } else if (extends && block == 0 && parent.has_value() &&
                  space.pool().Find({space.fingerprint, *parent}) == BlockPool::Presence::kAbsent) {
         reserved.set_refused(reserved.refused() + 1);
         reserved.set_reason(absl::StrCat("the parent ", parent->ToHex(), " is not held here; reserve from the chain's first missing block"));
@@ -136,7 +135,8 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, Pu
     }
     extends = extends && block_extends;
   }
-  parts_.metrics.CountRefused(RefusedCall::kReserve, RefusedReason::kNoParent, reserved.refused());
+  if (!may_publish.ok() && reserved.refused() > 0) reserved.set_reason(std::string(may_publish.message()));
+  parts_.metrics.CountRefused(RefusedCall::kReserve, may_publish.ok() ? RefusedReason::kNoParent : RefusedReason::kDraining, reserved.refused());
   const std::vector<BlockName> names = chain.names;
   chain.trace = std::move(publish.trace);
   NoteReserve(*chain.trace, publish.step, names.size(), reserved);

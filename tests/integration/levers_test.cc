@@ -17,6 +17,7 @@
 #include "tests/support/eventually.h"
 #include "tests/support/in_process_cluster.h"
 #include "tests/support/publishing.h"
+#include "tests/support/scraped_metrics.h"
 
 namespace stem {
 namespace {
@@ -107,6 +108,12 @@ TEST_F(LeversTest, DrainedNodeServesWhatIsOpenAndBeginsNothing) {
   ASSERT_TRUE(publish.ok()) << publish.status();
   EXPECT_TRUE(publish->wanted().empty());
   EXPECT_THAT(publish->reason(), HasSubstr("draining"));
+  ReserveOptions on_from;
+  on_from.parent = ChainOf(*client, 1, 9000)[0];  // not held here either, but that is not why
+  EXPECT_THAT(client->Reserve(ChainOf(*client, 3, 7000), on_from, Soon())->reason(), HasSubstr("draining"));
+  const testing::ScrapedMetrics scraped(cluster_->node(0).http_address());
+  EXPECT_EQ(scraped.Sum("stemcache_node_refused_blocks_total", "call=\"reserve\",reason=\"draining\""), 8);
+  EXPECT_EQ(scraped.Sum("stemcache_node_refused_blocks_total", "reason=\"no_parent\""), 0);
 
   EXPECT_EQ(Matched(*client, keys), 10u) << "open sessions are served on";
   EXPECT_EQ(Matched(*cluster_->Connect(1, TestSpec(kBlockBytes)), keys), 10u) << "and so are other nodes, where nobody else holds it";
