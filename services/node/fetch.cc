@@ -169,6 +169,7 @@ bool Fetch::AskWhoComputes() {
     for (const v1::Miss& miss : reply->misses()) {
       std::fill_n(causes_.begin() + static_cast<ptrdiff_t>(first + miss.first()), miss.count(), miss.cause());
     }
+    known_as_ = reply->known_as();
     block = std::max(block, first + reply->matched_blocks());
   }
   settled_ = block == blocks();

@@ -241,7 +241,8 @@ void Fetch::PlanMisses(const v1::MatchReply* reply, size_t first_block) {
   }
   const auto incompatible = [](const v1::Miss& miss) { return miss.cause() == v1::MISS_CAUSE_INCOMPATIBLE; };
   if (std::any_of(misses.begin(), misses.end(), incompatible)) {
-    *acquired_.mutable_difference() = FirstDifference(session_->space().spec, reply->known_as());
+    const auto& known_as = reply->known_as().empty() ? known_as_ : reply->known_as();
+    *acquired_.mutable_difference() = FirstDifference(session_->space().spec, known_as);
   }
 }
 

@@ -222,6 +222,12 @@ TEST_F(ExplainTest, IncompatibleWithTheFieldThatDiffers) {
   EXPECT_EQ(FirstCause(explanation), v1::MISS_CAUSE_INCOMPATIBLE);
   EXPECT_THAT(explanation.ToText(), HasSubstr("kv_dtype is bf16 here and fp8_e4m3 there"));
 
+  AcquireOptions computing;
+  computing.compute = absl::Seconds(1);
+  const Stem ours_to_compute = Ask(0, asked, "to compute", computing);
+  EXPECT_EQ(ours_to_compute.misses()[0].cause, v1::MISS_CAUSE_INCOMPATIBLE);
+  EXPECT_EQ(ours_to_compute.difference().field(), "kv_dtype") << "known before this session said that it computes it";
+
   const Prompt unknown = PromptOf(*clients_[0], Tokens(3, 900000));
   EXPECT_EQ(Ask(0, unknown, "cold").misses()[0].cause, v1::MISS_CAUSE_COLD) << "another prompt";
 }
