@@ -71,7 +71,7 @@ void BlockHistory::Use(std::span<const BlockInfo> chain) {
     }
     ++story.uses;
     story.turn = prompt.turn;
-    story.conversation = info.conversation.id;
+    if (info.conversation.id != 0) story.conversation = info.conversation.id;  // not forgotten over a peer's copy
     story.prompt_blocks = prompt.blocks;
     used_.push_back(&story);
   }

@@ -25,7 +25,7 @@ class BlockHistory {
  public:
   struct Story {
     uint64_t last = 0;           // time of its last use in the model
-    uint64_t conversation = 0;   // of that use; 0 = not told
+    uint64_t conversation = 0;   // of the last use that told it; 0 = none did
     uint64_t sample = 0;         // number of that use among the model's samples; 0 = it is none
     uint32_t uses = 0;
     uint32_t turn = 0;           // of that request, from 0

@@ -33,7 +33,7 @@ void ReuseRank::Touch(BlockId id, const BlockInfo& info) {
   Block& block = blocks_[id];
   block.cls = story == nullptr ? 0 : story->cls;
   block.last = story == nullptr ? 0 : story->last;
-  block.conversation = info.conversation.id;
+  block.conversation = story == nullptr ? info.conversation.id : story->conversation;
   block.moved = info.copied && !BlockHistory::IsShared(block.cls);
   Delist(id);
   if (block.children == 0) Enlist(id);

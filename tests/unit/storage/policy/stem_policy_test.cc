@@ -88,6 +88,20 @@ TEST(BlockHistoryTest, ToldConversationsAreNotGuessed) {
   EXPECT_EQ(history.Find(30)->turn, 0u);
 }
 
+// Another node leases the blocks, or their last reader lets go of them: nobody says for whom.
+TEST(BlockHistoryTest, AUseOfNobodyKnownLeavesTheConversationThatWasTold) {
+  BlockHistory history(1 << 12);
+  history.Use(Told({11, 12}, 1, {.id = 8, .outlook = Outlook::kWillResume}));
+  history.Use(Chain({11, 12}, 2));
+  history.Use(Told({11, 12, 13}, 3, {.id = 8, .outlook = Outlook::kWillResume}));
+  EXPECT_EQ(history.Find(13)->turn, 2u) << "it goes on";
+  EXPECT_FALSE(BlockHistory::IsShared(history.Find(12)->cls));
+  history.Use(Chain({11, 12, 13}, 4));
+  history.EndConversation(8);
+  const BlockHistory::Story& story = *history.Find(13);
+  EXPECT_NE(history.ClassNow(story.cls, story.conversation), story.cls) << "it is known whose it was";
+}
+
 TEST(BlockHistoryTest, NothingIsExpectedOfWhatHasEndedUntilItComesBack) {
   BlockHistory history(1 << 12);
   for (uint64_t i = 0; i < 200; ++i) {
