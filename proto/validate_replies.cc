@@ -56,8 +56,8 @@ absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, 
   if (message.root().size() != grant.root.size()) {
     return Bad("the length of root", message.root().size(), "it must be 32 bytes");
   }
-  if (message.probe_key().size() != grant.probe_key.size()) {
-    return Bad("the length of probe_key", message.probe_key().size(), "it must be 32 bytes");
+  if (!message.probe_key().empty() && message.probe_key().size() != sizeof(ProbeKey)) {
+    return Bad("the length of probe_key", message.probe_key().size(), "it must be 32 bytes, or 0 of a node that knows no probes");
   }
   if (message.node().empty() || message.node().size() > 128) {
     return Bad("the length of node", message.node().size(), "it must be 1 to 128 bytes");
@@ -80,7 +80,10 @@ absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, 
     grant.arenas.push_back(arena);
   }
   std::memcpy(grant.root.data(), message.root().data(), grant.root.size());
-  std::memcpy(grant.probe_key.data(), message.probe_key().data(), grant.probe_key.size());
+  if (!message.probe_key().empty()) {
+    grant.probe_key.emplace();
+    std::memcpy(grant.probe_key->data(), message.probe_key().data(), sizeof(ProbeKey));
+  }
   grant.session_token = message.session_token();
   grant.node = message.node();
   grant.incarnation = message.incarnation();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,7 @@ struct AttachGrant {
   std::string session_token;
   NamespaceFingerprint space;
   Root root = {};
-  ProbeKey probe_key = {};
+  std::optional<ProbeKey> probe_key;  // none of an older node
   std::string node;
   uint64_t incarnation = 0;
   uint64_t staging_bytes = 0;

@@ -55,11 +55,17 @@ TEST(ValidateRepliesTest, AttachReplyRefusals) {
   ASSERT_TRUE(grant.ok()) << grant.status();
   EXPECT_EQ(grant->root[31], 'r');
   EXPECT_EQ(grant->arenas.size(), 1u);
+  EXPECT_EQ(grant->probe_key->back(), 'p');
+  v1::AttachReply older = GoodReply();
+  older.clear_probe_key();
+  const auto without = ValidateAttachReply(older, OnePart(), 2);
+  ASSERT_TRUE(without.ok()) << without.status() << ": engines may be upgraded before their node";
+  EXPECT_FALSE(without->probe_key.has_value());
   const std::vector<Spoiled> cases = {
       {[](auto& m) { m.set_session_token("t"); }, "session_token is 1"},
       {[](auto& m) { m.set_namespace_fingerprint("t"); }, "namespace_fingerprint is 1"},
       {[](auto& m) { m.set_root(std::string(33, 'r')); }, "root is 33"},
-      {[](auto& m) { m.clear_probe_key(); }, "probe_key is 0"},
+      {[](auto& m) { m.set_probe_key("p"); }, "probe_key is 1"},
       {[](auto& m) { m.clear_node(); }, "node is 0"},
       {[](auto& m) { m.set_incarnation(0); }, "incarnation is 0"},
       {[](auto& m) { m.clear_arenas(); }, "the number of arenas is 0"},
