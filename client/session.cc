@@ -131,7 +131,7 @@ void Session::Abandon(uint64_t reserve_id) {
 
 void Session::EndConversation(uint64_t conversation) {
   MutexLock lock(mutex_);
-  if (ended_ || ending_) return;
+  if (ended_ || ending_ || out_bytes_ >= kOutBytesMax / 2) return;
   v1::ClientMessage message;
   message.set_request_id(next_id_++);
   message.mutable_conversation_ended()->set_id(conversation);

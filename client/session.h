@@ -65,6 +65,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // These never wait; nothing happens when the session has ended.
   void Release(uint64_t acquire_id, std::span<const uint32_t> corrupt, uint32_t payloads_loaded);
   void Abandon(uint64_t reserve_id);
+  // A hint: dropped when the session has ended, or half of kOutBytesMax waits to be written.
   void EndConversation(uint64_t conversation);
 
   bool lives() const { return lives_.load(std::memory_order_acquire); }
