@@ -53,8 +53,11 @@ grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* contex
   });
   if (!posted) {
     parts_.metrics.CountRefused(RefusedCall::kLease, RefusedReason::kQueueFull, request->keys().size() / sizeof(BlockKey));
-    reactor->Finish(ToGrpc(absl::ResourceExhaustedError(
-        absl::StrCat(options_.queue_depth_max, " leases wait on this node, its limit"))));
+    RequestFacts& facts = asked->trace.facts();
+    facts.error = absl::StrCat(options_.queue_depth_max, " leases wait on this node, its limit");
+    const absl::Status refused = absl::ResourceExhaustedError(facts.error);
+    asked->trace.End();  // first: its caller may ask to keep it
+    reactor->Finish(ToGrpc(refused));
   }
   return reactor;
 }

@@ -143,6 +143,7 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, Pu
   if (reserved.wanted().empty()) chain.trace->End();
   if (absl::Status added = session.AddReservation(id, std::move(chain)); !added.ok()) {
     parts_.reservations.Free(names, session.id());
+    chain.trace->facts().error = std::string(added.message());
     if (absl::IsResourceExhausted(added)) parts_.metrics.CountRefused(RefusedCall::kReserve, RefusedReason::kLimit, names.size());
     return added;
   }

@@ -158,7 +158,7 @@ std::shared_ptr<AcquirePins> Session::TakeAcquire(uint64_t id) {
   return pins;
 }
 
-absl::Status Session::AddReservation(uint64_t id, ReservedChain chain) {
+absl::Status Session::AddReservation(uint64_t id, ReservedChain&& chain) {
   MutexLock lock(mutex_);
   STEM_TRY(MayAdd(id));
   reservations_[id] = std::move(chain);

@@ -116,7 +116,8 @@ class Session {
   absl::StatusOr<std::shared_ptr<AcquirePins>> AddAcquire(uint64_t id, size_t positions);
   // Null when unknown.
   std::shared_ptr<AcquirePins> TakeAcquire(uint64_t id);
-  absl::Status AddReservation(uint64_t id, ReservedChain chain);
+  // `chain` is taken only when this is OK.
+  absl::Status AddReservation(uint64_t id, ReservedChain&& chain);
   std::optional<ReservedChain> TakeReservation(uint64_t id);
   // When the oldest Acquire that is not released began; InfiniteFuture without one.
   absl::Time OldestAcquire() const;
