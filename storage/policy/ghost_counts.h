@@ -28,14 +28,10 @@ class GhostCounts {
   }
   // The count of `key`, 0 when it is not known, and forgets it.
   uint32_t Take(uint64_t key) {
-    for (auto* generation : {&young_, &old_}) {
-      const auto it = generation->find(key);
-      if (it == generation->end()) continue;
-      const uint32_t count = it->second;
-      generation->erase(it);
-      return count;
-    }
-    return 0;
+    const uint32_t count = Count(key);
+    young_.erase(key);
+    old_.erase(key);
+    return count;
   }
 
  private:

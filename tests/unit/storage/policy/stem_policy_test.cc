@@ -102,6 +102,17 @@ TEST(BlockHistoryTest, AUseOfNobodyKnownLeavesTheConversationThatWasTold) {
   EXPECT_NE(history.ClassNow(story.cls, story.conversation), story.cls) << "it is known whose it was";
 }
 
+TEST(GhostCountsTest, WhatWasTakenIsForgottenHoweverOftenItWasPut) {
+  GhostCounts ghosts(4);
+  ghosts.Put(1, 5);
+  ghosts.Put(2, 1);
+  ghosts.Put(3, 1);  // more than half: the three are the older generation now
+  ghosts.Put(1, 6);
+  EXPECT_EQ(ghosts.Take(1), 6u);
+  EXPECT_EQ(ghosts.Take(1), 0u);
+  EXPECT_EQ(ghosts.Count(2), 1u);
+}
+
 TEST(BlockHistoryTest, NothingIsExpectedOfWhatHasEndedUntilItComesBack) {
   BlockHistory history(1 << 12);
   for (uint64_t i = 0; i < 200; ++i) {
