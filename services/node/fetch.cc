@@ -187,20 +187,19 @@ bool Fetch::AskWhoComputes() {
                           .deadline = call_.deadline};
   for (; block < blocks(); ++block) want.keys.push_back(PartKey(call_.chain.keys[block], part));
   asked_ = absl::Now();
-  parts_.single_flight.Ask(std::move(want), [self = shared_from_this()](SingleFlight::Verdict verdict,
-                                                                        const std::string& directory) {
-    self->OnVerdict(verdict, directory);
-  });
+  parts_.single_flight.Ask(std::move(want), [self = shared_from_this()](const SingleFlight::Answer& answer) { self->OnVerdict(answer); });
   return true;
 }
 
-void Fetch::OnVerdict(SingleFlight::Verdict verdict, const std::string& directory) {
-  const size_t step = trace_.Continue(Stage::kAwait, asked_);
-  trace_.AddPiece(step, asked_, absl::Now());
-  trace_.at(step).peer = directory;
-  directory_ = directory;
-  ours_ = verdict == SingleFlight::Verdict::kOurs;
-  settled_ = verdict != SingleFlight::Verdict::kAgain || ++rounds_ == kRoundsMax;
+void Fetch::OnVerdict(const SingleFlight::Answer& answer) {
+  if (answer.waited) {
+    const size_t step = trace_.Continue(Stage::kAwait, asked_);
+    trace_.AddPiece(step, asked_, absl::Now());
+    trace_.at(step).peer = answer.directory;
+  }
+  directory_ = answer.directory;
+  ours_ = answer.verdict == SingleFlight::Verdict::kOurs;
+  settled_ = answer.verdict != SingleFlight::Verdict::kAgain || ++rounds_ == kRoundsMax;
   if (!queue_.TryPost([self = shared_from_this()] { self->Run(); })) AnswerPinned(v1::MISS_CAUSE_REFUSED);
 }
 

@@ -74,7 +74,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
 
   // True: somebody was asked, and Run will be called again, maybe already.
   bool AskWhoComputes();
-  void OnVerdict(SingleFlight::Verdict verdict, const std::string& directory);
+  void OnVerdict(const SingleFlight::Answer& answer);
   absl::StatusOr<v1::MatchReply> MatchFrom(size_t block);
   void TallyFailure(size_t run, const absl::Status& why);
   // What the step of run's reads or proofs, opened at `begin` if it was not, gained by one block. Returns the time.
@@ -159,6 +159,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   bool ours_ = false;        // this session computes it
   std::string directory_;    // that knows of intents; empty = any
   absl::Time asked_;         // who computes
+  std::optional<size_t> awaited_;  // step, of what another brings
   std::vector<v1::MissCause> causes_;  // by block, of what was missing before this session said that it computes it
   google::protobuf::RepeatedPtrField<v1::NamespaceSpec> known_as_;  // with a cause INCOMPATIBLE among them
   std::vector<uint32_t> window_blocks_;  // by part asked for (WindowBlocks); empty when all are of full attention

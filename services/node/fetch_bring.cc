@@ -155,7 +155,8 @@ absl::StatusOr<BlockPin> Fetch::BringAwaited(const BlockName& name) {
   FlushLanded();
   const absl::Time begin = absl::Now();
   BlockPin pin = pool_.PinWhenFilled(name, call_.deadline);
-  const size_t step = trace_.Continue(Stage::kAwait, begin);
+  if (!awaited_.has_value()) awaited_ = trace_.Open(Stage::kAwait, begin);  // not that of another's prefill
+  const size_t step = *awaited_;
   trace_.AddPiece(step, begin, absl::Now());
   ++trace_.at(step).keys;
   if (pin.valid()) {

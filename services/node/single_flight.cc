@@ -26,9 +26,9 @@ absl::Duration Flight(const SingleFlight::Want& want) { return std::min(kIntentM
 
 }  // namespace
 
-void SingleFlight::Ask(Want want, OnVerdict done) {
+void SingleFlight::Ask(Want want, OnAnswer done) {
   const absl::Time now = absl::Now();
-  if (want.keys.empty() || IsOwn(want, now)) return done(Verdict::kGoOn, "");
+  if (want.keys.empty() || IsOwn(want, now)) return done({.verdict = Verdict::kGoOn, .directory = ""});
   const absl::Duration flight = Flight(want);
   DirectoryStub::Intent intent = IntentOf(want.space, want.keys, want.route, "");
   intent.request.set_duration_ms(std::max(1U, ToMillis(flight)));
@@ -37,21 +37,21 @@ void SingleFlight::Ask(Want want, OnVerdict done) {
                                                        const absl::StatusOr<DirectoryStub::Intended>& intended) {
     if (!intended.ok()) {
       metrics_.CountSingleFlight("unanswered");
-      return done(Verdict::kGoOn, "");
+      return done({.verdict = Verdict::kGoOn, .directory = ""});
     }
     if (intended->reply.granted()) {
       metrics_.CountSingleFlight("ours");
       Remember(want, intended->directory, flight);
-      return done(Verdict::kOurs, intended->directory);
+      return done({.verdict = Verdict::kOurs, .directory = intended->directory});
     }
-    if (intended->reply.estimate_ms() == 0) return done(Verdict::kAgain, intended->directory);
+    if (intended->reply.estimate_ms() == 0) return done({.verdict = Verdict::kAgain, .directory = intended->directory});
     const absl::Duration wait = std::min(flight, (want.deadline - absl::Now()) * 7 / 8);
-    if (wait < absl::Milliseconds(1)) return done(Verdict::kGoOn, "");
+    if (wait < absl::Milliseconds(1)) return done({.verdict = Verdict::kGoOn, .directory = ""});
     Wait(want, intended->directory, wait, done);
   });
 }
 
-void SingleFlight::Wait(const Want& want, const std::string& directory, absl::Duration wait, OnVerdict done) {
+void SingleFlight::Wait(const Want& want, const std::string& directory, absl::Duration wait, OnAnswer done) {
   DirectoryStub::Intent intent = IntentOf(want.space, want.keys, want.route, directory);
   intent.request.set_wait_ms(ToMillis(wait));
   // Should the other's have ended by now, this one's begins: it is known when the answer comes.
@@ -60,16 +60,16 @@ void SingleFlight::Wait(const Want& want, const std::string& directory, absl::Du
                                                             const absl::StatusOr<DirectoryStub::Intended>& intended) {
     if (!intended.ok()) {  // that directory has gone: ask another
       metrics_.CountSingleFlight("unanswered");
-      return done(Verdict::kAgain, "");
+      return done({.verdict = Verdict::kAgain, .directory = "", .waited = true});
     }
     if (intended->reply.granted()) {
       metrics_.CountSingleFlight("ours");
       Remember(want, intended->directory, Flight(want));
-      return done(Verdict::kOurs, intended->directory);
+      return done({.verdict = Verdict::kOurs, .directory = intended->directory, .waited = true});
     }
     const bool ended = intended->reply.estimate_ms() == 0;
     metrics_.CountSingleFlight(ended ? "waited" : "too_long");
-    done(ended ? Verdict::kAgain : Verdict::kGoOn, intended->directory);
+    done({.verdict = ended ? Verdict::kAgain : Verdict::kGoOn, .directory = intended->directory, .waited = true});
   });
 }
 

@@ -35,12 +35,16 @@ class SingleFlight {
     kAgain,  // somebody else was computing and no longer is: match again
     kGoOn,   // with what there is: it takes too long, or nobody can be asked
   };
-  // `directory`: who knows best what was announced; empty with kGoOn.
-  using OnVerdict = std::function<void(Verdict, const std::string& directory)>;
+  struct Answer {
+    Verdict verdict;
+    std::string directory;  // that knows best what was announced; empty: nobody does
+    bool waited = false;    // for somebody who computed
+  };
+  using OnAnswer = std::function<void(const Answer&)>;
 
   // Waits no longer than computing would take with half as much again for publishing, and leaves an eighth of the time to the
   // deadline for loading. `done` runs once, inside this call or on a thread of the stub, and must not block.
-  void Ask(Want want, OnVerdict done);
+  void Ask(Want want, OnAnswer done);
 
   // The session will not compute what it said, or has ended: others need not wait.
   void GiveUp(uint64_t session);
@@ -56,7 +60,7 @@ class SingleFlight {
 
   bool IsOwn(const Want& want, absl::Time now);
   void Remember(const Want& want, const std::string& directory, absl::Duration duration);
-  void Wait(const Want& want, const std::string& directory, absl::Duration wait, OnVerdict done);
+  void Wait(const Want& want, const std::string& directory, absl::Duration wait, OnAnswer done);
 
   DirectoryStub& directories_;
   NodeMetrics& metrics_;

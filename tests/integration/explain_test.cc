@@ -227,6 +227,9 @@ TEST_F(ExplainTest, IncompatibleWithTheFieldThatDiffers) {
   const Stem ours_to_compute = Ask(0, asked, "to compute", computing);
   EXPECT_EQ(ours_to_compute.misses()[0].cause, v1::MISS_CAUSE_INCOMPATIBLE);
   EXPECT_EQ(ours_to_compute.difference().field(), "kv_dtype") << "known before this session said that it computes it";
+  const v1::RequestRecord computed = *OfRequest("to compute").record;
+  EXPECT_TRUE(std::none_of(computed.steps().begin(), computed.steps().end(), [](const auto& step) { return step.name() == "await"; }))
+      << "nobody was waited for";
 
   const Prompt unknown = PromptOf(*clients_[0], Tokens(3, 900000));
   EXPECT_EQ(Ask(0, unknown, "cold").misses()[0].cause, v1::MISS_CAUSE_COLD) << "another prompt";
