@@ -50,7 +50,8 @@ void Publisher::Reserve(std::shared_ptr<Session> session, uint64_t id, ReserveCa
                                                                 .trace = trace,
                                                                 .deadline = deadline,
                                                                 .blocks_asked = static_cast<uint32_t>(asked.chain.keys.size()),
-                                                                .last_key = asked.chain.keys.back()});
+                                                                .last_key = asked.chain.keys.back(),
+                                                                .probe = asked.chain.probe});
   publish->step = publish->trace->Open(Stage::kReserve, publish->trace->facts().began);
   std::optional<BlockName> lent;  // the first part's parent says it for all
   if (asked.parent.has_value() && !parts_.drain.on()) {

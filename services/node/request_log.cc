@@ -120,6 +120,7 @@ v1::RequestRecord RequestLog::ToRecord(const Entry& entry) const {
   for (const v1::Miss& miss : facts.misses) *record.add_misses() = miss;
   record.set_last_key(std::string(facts.last_key.bytes()));
   if (facts.first_missing_key.has_value()) record.set_first_missing_key(std::string(facts.first_missing_key->bytes()));
+  if (facts.probe.has_value()) record.set_probe(std::string(facts.probe->bytes()));
   for (const TraceStep& step : facts.steps) {
     v1::RequestStep* const out = record.add_steps();
     out->set_name(StageName(step.stage));

@@ -67,6 +67,7 @@ struct RequestFacts {
   std::vector<stemcache::v1::Miss> misses;  // of an acquire: ascending, cover blocks_matched..blocks_asked
   stemcache::v1::Difference difference;  // with a miss for INCOMPATIBLE
   BlockKey last_key;              // of the chain
+  std::optional<Probe> probe;     // of the prompt, when its client told it
   std::optional<BlockKey> first_missing_key;
   std::vector<TraceStep> steps;   // in the order in which they began
   uint32_t steps_merged = 0;      // counted in with an earlier one of their stage

@@ -228,6 +228,7 @@ TEST_F(ExplainTest, IncompatibleWithTheFieldThatDiffers) {
   EXPECT_EQ(ours_to_compute.misses()[0].cause, v1::MISS_CAUSE_INCOMPATIBLE);
   EXPECT_EQ(ours_to_compute.difference().field(), "kv_dtype") << "known before this session said that it computes it";
   const v1::RequestRecord computed = *OfRequest("to compute").record;
+  EXPECT_EQ(computed.probe(), std::string(asked.probe->bytes()));
   EXPECT_TRUE(std::none_of(computed.steps().begin(), computed.steps().end(), [](const auto& step) { return step.name() == "await"; }))
       << "nobody was waited for";
 
