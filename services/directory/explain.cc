@@ -31,7 +31,8 @@ v1::ExplainReply Explain(const MatchSources& sources, const ClusterSecret& secre
   }
   if (firsts.empty()) return reply;
   std::vector<v1::NodeAddress> nodes;
-  for (const MemberView::Node& node : sources.membership.View(MonotonicNow())->nodes) nodes.push_back(*node.address);
+  const std::shared_ptr<const MemberView> view = sources.membership.View(MonotonicNow());  // another thread may replace it at any time
+  for (const MemberView::Node& node : view->nodes) nodes.push_back(*node.address);
   v1::DeparturesRequest request;
   request.set_namespace_fingerprint(std::string(call.space.bytes()));
   request.set_keys(PackKeys(firsts));
