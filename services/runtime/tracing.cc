@@ -126,11 +126,12 @@ TraceContext Tracer::Child(const TraceContext& parent, uint64_t number) {
 void Tracer::Keep(std::vector<Span> spans) {
   if (!on()) return;
   MutexLock lock(mutex_);
-  const size_t taken = std::min(spans.size(), kQueuedMax - queue_.size());
-  const bool idle = queue_.empty();
+  const size_t queued = queue_.size();
+  const size_t taken = std::min(spans.size(), kQueuedMax - queued);
   std::move(spans.begin(), spans.begin() + static_cast<ptrdiff_t>(taken), std::back_inserter(queue_));
   if (taken < spans.size()) dropped_.Add(kQueueFull, spans.size() - taken);
-  if (idle || queue_.size() >= kBatchSpans) changed_.NotifyAll();
+  // Not at every span: while the collector is dead the queue is long, and whoever works would wake the sender for nothing.
+  if (queued == 0 || (queued < kBatchSpans && queue_.size() >= kBatchSpans)) changed_.NotifyAll();
 }
 
 void Tracer::Park(std::vector<Span> spans) {
