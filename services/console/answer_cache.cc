@@ -15,10 +15,12 @@ absl::StatusOr<std::string> AnswerCache::Get(const std::string& question, const 
     if (found == nullptr) found = std::make_shared<Entry>();
     entry = found;
   }
+  const absl::Time came = MonotonicNow();
   MutexLock lock(entry->mutex);
-  if (MonotonicNow() - entry->made <= keep_) return entry->answer;
-  STEM_ASSIGN(std::string answer, ask());
-  entry->answer = std::move(answer);
+  // Also when it is an error: who waited while it was asked for would only wait as long again.
+  if (entry->made > came) return entry->answer;
+  if (entry->answer.ok() && MonotonicNow() - entry->made <= keep_) return entry->answer;
+  entry->answer = ask();
   entry->made = MonotonicNow();
   return entry->answer;
 }

@@ -16,8 +16,8 @@ class AnswerCache {
  public:
   explicit AnswerCache(absl::Duration keep) : keep_(keep) {}
 
-  // The answer to `question`: one that is not older than `keep`, or what `ask` returns. Who asks the same at the same time waits for it.
-  // Errors are not kept.
+  // The answer to `question`: one that is not older than `keep`, or what `ask` returns. Who asks the same at the same time waits for it, and
+  // is told the same, be it an error; beyond that errors are not kept.
   absl::StatusOr<std::string> Get(const std::string& question, const std::function<absl::StatusOr<std::string>()>& ask);
 
  private:
@@ -26,7 +26,7 @@ class AnswerCache {
   struct Entry {
     Mutex mutex;
     absl::Time made ABSL_GUARDED_BY(mutex) = absl::InfinitePast();
-    std::string answer ABSL_GUARDED_BY(mutex);
+    absl::StatusOr<std::string> answer ABSL_GUARDED_BY(mutex) = absl::UnknownError("not asked");
   };
 
   const absl::Duration keep_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -17,18 +18,21 @@ struct Response;
 
 namespace stem {
 
-inline constexpr int kFollowersMax = 16;                            // who are told of what changes, at a time
-inline constexpr size_t kConsoleThreads = kFollowersMax + 8;        // of the HTTP server: a follower holds one
+// Who are answered at a time. Of the HTTP server's threads some always stay for /healthz and /metrics, however slow nodes are.
+inline constexpr int kFollowersMax = 16;    // told of what changes
+inline constexpr int kAskersMax = 6;        // of the API
+inline constexpr int kNodeAskersMax = 4;    // of those, with a question or an order that goes to nodes
+inline constexpr size_t kConsoleThreads = kFollowersMax + kAskersMax + 4;
 
 class Console {
  public:
   struct Options {
-    bool admin = false;     // takes orders; then the server must listen on loopback
-    bool loopback = true;   // the server listens there: browsers that came by another name are refused
+    std::string admin_token;  // takes orders from who shows it, and then the server must listen on loopback; empty = takes none
+    bool loopback = true;     // the server listens there: browsers that came by another name are refused
   };
   // `directory`: a channel to this directory. `secret` is borrowed.
   Console(std::shared_ptr<grpc::Channel> directory, const ClusterSecret& secret, const Options& options)
-      : options_(options), fleet_(std::move(directory), secret), api_(fleet_, options.admin) {}
+      : options_(options), fleet_(std::move(directory), secret), api_(fleet_, !options.admin_token.empty()) {}
   // After the server that it serves.
   ~Console() = default;
   Console(const Console&) = delete;
@@ -36,20 +40,26 @@ class Console {
 
   // Adds what it serves; before the server starts. Threads: the server's.
   void Route(httplib::Server& http);
+  // In the place of a console that is not wanted: says so.
+  static void RouteNone(httplib::Server& http);
   // Ends the streams; before the server stops.
   void Stop();
 
  private:
   using Answer = absl::StatusOr<std::string> (ConsoleApi::*)(const Parameters&);
 
-  void RouteApi(httplib::Server& http, const char* path, Answer answer);
+  void RouteApi(httplib::Server& http, const char* path, int askers_max, Answer answer);
   absl::Status MayAsk(const httplib::Request& request) const;
+  absl::Status MayOrder(const httplib::Request& request) const;
+  // Replies with what `answer` returns, unless so many are answered already.
+  void AnswerOne(int askers_max, const std::function<absl::StatusOr<std::string>()>& answer, httplib::Response& response);
   void Follow(const httplib::Request& request, httplib::Response& response);
 
   const Options options_;
   FleetQuestions fleet_;
   ConsoleApi api_;
   std::atomic<int> followers_{0};
+  std::atomic<int> askers_{0};
   Mutex mutex_;
   CondVar stop_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

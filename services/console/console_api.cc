@@ -13,6 +13,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "proto/block_key.h"
+#include "proto/validate.h"
+#include "services/console/seen_stems.h"
 #include "services/runtime/version.h"
 
 namespace stem {
@@ -26,7 +28,14 @@ using OperatorStub = v1::NodeOperator::Stub;
 
 constexpr uint32_t kRequestsMax = 500;
 constexpr uint32_t kStemsMax = 500;
+constexpr size_t kHeldStemsMax = 100;
 constexpr int kTroubledMax = 20;
+constexpr uint32_t kTickSeconds = 10;
+constexpr absl::Duration kQuestionMax = absl::Seconds(5);
+constexpr absl::Duration kOrderMax = absl::Seconds(60);  // as stemctl's: a node may have much to evict
+
+// Of one question, however many nodes are asked for it.
+absl::Time EndOfQuestion() { return absl::Now() + kQuestionMax; }
 
 std::string JsonOf(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
@@ -37,6 +46,10 @@ std::string JsonOf(const google::protobuf::Message& message) {
 
 std::string Quoted(absl::string_view text) {
   return nlohmann::json(std::string(text)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string Quoted(const std::vector<std::string>& texts) {
+  return absl::StrCat("[", absl::StrJoin(texts, ",", [](std::string* out, const std::string& text) { *out += Quoted(text); }), "]");
 }
 
 std::string Text(const Parameters& asked, const std::string& name) {
@@ -65,7 +78,7 @@ absl::StatusOr<std::string> Hex(const Parameters& asked, const std::string& name
 
 // {"nodes":[{"node":NAME,"FIELD":...} or {"node":NAME,"error":...}]}
 template <typename Reply>
-std::string NodesJson(const std::vector<FleetQuestions::NodeAnswer<Reply>>& answers, absl::string_view field) {
+std::string NodesJson(const FleetQuestions::NodeAnswers<Reply>& answers, absl::string_view field) {
   return absl::StrCat("{\"nodes\":[", absl::StrJoin(answers, ",", [field](std::string* out, const auto& answer) {
     absl::StrAppend(out, "{\"node\":", Quoted(answer.node), ",");
     if (answer.reply.ok()) {
@@ -78,53 +91,13 @@ std::string NodesJson(const std::vector<FleetQuestions::NodeAnswer<Reply>>& answ
 
 // Who did not answer, and why: [{"node":NAME,"error":...}]
 template <typename Reply>
-std::string SilentJson(const std::vector<FleetQuestions::NodeAnswer<Reply>>& answers) {
+std::string SilentJson(const FleetQuestions::NodeAnswers<Reply>& answers) {
   std::vector<std::string> silent;
   for (const auto& answer : answers) {
     if (answer.reply.ok()) continue;
     silent.push_back(absl::StrCat("{\"node\":", Quoted(answer.node), ",\"error\":", Quoted(answer.reply.status().message()), "}"));
   }
   return absl::StrCat("[", absl::StrJoin(silent, ","), "]");
-}
-
-// A stem as several nodes saw it, and those nodes.
-struct SeenStem {
-  v1::HotStemsReply::Stem stem;
-  std::vector<std::string> nodes;
-};
-
-// The same stem of several nodes is one: rates and requests add up, the share of hits is weighed by requests.
-std::vector<SeenStem> Merge(const std::vector<FleetQuestions::NodeAnswer<v1::HotStemsReply>>& answers, size_t most) {
-  absl::flat_hash_map<std::string, SeenStem> merged;
-  for (const auto& answer : answers) {
-    if (!answer.reply.ok()) continue;
-    for (const v1::HotStemsReply::Stem& stem : answer.reply->stems()) {
-      SeenStem& seen = merged[absl::StrCat(stem.namespace_fingerprint(), stem.key())];
-      seen.nodes.push_back(answer.node);
-      if (seen.nodes.size() == 1) {
-        seen.stem = stem;
-        continue;
-      }
-      v1::HotStemsReply::Stem& sum = seen.stem;
-      const double requests = static_cast<double>(sum.requests() + stem.requests());
-      if (requests > 0) {
-        sum.set_hit_fraction((sum.hit_fraction() * static_cast<double>(sum.requests()) + stem.hit_fraction() * static_cast<double>(stem.requests())) / requests);
-      }
-      sum.set_requests(sum.requests() + stem.requests());
-      sum.set_requests_per_minute(sum.requests_per_minute() + stem.requests_per_minute());
-      sum.set_last_asked_ago_ms(std::min(sum.last_asked_ago_ms(), stem.last_asked_ago_ms()));
-      if (sum.parent().empty()) sum.set_parent(stem.parent());
-    }
-  }
-  std::vector<SeenStem> stems;
-  stems.reserve(merged.size());
-  for (auto& [name, seen] : merged) stems.push_back(std::move(seen));
-  std::sort(stems.begin(), stems.end(), [](const SeenStem& a, const SeenStem& b) {
-    return a.stem.requests_per_minute() != b.stem.requests_per_minute() ? a.stem.requests_per_minute() > b.stem.requests_per_minute()
-                                                                        : a.stem.key() < b.stem.key();
-  });
-  if (stems.size() > most) stems.resize(most);
-  return stems;
 }
 
 }  // namespace
@@ -135,7 +108,7 @@ absl::StatusOr<std::string> ConsoleApi::About(const Parameters&) {
 
 absl::StatusOr<std::string> ConsoleApi::Fleet(const Parameters&) {
   return cache_.Get("fleet", [this]() -> absl::StatusOr<std::string> {
-    STEM_ASSIGN(const v1::DirectoryStatusReply reply, fleet_.AskDirectory(&DirectoryStub::DirectoryStatus));
+    STEM_ASSIGN(const v1::DirectoryStatusReply reply, fleet_.AskDirectory(EndOfQuestion(), &DirectoryStub::DirectoryStatus));
     return JsonOf(reply);
   });
 }
@@ -148,25 +121,30 @@ absl::StatusOr<std::string> ConsoleApi::History(const Parameters& asked) {
   request.set_points_max(points);
   request.set_node(Text(asked, "node"));
   return cache_.Get(absl::StrCat("history ", request.SerializeAsString()), [&]() -> absl::StatusOr<std::string> {
-    STEM_ASSIGN(const v1::HistoryReply reply, fleet_.AskDirectory(&FleetStub::History, request));
+    STEM_ASSIGN(const v1::HistoryReply reply, fleet_.AskDirectory(EndOfQuestion(), &FleetStub::History, request));
     return JsonOf(reply);
   });
 }
 
 absl::StatusOr<std::string> ConsoleApi::Nodes(const Parameters& asked) {
   const std::string node = Text(asked, "node");
-  return cache_.Get(absl::StrCat("nodes ", node), [&] { return NodesJson(fleet_.AskNodes(node, &NodeStub::NodeStatus), "status"); });
+  return cache_.Get(absl::StrCat("nodes ", node), [&]() -> absl::StatusOr<std::string> {
+    STEM_ASSIGN(const auto answers, fleet_.AskNodes(EndOfQuestion(), node, &NodeStub::NodeStatus));
+    return NodesJson(answers, "status");
+  });
 }
 
 absl::StatusOr<std::string> ConsoleApi::Requests(const Parameters& asked) {
   STEM_ASSIGN(const uint32_t recent, Number(asked, "recent", 100, kRequestsMax));
   const std::string node = Text(asked, "node");
   v1::RequestsRequest request;
-  request.set_recent(fleet_.ShareOf(recent, node));
   request.set_request(Text(asked, "request"));
   request.set_slow_only(Text(asked, "slow") == "1");
-  return cache_.Get(absl::StrCat("requests ", node, " ", request.SerializeAsString()), [&]() -> absl::StatusOr<std::string> {
-    const auto answers = fleet_.AskRequests(node, request);
+  return cache_.Get(absl::StrCat("requests ", node, " ", recent, " ", request.SerializeAsString()), [&]() -> absl::StatusOr<std::string> {
+    const absl::Time by = EndOfQuestion();
+    STEM_ASSIGN(const uint32_t share, fleet_.ShareOf(recent, node, by));
+    request.set_recent(share);
+    STEM_ASSIGN(const auto answers, fleet_.AskRequests(by, node, request));
     std::vector<const v1::RequestRecord*> latest;
     for (const auto& answer : answers) {
       if (!answer.reply.ok()) continue;
@@ -184,46 +162,74 @@ absl::StatusOr<std::string> ConsoleApi::Requests(const Parameters& asked) {
 absl::StatusOr<std::string> ConsoleApi::Stems(const Parameters& asked) {
   STEM_ASSIGN(const uint32_t most, Number(asked, "most", 100, kStemsMax));
   v1::HotStemsRequest request;
-  request.set_stems_max(std::max(fleet_.ShareOf(most, ""), 1U));
   STEM_ASSIGN(*request.mutable_below(), Hex(asked, "below"));
-  return cache_.Get(absl::StrCat("stems ", request.SerializeAsString()), [&]() -> absl::StatusOr<std::string> {
-    const auto answers = fleet_.AskNodes("", &OperatorStub::HotStems, request);
-    std::string json = "{\"stems\":[";
-    bool first = true;
-    for (const SeenStem& seen : Merge(answers, most)) {
-      v1::ScoreRequest score;
-      score.set_namespace_fingerprint(seen.stem.namespace_fingerprint());
-      score.set_keys(seen.stem.key());
-      STEM_ASSIGN(v1::ScoreReply holders, fleet_.AskDirectory(&DirectoryStub::Score, score));
+  return cache_.Get(absl::StrCat("stems ", most, " ", request.SerializeAsString()), [&]() -> absl::StatusOr<std::string> {
+    const absl::Time by = EndOfQuestion();
+    STEM_ASSIGN(const uint32_t share, fleet_.ShareOf(most, "", by));
+    request.set_stems_max(std::max(share, 1U));
+    STEM_ASSIGN(const auto answers, fleet_.AskNodes(by, "", &OperatorStub::HotStems, request));
+    const std::vector<SeenStem> stems = MergeStems(answers, most);
+    return absl::StrCat("{\"stems\":[", absl::StrJoin(stems, ",", [](std::string* out, const SeenStem& seen) {
+      absl::StrAppend(out, "{\"stem\":", JsonOf(seen.stem), ",\"askedAt\":", Quoted(seen.nodes), "}");
+    }), "],\"silent\":", SilentJson(answers), "}");
+  });
+}
+
+absl::StatusOr<std::string> ConsoleApi::Holders(const Parameters& asked) {
+  STEM_ASSIGN(const std::string fingerprint, Hex(asked, "namespace"));
+  STEM_ASSIGN(const NamespaceFingerprint space, ValidateFingerprint(fingerprint));
+  STEM_ASSIGN(const std::string bytes, Hex(asked, "keys"));
+  STEM_ASSIGN(const std::vector<BlockKey> keys, ValidateKeys(bytes));
+  if (keys.size() > kHeldStemsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("keys names ", keys.size(), " stems; it must be at most ", kHeldStemsMax));
+  }
+  return cache_.Get(absl::StrCat("holders ", fingerprint, bytes), [&]() -> absl::StatusOr<std::string> {
+    const absl::Time by = EndOfQuestion();
+    STEM_ASSIGN(const NamespaceParts parts, parts_.Of(space, Text(asked, "node"), by));
+    v1::ScoreRequest score;
+    score.set_namespace_fingerprint(fingerprint);
+    score.mutable_parts()->Add(parts.ids.begin(), parts.ids.end());
+    score.mutable_window_blocks()->Add(parts.window_blocks.begin(), parts.window_blocks.end());
+    std::vector<std::string> stems;
+    for (const BlockKey& key : keys) {
+      score.set_keys(std::string(key.bytes()));
+      STEM_ASSIGN(v1::ScoreReply scores, fleet_.AskDirectory(by, &DirectoryStub::Score, score));
       v1::ScoreReply held;
-      for (v1::ScoreReply::Node& node : *holders.mutable_nodes()) {
-        if (node.matched_blocks() > 0) held.add_nodes()->Swap(&node);
+      for (v1::ScoreReply::Node& node : *scores.mutable_nodes()) {
+        if (node.matched_blocks() > 0 || node.engine_blocks() > 0) held.add_nodes()->Swap(&node);
       }
-      absl::StrAppend(&json, first ? "" : ",", "{\"stem\":", JsonOf(seen.stem), ",\"askedAt\":[",
-                      absl::StrJoin(seen.nodes, ",", [](std::string* out, const std::string& node) { *out += Quoted(node); }),
-                      "],\"holders\":", JsonOf(held), "}");
-      first = false;
+      stems.push_back(absl::StrCat("\"", key.ToHex(), "\":", JsonOf(held)));
     }
-    return absl::StrCat(json, "],\"silent\":", SilentJson(answers), "}");
+    return absl::StrCat("{\"holders\":{", absl::StrJoin(stems, ","), "}}");
   });
 }
 
 absl::StatusOr<std::string> ConsoleApi::Curve(const Parameters& asked) {
   const std::string node = Text(asked, "node");
-  return cache_.Get(absl::StrCat("curve ", node), [&] { return NodesJson(fleet_.AskNodes(node, &OperatorStub::HitCurve), "curve"); });
+  return cache_.Get(absl::StrCat("curve ", node), [&]() -> absl::StatusOr<std::string> {
+    STEM_ASSIGN(const auto answers, fleet_.AskNodes(EndOfQuestion(), node, &OperatorStub::HitCurve));
+    return NodesJson(answers, "curve");
+  });
 }
 
 absl::StatusOr<std::string> ConsoleApi::Explain(const Parameters& asked) {
+  const absl::Time by = EndOfQuestion();
   v1::ExplainRequest request;
   STEM_ASSIGN(*request.mutable_namespace_fingerprint(), Hex(asked, "namespace"));
   STEM_ASSIGN(*request.mutable_keys(), Hex(asked, "keys"));
-  STEM_ASSIGN(const v1::ExplainReply reply, fleet_.AskDirectory(&FleetStub::Explain, request));
+  STEM_ASSIGN(*request.mutable_probe(), Hex(asked, "probe"));
+  STEM_ASSIGN(const NamespaceFingerprint space, ValidateFingerprint(request.namespace_fingerprint()));
+  STEM_ASSIGN(const NamespaceParts parts, parts_.Of(space, Text(asked, "node"), by));
+  request.mutable_parts()->Add(parts.ids.begin(), parts.ids.end());
+  request.mutable_window_blocks()->Add(parts.window_blocks.begin(), parts.window_blocks.end());
+  STEM_ASSIGN(const v1::ExplainReply reply, fleet_.AskDirectory(by, &FleetStub::Explain, request));
   return JsonOf(reply);
 }
 
-absl::StatusOr<std::string> ConsoleApi::Tick() {
+absl::StatusOr<std::string> ConsoleApi::Tick(const Parameters&) {
   return cache_.Get("tick", [this]() -> absl::StatusOr<std::string> {
-    STEM_ASSIGN(v1::DirectoryStatusReply fleet, fleet_.AskDirectory(&DirectoryStub::DirectoryStatus));
+    const absl::Time by = EndOfQuestion();
+    STEM_ASSIGN(v1::DirectoryStatusReply fleet, fleet_.AskDirectory(by, &DirectoryStub::DirectoryStatus));
     std::map<std::string, int> counts = {{"live", 0}, {"stale", 0}, {"lost", 0}, {"draining", 0}};
     v1::DirectoryStatusReply troubled;
     for (v1::DirectoryStatusReply::Node& node : *fleet.mutable_nodes()) {
@@ -233,9 +239,9 @@ absl::StatusOr<std::string> ConsoleApi::Tick() {
     }
     fleet.mutable_nodes()->Swap(troubled.mutable_nodes());
     v1::HistoryRequest request;
-    request.set_seconds(10);
-    request.set_points_max(10);
-    const auto history = fleet_.AskDirectory(&FleetStub::History, request);
+    request.set_seconds(kTickSeconds);
+    request.set_points_max(kTickSeconds + 2);  // so many that no seconds are put together
+    const auto history = fleet_.AskDirectory(by, &FleetStub::History, request);
     return absl::StrCat("{\"counts\":", nlohmann::json(counts).dump(), ",\"fleet\":", JsonOf(fleet),
                         ",\"history\":", history.ok() ? JsonOf(*history) : "null", "}");
   });
@@ -246,7 +252,7 @@ absl::StatusOr<std::string> ConsoleApi::Order(const std::string& node, const std
     if (const auto read = google::protobuf::util::JsonStringToMessage(body, &request); !read.ok()) {
       return absl::InvalidArgumentError(absl::StrCat("the order is not a ", request.GetTypeName(), ": ", read.message().ToString()));
     }
-    STEM_ASSIGN(const auto reply, fleet_.AskNode(node, call, request));
+    STEM_ASSIGN(const auto reply, fleet_.AskNode(absl::Now() + kOrderMax, node, call, request));
     return JsonOf(reply);
   };
   if (!admin_) {

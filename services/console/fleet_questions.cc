@@ -16,8 +16,8 @@ constexpr uint32_t kShareMin = 10;
 constexpr size_t kChannelsMax = 20'000;  // beyond it those of nodes that left are dropped with the others
 }  // namespace
 
-void FleetQuestions::Prepare(grpc::ClientContext& context) const {
-  context.set_deadline(absl::ToChronoTime(absl::Now() + deadline_));
+void FleetQuestions::Prepare(absl::Time by, grpc::ClientContext& context) const {
+  context.set_deadline(absl::ToChronoTime(by));
   secret_.AddToken(context);
 }
 
@@ -29,24 +29,27 @@ std::shared_ptr<grpc::Channel> FleetQuestions::ChannelAt(const std::string& addr
   return channel;
 }
 
-std::vector<FleetQuestions::Target> FleetQuestions::Targets(const std::string& only) {
+absl::StatusOr<std::vector<FleetQuestions::Target>> FleetQuestions::Targets(const std::string& only, absl::Time by) {
+  STEM_ASSIGN(const auto fleet, AskDirectory(by, &stemcache::v1::Directory::Stub::DirectoryStatus));
   std::vector<Target> targets;
-  const auto fleet = AskDirectory(&stemcache::v1::Directory::Stub::DirectoryStatus);
-  if (!fleet.ok()) return targets;
-  for (const auto& node : fleet->nodes()) {
-    if (node.state() == "lost" || (!only.empty() && node.address().node() != only)) continue;
-    targets.push_back({node.address().node(), ChannelAt(node.address().peer_address())});
+  for (const bool live : {true, false}) {  // who is heard is asked first: time may end before all are
+    for (const auto& node : fleet.nodes()) {
+      if (node.state() == "lost" || (node.state() == "live") != live || (!only.empty() && node.address().node() != only)) continue;
+      targets.push_back({node.address().node(), ChannelAt(node.address().peer_address())});
+    }
   }
   return targets;
 }
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> FleetQuestions::ChannelTo(const std::string& node) {
-  if (std::vector<Target> targets = Targets(node); !targets.empty() && !node.empty()) return std::move(targets.front().channel);
+absl::StatusOr<std::shared_ptr<grpc::Channel>> FleetQuestions::ChannelTo(const std::string& node, absl::Time by) {
+  STEM_ASSIGN(std::vector<Target> targets, Targets(node, by));
+  if (!targets.empty() && !node.empty()) return std::move(targets.front().channel);
   return absl::NotFoundError(absl::StrCat("no node '", node, "' is here"));
 }
 
-uint32_t FleetQuestions::ShareOf(uint32_t wanted, const std::string& only) {
-  const auto nodes = static_cast<uint32_t>(std::max<size_t>(Targets(only).size(), 1));
+absl::StatusOr<uint32_t> FleetQuestions::ShareOf(uint32_t wanted, const std::string& only, absl::Time by) {
+  STEM_ASSIGN(const std::vector<Target> targets, Targets(only, by));
+  const auto nodes = static_cast<uint32_t>(std::max<size_t>(targets.size(), 1));
   return std::clamp<uint32_t>(static_cast<uint32_t>(kNodesAskedAtOnce) * wanted / nodes, std::min(wanted, kShareMin), wanted);
 }
 
@@ -61,13 +64,13 @@ void FleetQuestions::InParallel(size_t count, const std::function<void(size_t)>&
   for (std::thread& thread : threads) thread.join();
 }
 
-std::vector<FleetQuestions::NodeAnswer<std::vector<stemcache::v1::RequestRecord>>> FleetQuestions::AskRequests(
-    const std::string& only, const stemcache::v1::RequestsRequest& request) {
+absl::StatusOr<FleetQuestions::NodeAnswers<std::vector<stemcache::v1::RequestRecord>>> FleetQuestions::AskRequests(
+    absl::Time by, const std::string& only, const stemcache::v1::RequestsRequest& request) {
   using Records = std::vector<stemcache::v1::RequestRecord>;
-  return ForEachNode<Records>(only, [&](const std::shared_ptr<grpc::Channel>& channel) -> absl::StatusOr<Records> {
+  return ForEachNode<Records>(by, only, [&](const std::shared_ptr<grpc::Channel>& channel, absl::Time its_by) -> absl::StatusOr<Records> {
     stemcache::v1::NodeOperator::Stub stub(channel);
     grpc::ClientContext context;
-    Prepare(context);
+    Prepare(its_by, context);
     const auto stream = stub.Requests(&context, request);
     Records records;
     for (stemcache::v1::RequestRecord record; stream->Read(&record);) {

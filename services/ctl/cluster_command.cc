@@ -49,6 +49,7 @@ absl::StatusOr<int> Up(const Arguments& arguments) {
                  node.http);
     }
     fmt::print("console    http://{}/\n", state.directory.http);
+    if (state.admin) fmt::print("orders     show it the token in {}.token\n", state.ready_path(state.directory));
   }
   STEM_TRY(WriteJson(arguments.json, ToJson(state).dump(2)));
   return kExitOk;
@@ -95,7 +96,7 @@ void AddClusterCommand(CLI::App& app, const std::string& binaries, Command* run)
   AddBytesOption(up, "--ssd", arguments->up.ssd_bytes, {0, kBytesMax}, "SSD tier of each node; 0 = none");
   up.add_option("--policy", arguments->up.policy, "who leaves DRAM first")->capture_default_str();
   up.add_option("--admission", arguments->up.admission, "who is worth a write to SSD")->capture_default_str();
-  up.add_flag("--admin", arguments->up.admin, "the console takes orders: drain, pin, evict");
+  up.add_flag("--admin", arguments->up.admin, "the console takes orders (drain, pin, evict) from who shows its token");
   up.add_flag("--resume", arguments->resume, "start again what is not running of the cluster in --dir, as it was");
   add("down", "stop it; its secret and its SSD tiers stay in --dir", Down);
   add("status", "what its processes say of themselves; exit code 1 when one does not answer", Status);

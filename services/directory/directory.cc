@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
+#include "services/console/access_token.h"
 #include "services/console/console.h"
 #include "services/directory/directory_service.h"
 #include "services/directory/operator_service.h"
@@ -56,6 +57,7 @@ absl::StatusOr<Checked> Check(const DirectoryConfig& config, Logger& log) {
   if (config.admin && !IsLoopback(http)) {
     return absl::InvalidArgumentError(absl::StrCat("--admin: --http is '", config.http, "'; a console that takes orders is on loopback alone"));
   }
+  if (config.admin && !config.console) return absl::InvalidArgumentError("--admin: orders are given in the console, and --console is false");
   STEM_TRY(CheckFleetOptions(config.fleet));
   STEM_TRY(CheckTracingOptions(config.tracing));
   if (!config.fleet.etcd.empty() && (listen.host == "0.0.0.0" || listen.host == "::")) {
@@ -97,7 +99,8 @@ struct Directory::Running {
         operator_service({.secret = secret,
                           .sources = {.index = index, .membership = membership, .intents = intents, .prompts = prompts},
                           .history = history}),
-        admin(config.admin) {}
+        admin_token(config.admin ? NewAccessToken() : ""),
+        with_console(config.console) {}
 
   absl::Status Listen();
   void Keep();
@@ -119,8 +122,9 @@ struct Directory::Running {
   DirectoryService service;
   FleetOperatorService operator_service;
   GrpcServer grpc;
-  const bool admin;
-  std::unique_ptr<Console> console;
+  const std::string admin_token;
+  const bool with_console;
+  std::unique_ptr<Console> console;  // null = not wanted
   std::unique_ptr<MetricsServer> http;
   std::thread keeper;
   Mutex mutex;
@@ -136,8 +140,10 @@ absl::Status Directory::Running::Listen() {
   builder.RegisterService(&operator_service);
   STEM_ASSIGN(grpc, StartGrpcServer(builder, {address}));
   address.port = grpc.ports[0];
-  console = std::make_unique<Console>(grpc.server->InProcessChannel({}), secret,
-                                      Console::Options{.admin = admin, .loopback = IsLoopback(http_address)});
+  if (with_console) {
+    console = std::make_unique<Console>(grpc.server->InProcessChannel({}), secret,
+                                        Console::Options{.admin_token = admin_token, .loopback = IsLoopback(http_address)});
+  }
   MetricsOptions options{.listen = http_address,
                          .fill = [this](MetricsPage& page) {
                            AddBuildInfo(page, "stem-directory");
@@ -145,7 +151,7 @@ absl::Status Directory::Running::Listen() {
                            metrics.Fill(page, index.counts(), membership.Status(MonotonicNow()));
                            tracer.Fill(page);
                           },
-                          .routes = [this](httplib::Server& server) { console->Route(server); },
+                          .routes = [this](httplib::Server& server) { console ? console->Route(server) : Console::RouteNone(server); },
                           .threads = kConsoleThreads};
   STEM_ASSIGN(http, MetricsServer::Start(std::move(options)));
   http_address.port = http->port();
@@ -189,6 +195,8 @@ Directory::~Directory() { Stop(absl::Seconds(1)); }
 std::string Directory::listen_address() const { return running_->address.ToString(); }
 
 std::string Directory::http_address() const { return running_->http_address.ToString(); }
+
+const std::string& Directory::admin_token() const { return running_->admin_token; }
 
 void Directory::Stop(absl::Duration drain_max) {
   Running& running = *running_;

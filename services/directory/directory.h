@@ -24,7 +24,8 @@ struct DirectoryConfig {
   uint64_t index_bytes_max = 4ULL << 30;  // 64 MiB..64 GiB: memory of the index; beyond it, blocks are forgotten
   uint64_t ghosts_max = 4'000'000;        // 0..1e9 departed blocks remembered, 8 bytes each, of index_bytes_max
   TracingOptions tracing;
-  bool admin = false;                     // the console takes orders; `http` must be loopback then
+  bool console = true;                    // serve the console: whoever reaches `http` reads what tenants ask for
+  bool admin = false;                     // the console takes orders from who shows its token; `http` must be loopback then
   bool insecure_allow_remote = false;     // allow listen and http to be other than loopback
 };
 
@@ -44,6 +45,9 @@ class Directory {
   // Bound addresses, "host:port".
   std::string listen_address() const;
   std::string http_address() const;
+
+  // What the console wants to see of who orders; empty = it takes no orders.
+  const std::string& admin_token() const;
 
   // Turns unhealthy, ends streams, lets calls finish for at most `drain_max`, stops. Once; later calls do nothing.
   void Stop(absl::Duration drain_max);

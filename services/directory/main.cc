@@ -11,6 +11,18 @@ namespace {
 
 constexpr char kName[] = "stem-directory";
 
+// So that only who may read the file, or the log, can order.
+absl::Status TellToken(const std::string& token, const std::string& ready_file, stem::Logger& log) {
+  if (token.empty()) return absl::OkStatus();
+  if (ready_file.empty()) {
+    log.Info("admin_token", {{"token", token}});
+    return absl::OkStatus();
+  }
+  const std::string path = ready_file + ".token";
+  log.Info("admin_token", {{"file", path}});
+  return stem::WriteReadyFile(path, token + "\n", 0600);
+}
+
 int Run(const stem::DirectoryConfig& config, const std::string& ready_file, bool check_only, stem::Logger& log,
         stem::StopSignal& stop) {
   if (check_only) {
@@ -22,6 +34,9 @@ int Run(const stem::DirectoryConfig& config, const std::string& ready_file, bool
   if (!directory.ok()) return stem::ReportFailure(kName, directory.status(), std::cerr);
   const std::string listen = (*directory)->listen_address(), http = (*directory)->http_address();
   log.Info("ready", {{"listen", listen}, {"http", http}});
+  if (const absl::Status told = TellToken((*directory)->admin_token(), ready_file, log); !told.ok()) {
+    return stem::ReportFailure(kName, told, std::cerr);
+  }
   const std::string ready = absl::StrCat(R"({"listen":")", listen, R"(","http":")", http, "\"}\n");
   const absl::Status written = ready_file.empty() ? absl::OkStatus() : stem::WriteReadyFile(ready_file, ready);
   if (!written.ok()) return stem::ReportFailure(kName, written, std::cerr);
@@ -48,7 +63,11 @@ int main(int argc, char** argv) {
                        "memory of the index; what does not fit is forgotten");
   app.add_option("--ghosts-max", config.ghosts_max, "departed blocks to remember")->capture_default_str();
   stem::AddOptions(app, config.tracing);
-  app.add_flag("--admin", config.admin, "the console takes orders (drain, pin, evict, quota); --http must be loopback");
+  app.add_option("--console", config.console, "serve the console on --http: who reaches it reads what all tenants ask for; true or false")
+      ->capture_default_str();
+  app.add_flag("--admin", config.admin,
+               "the console takes orders (drain, pin, evict, quota) from who shows its access token, which is written to the ready file's name "
+               "and .token, or else to the log; --http must be loopback");
   app.add_flag("--insecure-allow-remote", config.insecure_allow_remote, "listen beyond loopback, unprotected");
   stem::AddCheckedOption(app, "--log-format", format, [](auto text) { return stem::ParseLogFormat(text).status(); }, "text or json");
   stem::AddCheckedOption(app, "--log-level", level, [](auto text) { return stem::ParseLogLevel(text).status(); }, "debug, info, warn or error");

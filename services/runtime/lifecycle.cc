@@ -58,9 +58,9 @@ bool StopSignal::WaitFor(absl::Duration timeout) {
   return sigtimedwait(&signals_, nullptr, &limit) > 0;
 }
 
-absl::Status WriteReadyFile(const std::string& path, absl::string_view text) {
+absl::Status WriteReadyFile(const std::string& path, absl::string_view text, mode_t mode) {
   const std::string partial = absl::StrCat(path, ".", getpid(), ".tmp");
-  const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
   if (fd < 0) return Failed("create", partial);
   const bool written = WriteAll(fd, text);
   if (close(fd) != 0 || !written) {

@@ -1,6 +1,8 @@
 // How a daemon starts, says that it is ready, and is told to stop.
 #pragma once
 
+#include <sys/types.h>
+
 #include <csignal>
 #include <string>
 
@@ -34,7 +36,7 @@ class StopSignal {
 };
 
 // Writes `text` under `path` at once or not at all: whoever sees the file sees all of it. Used by --ready-file,
-// from which starters learn that the ports are open and which they are. Errors: Unavailable names path and reason.
-absl::Status WriteReadyFile(const std::string& path, absl::string_view text);
+// from which starters learn that the ports are open and which they are. `mode`: who may read it. Errors: Unavailable names path and reason.
+absl::Status WriteReadyFile(const std::string& path, absl::string_view text, mode_t mode = 0644);
 
 }  // namespace stem

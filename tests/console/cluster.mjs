@@ -8,16 +8,20 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 
 export class Cluster {
-  static async up(binaries, nodes) {
+  static async up(binaries, nodes, more = []) {
     const cluster = new Cluster();
     cluster.stemctl = join(binaries, "stemctl");
     cluster.dir = await mkdtemp(join(tmpdir(), "stem-console-"));
     // Over UCX, as between hosts: so that there are links to show.
     const size = ["--nodes", String(nodes), "--dram", "32MiB", "--ssd", "128MiB", "--map-host-peers", "false"];
-    await run(cluster.stemctl, ["cluster", "up", ...size, "--dir", cluster.dir]);
+    await run(cluster.stemctl, ["cluster", "up", ...size, ...more, "--dir", cluster.dir]);
     cluster.state = JSON.parse(await readFile(join(cluster.dir, "cluster.json"), "utf8"));
     cluster.url = `http://${cluster.state.directory.http}`;
     return cluster;
+  }
+
+  async token() {
+    return (await readFile(join(this.dir, "directory", "ready.json.token"), "utf8")).trim();
   }
 
   async replay(requests, seed) {

@@ -81,9 +81,18 @@ test("stems form a tree that opens by keyboard and says who holds what", async (
   await page.keyboard.press("Enter");
   await page.waitForSelector("tr.detail", WAIT);
   assert.match(await page.locator("tr.detail").textContent(), /stemctl pin [0-9a-f]{32}/);
-  const held = stems.filter(({ holders }) => holders.nodes.length > 0);
-  assert.ok(held.length > 0, "some stem is held");
-  assert.ok((await page.locator(".chip").count()) > 0);
+  await page.waitForSelector(".chip", WAIT);
+  const hex = (base64) => Buffer.from(base64, "base64").toString("hex");
+  const { stem, askedAt } = stems[0];
+  const { holders } = await cluster.ask(`holders?namespace=${hex(stem.namespaceFingerprint)}&node=${askedAt[0]}&keys=${hex(stem.key)}`);
+  const held = holders[hex(stem.key)].nodes.map(({ node }) => node);
+  const row = page.locator("tr[role=row]").filter({ has: page.locator(`code:text-is("${hex(stem.key).slice(0, 8)}")`) }).first();
+  const chips = await row.locator(".chip").allTextContents();
+  assert.ok(held.length > 0 && chips.every((chip) => held.includes(chip.split(" ")[0])), `${chips} are of ${held}`);
+  // What is below an open row is asked for again, like the rest.
+  await page.waitForRequest((request) => request.url().includes("below="), WAIT);
+  await page.locator("tr.detail button:has-text('Explain')").click();
+  await page.waitForFunction(() => /Now:|held now/.test(document.querySelector("tr.detail .why").textContent), null, WAIT);
 });
 
 test("misses add up by cause and lead to examples that can be explained", async () => {
@@ -99,6 +108,85 @@ test("misses add up by cause and lead to examples that can be explained", async 
   await page.locator(".examples button:has-text('Explain')").first().click();
   await page.waitForFunction(() => /Now:|held now/.test(document.querySelector(".why").textContent), null, WAIT);
 });
+
+test("a miss says in which field namespaces differ", async () => {
+  // The replay's engines agree, so a real answer is given such a miss on its way to the page.
+  const difference = { field: "kv_dtype", asked: "bf16", known: "fp8" };
+  const probe = Buffer.from("0123456789abcdef").toString("base64");
+  await page.route("**/api/requests?*", async (route) => {
+    const response = await route.fetch();
+    const answer = await response.json();
+    const record = answer.requests.find(({ kind, firstMissingKey }) => kind === "acquire" && firstMissingKey);
+    if (record) Object.assign(record, { difference, probe, misses: [{ first: 0, count: 2, cause: "MISS_CAUSE_INCOMPATIBLE", estimateMs: 0 }] });
+    await route.fulfill({ response, json: answer });
+  });
+  let asked = "";
+  await page.route("**/api/explain?*", async (route) => {
+    asked = route.request().url();
+    await route.fulfill({ json: { matchedBlocks: 0, runs: [], holders: [], truth: { exact: true, lagging: [] }, silentNodes: [], misses: [{ miss: { first: 0, count: 1, cause: "MISS_CAUSE_INCOMPATIBLE" }, departures: [], difference }] } });
+  });
+  await open("misses?cause=MISS_CAUSE_INCOMPATIBLE");
+  await page.waitForSelector(".examples li:has-text('differs in kv_dtype: asked bf16, known fp8')", WAIT);
+  await page.locator(".examples button:has-text('Explain')").first().click();
+  await page.waitForSelector(".why:has-text('incompatible'):has-text('differs in kv_dtype')", WAIT);
+  assert.match(asked, new RegExp(`probe=${Buffer.from(probe, "base64").toString("hex")}`));
+  assert.match(asked, /node=node-\d/);
+  await page.unrouteAll({ behavior: "wait" });
+});
+
+test("totals stay those of the cluster while it is asked", async () => {
+  const replayed = cluster.replay(20000, 3);
+  await open("overview");
+  const requests = async () => (await cluster.ask("history?seconds=900&points=240")).points.reduce((sum, { change }) => sum + num(change?.requests), 0);
+  const shown = async () => num((await page.locator(".tile[title^='requests: ']").getAttribute("title")).split(": ")[1]);
+  const first = await requests();
+  await page.waitForTimeout(12_000); // more ticks than the page was given at first
+  for (let i = 0; i < 3; ++i) {
+    const before = await requests();
+    await page.waitForTimeout(3000); // what is shown may be a tick old, and that a second
+    const says = await shown();
+    const after = await requests();
+    assert.ok(before <= says && says <= after, `${before} <= ${says} <= ${after}`);
+  }
+  assert.ok((await requests()) > first + 100, "it was asked meanwhile");
+  cluster.replaying.kill();
+  await replayed;
+});
+
+test("one browser too many is told all the same, and follows when there is room", async () => {
+  const others = Array.from({ length: 16 }, () => new AbortController());
+  const follow = async ({ signal }) => (await fetch(`${cluster.url}/api/events`, { signal })).status;
+  await page.goto("about:blank"); // which followed too
+  for (const other of others) for (let tries = 0; (await follow(other)) !== 200; ++tries) assert.ok(tries < 100);
+  const late = await (await browser.newContext()).newPage();
+  await late.goto(`${cluster.url}/#/capacity`);
+  await late.waitForSelector(".pulse.good:has-text('all live')", WAIT);
+  await late.waitForTimeout(9000);
+  assert.equal(await late.locator(".pulse.good:has-text('all live')").count(), 1, "it is not told that the directory is silent");
+  for (const other of others) other.abort();
+  await late.waitForResponse((response) => response.url().endsWith("/api/events") && response.status() === 200, WAIT);
+  await late.context().close();
+});
+
+test("orders are taken with the access token, which is asked for once", async () => {
+  const small = await Cluster.up(binaries, 1, ["--admin"]);
+  try {
+    const token = await small.token();
+    const given = ["wrong", token];
+    const admin = await (await browser.newContext()).newPage();
+    admin.on("dialog", (dialog) => (dialog.type() === "prompt" ? dialog.accept(given.shift() ?? assert.fail("asked again")) : dialog.accept()));
+    await admin.goto(`${small.url}/#/nodes`);
+    await admin.locator("button:has-text('Drain')").click(WAIT);
+    await admin.waitForSelector("[role=status]:has-text('access token')", WAIT);
+    await admin.locator("button:has-text('Drain')").click(WAIT);
+    await admin.waitForSelector(".state.draining", WAIT);
+    await admin.locator("button:has-text('Resume')").click(WAIT);
+    await admin.waitForSelector(".state.draining", { ...WAIT, state: "detached" });
+    assert.deepEqual(given, []);
+  } finally {
+    await small.down();
+  }
+}, { timeout: 120_000 });
 
 test("nodes are all there with health, fill and links", async () => {
   await open("nodes");

@@ -73,6 +73,7 @@ TEST_F(DirectoryCliTest, WrongFlagsAndValuesExitWithTwo) {
   ExpectOneLine("--listen nowhere --secret-file " + Path("secret"), 2, "--listen: 'nowhere' is not an address");
   ExpectOneLine("--http 0.0.0.0:0 --secret-file " + Path("secret"), 2, "--http: '0.0.0.0:0' can be reached from other hosts");
   ExpectOneLine("--secret-file " + Write("short", "abc"), 2, "has 3 bytes; it must have 32");
+  ExpectOneLine(Good() + " --admin --console false", 2, "--admin: orders are given in the console, and --console is false");
   ExpectOneLine(Good() + " --etcd nowhere", 2, "--etcd: 'nowhere' is not an endpoint; use e.g. 127.0.0.1:2379");
   ExpectOneLine("--log-level error --insecure-allow-remote --listen 0.0.0.0:0 --etcd 127.0.0.1:1 --secret-file " + Path("secret"), 2,
                 "--listen: '0.0.0.0:0' is every address");
@@ -106,13 +107,17 @@ TEST_F(DirectoryCliTest, RunsUntilToldToStopAndItsPortsAreTakenMeanwhile) {
   const pid_t child = fork();
   if (child == 0) {
     execl(STEM_DIRECTORY_BINARY, "stem-directory", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-level", "error",
-          "--secret-file", Path("secret").c_str(), "--ready-file", ready.c_str(), nullptr);
+          "--admin", "--secret-file", Path("secret").c_str(), "--ready-file", ready.c_str(), nullptr);
     _exit(127);
   }
   while (!std::filesystem::exists(ready)) {
     ASSERT_EQ(waitpid(child, nullptr, WNOHANG), 0) << "it ended before it was ready";
     absl::SleepFor(absl::Milliseconds(5));
   }
+  const std::filesystem::path token = ready + ".token";
+  EXPECT_EQ(std::filesystem::file_size(token), 33u);
+  EXPECT_EQ(std::filesystem::status(token).permissions(), std::filesystem::perms::owner_read | std::filesystem::perms::owner_write)
+      << "who may read it may order";
   const auto ports = nlohmann::json::parse(std::ifstream(ready));
   const std::string listen = ports["listen"];
   const std::string http = ports["http"];

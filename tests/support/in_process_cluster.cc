@@ -43,6 +43,7 @@ void InProcessCluster::StartDirectory(size_t i) {
                                             .secret_file = secret_file(),
                                             .heartbeat_ms = 1000,  // generous: the tests' machine may be busy
                                             .tracing = options_.tracing,
+                                            .console = options_.console,
                                             .admin = options_.admin},
                                            log_),
                           "directory");

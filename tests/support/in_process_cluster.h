@@ -25,6 +25,7 @@ class InProcessCluster {
     absl::Duration scrub_period = absl::Hours(1);
     TracingOptions tracing = TracingOptions();  // of all; by default none
     std::string admission = "always";  // who is worth a write to SSD
+    bool console = true;
     bool admin = false;  // the directories' consoles take orders
   };
   // Returns once every directory has heard of every node. A failed start ends the test process.
@@ -45,6 +46,7 @@ class InProcessCluster {
   std::vector<std::string> sockets() const;
   std::string directory_address(size_t i = 0) const { return directories_[i]->listen_address(); }
   std::string console_address(size_t i = 0) const { return directories_[i]->http_address(); }
+  std::string admin_token(size_t i = 0) const { return directories_[i]->admin_token(); }
   // Of the directories that run.
   std::vector<std::string> directory_addresses() const;
   std::string secret_file() const { return directory_path_.path() + "/secret"; }

@@ -134,6 +134,13 @@ export interface Step {
   error: string;
 }
 
+// In which field the namespace that was asked differs from one under which the same prompt is known; no field: not known.
+export interface Difference {
+  field: string;
+  asked: string;
+  known: string;
+}
+
 export interface RequestRecord {
   number: Count;
   node: string;
@@ -155,6 +162,8 @@ export interface RequestRecord {
   steps: Step[];
   traceId: string;
   error: string;
+  difference?: Difference;
+  probe: string;
 }
 
 export interface Departure {
@@ -170,8 +179,8 @@ export interface Explanation {
   matchedBlocks: number;
   runs: { first: number; count: number; holder: number; tier: string }[];
   holders: Address[];
-  truth?: { exact: boolean };
-  misses: { miss: Miss; departures: Departure[]; field: string; asked: string; known: string }[];
+  truth?: { exact: boolean; lagging: { node: string; lagMs: Count }[] };
+  misses: { miss: Miss; departures: Departure[]; difference?: Difference }[];
   silentNodes: string[];
 }
 
@@ -192,7 +201,10 @@ export interface Stem {
 export interface SeenStem {
   stem: Stem;
   askedAt: string[];
-  holders: { nodes: { node: string; dramBlocks: number; ssdBlocks: number }[] };
+}
+
+export interface Holders {
+  nodes: { node: string; dramBlocks: number; ssdBlocks: number; engineBlocks: number }[];
 }
 
 export interface Curve {
@@ -207,6 +219,13 @@ export interface Curve {
 
 export class ApiError extends Error {}
 
+let heard = Date.now();
+// When the directory last said anything that was asked of it, by this browser's clock.
+export const lastHeard = (): number => heard;
+export const justHeard = (): void => {
+  heard = Date.now();
+};
+
 async function read<T>(response: Response): Promise<T> {
   let body: any = {};
   try {
@@ -215,27 +234,46 @@ async function read<T>(response: Response): Promise<T> {
     // told by the status below
   }
   if (!response.ok) throw new ApiError(body.error || `the directory answered ${response.status}`);
+  justHeard();
   return body as T;
 }
 
-export async function ask<T>(path: string, parameters: Record<string, string | number> = {}): Promise<T> {
+const BUSY_TRIES = 4; // when others ask too many questions at a time
+
+export async function ask<T>(path: string, parameters: Record<string, string | number> = {}, signal?: AbortSignal): Promise<T> {
   const query = new URLSearchParams(Object.entries(parameters).map(([k, v]) => [k, String(v)])).toString();
-  let response: Response;
-  try {
-    response = await fetch(`/api/${path}${query ? `?${query}` : ""}`);
-  } catch {
-    throw new ApiError("the directory does not answer");
+  for (let tries = 1; ; ++tries) {
+    let response: Response;
+    try {
+      response = await fetch(`/api/${path}${query ? `?${query}` : ""}`, { signal });
+    } catch {
+      throw new ApiError("the directory does not answer");
+    }
+    const wait = Number(response.headers.get("Retry-After"));
+    if (response.status !== 503 || !(wait > 0) || tries === BUSY_TRIES) return read<T>(response);
+    await new Promise((done) => setTimeout(done, wait * 1000 * (0.5 + Math.random())));
+    if (signal?.aborted) throw new ApiError("not asked any more");
   }
-  return read<T>(response);
 }
 
-// An order to a node; the directory takes it only when it was started with --admin.
+const TOKEN = "stemcache access token";
+
+// Whether there is an access token to order with: the one of this tab, or what the operator now types in.
+export function mayOrder(): boolean {
+  if (sessionStorage.getItem(TOKEN)) return true;
+  const token = prompt("Access token of this directory: in the file FILE.token beside its --ready-file FILE, or else in its log")?.trim();
+  if (token) sessionStorage.setItem(TOKEN, token);
+  return Boolean(token);
+}
+
+// An order to a node, after mayOrder(); the directory takes it only when it was started with --admin.
 export async function order<T>(node: string, lever: string, message: object): Promise<T> {
   const response = await fetch(`/api/nodes/${encodeURIComponent(node)}/${lever}`, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-Stemcache-Console": "1" },
+    headers: { "Content-Type": "application/json", "X-Stemcache-Console": sessionStorage.getItem(TOKEN) ?? "" },
     body: JSON.stringify(message),
   });
+  if (response.status === 401) sessionStorage.removeItem(TOKEN); // the next order asks for another
   return read<T>(response);
 }
 

@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ask, num, type History, type Point, type Tick } from "./api";
+import { ask, justHeard, lastHeard, num, type History, type Point, type Tick } from "./api";
 
 export interface Asked<T> {
   value?: T;
@@ -16,10 +16,11 @@ export function useAsk<T>(path: string | null, parameters: Record<string, string
     if (path === null) return;
     let gone = false;
     let timer = 0;
+    const abort = new AbortController();
     const run = async () => {
       if (document.visibilityState === "visible") {
         try {
-          const value = await ask<T>(path, parameters);
+          const value = await ask<T>(path, parameters, abort.signal);
           if (!gone) setState({ question, value });
         } catch (error) {
           if (!gone) setState((before) => ({ question, value: before.question === question ? before.value : undefined, error: String((error as Error).message) }));
@@ -30,6 +31,7 @@ export function useAsk<T>(path: string | null, parameters: Record<string, string
     run();
     return () => {
       gone = true;
+      abort.abort();
       clearTimeout(timer);
     };
   }, [question, again, everyMs]);
@@ -37,43 +39,73 @@ export function useAsk<T>(path: string | null, parameters: Record<string, string
   return { value: current ? state.value : undefined, error: current ? state.error : undefined, askAgain: () => setAgain((n) => n + 1) };
 }
 
-// What the directory tells each second. `silent`: nothing came for some seconds.
+const SILENT_MS = 7000;
+const REOPEN_MS = 5000;
+
+// What the directory tells each second. Too many browsers may follow it already: then it is asked every few seconds, and followed when one of
+// them is gone. `silent`: for some seconds nothing that was asked of it was answered.
 export function useTicks(): { tick?: Tick; silent: boolean } {
   const [tick, setTick] = useState<Tick>();
   const [silent, setSilent] = useState(false);
-  const heard = useRef(Date.now());
   useEffect(() => {
-    const events = new EventSource("/api/events");
-    events.onmessage = (event) => {
-      heard.current = Date.now();
+    let events: EventSource;
+    let timer = 0;
+    const take = (told: Tick) => {
+      justHeard();
       setSilent(false);
-      setTick(JSON.parse(event.data));
+      setTick(told);
     };
-    const watch = setInterval(() => setSilent(Date.now() - heard.current > 5000), 1000);
+    const open = () => {
+      events = new EventSource("/api/events");
+      events.onmessage = (event) => take(JSON.parse(event.data));
+      events.onerror = () => {
+        if (events.readyState !== EventSource.CLOSED) return; // else the browser tries again by itself
+        ask<Tick>("tick").then(take).catch(() => {});
+        clearTimeout(timer);
+        timer = window.setTimeout(open, REOPEN_MS);
+      };
+    };
+    open();
+    const watch = setInterval(() => setSilent(Date.now() - lastHeard() > SILENT_MS), 1000);
     return () => {
       events.close();
+      clearTimeout(timer);
       clearInterval(watch);
     };
   }, []);
   return { tick, silent };
 }
 
-const LIVE_MAX = 120; // points that came after the last answer
+const LIVE_MAX = 120; // seconds of ticks that are kept
+const JITTER_MS = 100; // two answers may place the same second a little apart
+const beginOf = (point: Point): number => num(point.unixMs) - point.stepMs;
 
-// What the fleet counted over the last seconds: asked for now and then, and gone on with by what each tick brings.
+// `points`, and after them `later`, which say anew what the last of `points` said while it was still growing.
+export function joined(points: Point[], later: Point[]): Point[] {
+  if (later.length === 0) return points;
+  const from = beginOf(later[0]) - JITTER_MS;
+  return [...points.filter((point) => beginOf(point) < from), ...later];
+}
+
+// What the fleet counted over the last seconds: asked for now and then, and gone on with by what each tick brings, single seconds of which the
+// last is still growing.
 export function useHistory(seconds: number, tick: Tick | undefined): Asked<History> {
   const asked = useAsk<History>("history", { seconds, points: 240 }, 20000);
   const live = useRef<Point[]>([]);
-  for (const point of tick?.history?.points ?? []) {
-    const last = live.current[live.current.length - 1];
-    if (!last || num(point.unixMs) > num(last.unixMs)) live.current = [...live.current.slice(1 - LIVE_MAX), point];
+  const taken = useRef<Tick>();
+  if (tick && tick !== taken.current) {
+    taken.current = tick;
+    live.current = joined(live.current, tick.history?.points ?? []).slice(-LIVE_MAX);
   }
   if (!asked.value) return asked;
   const points = asked.value.points ?? [];
-  const known = points.length > 0 ? num(points[points.length - 1].unixMs) : 0;
-  const later = live.current.filter((point) => num(point.unixMs) - point.stepMs >= known);
-  const all = [...points, ...later];
-  const since = all.length > 0 ? num(all[all.length - 1].unixMs) - 1000 * seconds - 10000 : 0; // by the directory's clock
+  const last = points[points.length - 1];
+  // The last that was asked for is of several seconds, and was still growing: seconds that reach back to its beginning replace it.
+  const from = last ? beginOf(last) - JITTER_MS : 0;
+  const whole = live.current.length > 0 && beginOf(live.current[0]) <= from + 2 * JITTER_MS;
+  const later = live.current.filter((point) => beginOf(point) >= (whole || !last ? from : num(last.unixMs) - JITTER_MS));
+  const all = joined(points, later);
+  const since = all.length > 0 ? num(all[all.length - 1].unixMs) - 1000 * seconds : 0; // by the directory's clock
   return { ...asked, value: { ...asked.value, points: all.filter((point) => num(point.unixMs) > since) } };
 }
 

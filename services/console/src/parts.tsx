@@ -2,9 +2,9 @@
 import type { ComponentChildren } from "preact";
 import { linkTo, type Place } from "./hooks";
 
-export function Tile(props: { label: string; value: string; note?: ComponentChildren; state?: "good" | "warn" | "bad" }) {
+export function Tile(props: { label: string; value: string; exact?: number; note?: ComponentChildren; state?: "good" | "warn" | "bad" }) {
   return (
-    <div class={`tile ${props.state ?? ""}`}>
+    <div class={`tile ${props.state ?? ""}`} title={props.exact === undefined ? undefined : `${props.label}: ${props.exact}`}>
       <span class="label">{props.label}</span>
       <span class="value">{props.value}</span>
       <span class="note">{props.note ?? " "}</span>

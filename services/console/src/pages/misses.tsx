@@ -1,62 +1,29 @@
-import { useState } from "preact/hooks";
-import { ask, hex, num, sum, type Explanation, type RequestRecord, type Tick } from "../api";
+import { hex, num, sum, type RequestRecord, type Tick } from "../api";
 import { along, Chart, timeline } from "../chart";
-import { clock, count, duration, percent } from "../format";
+import { clock, count, percent } from "../format";
 import { linkTo, useAsk, useHistory, type Place } from "../hooks";
 import { Copy, Loading, rangeOf, Ranges, Trouble } from "../parts";
-import { CAUSES, causeOf, reasonOf, tierOf } from "../words";
+import { Differs, Why } from "../why";
+import { CAUSES, causeOf } from "../words";
 
 interface Requests {
   requests: RequestRecord[];
   silent: { node: string; error: string }[];
 }
 
-// What the fleet remembers of the first missing block of a request.
-function Why({ record }: { record: RequestRecord }) {
-  const [answer, setAnswer] = useState<Explanation>();
-  const [error, setError] = useState("");
-  if (!record.firstMissingKey) return null;
-  const explain = async () => {
-    setError("");
-    try {
-      setAnswer(await ask<Explanation>("explain", { namespace: hex(record.namespaceFingerprint), keys: hex(record.firstMissingKey) }));
-    } catch (failed) {
-      setError((failed as Error).message);
-    }
-  };
-  const missing = answer?.misses?.[0];
-  return (
-    <div class="why">
-      <button onClick={explain}>Explain</button>
-      {error && <span class="bad">{error}</span>}
-      {answer && !missing && <span>It is held now, by {answer.holders.map((holder) => holder.node).join(", ")}.</span>}
-      {missing && (
-        <div>
-          Now: <b>{causeOf(missing.miss.cause).label}</b>, {causeOf(missing.miss.cause).means}
-          {missing.field && <span>; differs in <code>{missing.field}</code>: asked {missing.asked}, known {missing.known}</span>}
-          <ul>
-            {missing.departures.map((departure) => (
-              <li key={departure.node}>
-                {reasonOf(departure.reason)} from {tierOf(departure.tier)} on <b>{departure.node}</b> {duration(num(departure.agoMs))} ago, age {duration(num(departure.ageMs))}
-                {departure.policy && <>, policy {departure.policy}</>}
-              </li>
-            ))}
-          </ul>
-        </div>
-      )}
-    </div>
-  );
-}
-
 function Examples({ cause }: { cause: string }) {
   const { value, error } = useAsk<Requests>("requests", { recent: 300 }, 5000);
-  const found = (value?.requests ?? []).filter((record) => record.misses.some((miss) => miss.cause === cause)).slice(0, 8);
+  // Of rare causes nodes remember for longer what was slow or failed.
+  const kept = useAsk<Requests>("requests", { recent: 300, slow: 1 }, 5000);
+  const all = new Map([...(kept.value?.requests ?? []), ...(value?.requests ?? [])].map((record) => [`${record.node} ${record.number}`, record]));
+  const found = [...all.values()].filter((record) => record.misses.some((miss) => miss.cause === cause))
+    .sort((a, b) => num(b.beganUnixMs) - num(a.beganUnixMs)).slice(0, 8);
   return (
     <section aria-label="examples">
       <h2>Latest requests that missed so: {causeOf(cause).label}</h2>
       <p>{causeOf(cause).means}. <b>To do:</b> {causeOf(cause).act}.</p>
-      <Trouble error={error} silent={value?.silent} />
-      {!value ? <Loading error={error} /> : found.length === 0 ? <p class="nothing">None among the latest {value.requests.length} requests.</p> : (
+      <Trouble error={error ?? kept.error} silent={value?.silent} />
+      {!value || (!kept.value && !kept.error) ? <Loading error={error} /> : found.length === 0 ? <p class="nothing">None among the latest {value.requests.length} requests, nor among those that nodes kept as slow or failed.</p> : (
         <ul class="examples">
           {found.map((record) => {
             const blocks = record.misses.filter((miss) => miss.cause === cause).reduce((total, miss) => total + miss.count, 0);
@@ -70,7 +37,8 @@ function Examples({ cause }: { cause: string }) {
                   {record.request && <> · request <Copy text={record.request} /></>}
                   {record.firstMissingKey && <> · first missing <Copy text={hex(record.firstMissingKey)} label={hex(record.firstMissingKey).slice(0, 8)} /></>}
                 </div>
-                <Why record={record} />
+                {cause === "MISS_CAUSE_INCOMPATIBLE" && record.difference?.field && <div><Differs difference={record.difference} /></div>}
+                {record.firstMissingKey && <Why namespace={record.namespaceFingerprint} blockKey={record.firstMissingKey} node={record.node} probe={record.misses[0].first === 0 ? record.probe : ""} />}
               </li>
             );
           })}

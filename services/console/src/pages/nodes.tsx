@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { num, order, sum, type Count, type Fleet, type FleetNode, type History, type NodeAnswer, type NodeStatus } from "../api";
+import { mayOrder, num, order, sum, type Count, type Fleet, type FleetNode, type History, type NodeAnswer, type NodeStatus } from "../api";
 import { along, Chart, timeline } from "../chart";
 import { ago, bytes, count, duration, percent, rate } from "../format";
 import { linkTo, useAsk, type Place } from "../hooks";
@@ -99,6 +99,7 @@ function Drain({ node, done }: { node: FleetNode; done: () => void }) {
   const [told, setTold] = useState("");
   const pull = async (resume: boolean) => {
     if (!resume && !confirm(`Drain ${node.address.node}? It takes no new sessions and publishes until it is resumed.`)) return;
+    if (!mayOrder()) return;
     try {
       const reply = await order<{ draining: boolean; sessions: Count; leases: Count }>(node.address.node, "drain", { resume });
       setTold(reply.draining ? `${reply.sessions} sessions, ${reply.leases} leases left` : "resumed");

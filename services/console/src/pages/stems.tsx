@@ -1,8 +1,10 @@
+import type { RefObject } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { ask, hex, num, order, type SeenStem } from "../api";
+import { ask, hex, mayOrder, num, order, type Holders, type SeenStem } from "../api";
 import { ago, count, percent } from "../format";
 import { useAsk } from "../hooks";
 import { Copy, Loading, Trouble } from "../parts";
+import { Why } from "../why";
 
 interface Stems {
   stems: SeenStem[];
@@ -14,6 +16,10 @@ interface Row {
   depth: number;
   children: number; // known so far
 }
+
+const EVERY_MS = 4000;
+const OPEN_MAX = 16; // rows whose children are kept fresh
+const HELD_MAX = 100; // stems in one question
 
 const name = (seen: SeenStem) => seen.stem.key;
 
@@ -36,14 +42,73 @@ function rowsOf(all: SeenStem[], open: Set<string>): Row[] {
   return rows;
 }
 
-function Holders({ seen }: { seen: SeenStem }) {
-  const nodes = seen.holders?.nodes ?? [];
+// Those of the rows that are looked at.
+function useOnScreen(body: RefObject<HTMLElement>, rows: Row[]): SeenStem[] {
+  const [names, setNames] = useState(new Set<string>());
+  useEffect(() => {
+    const observer = new IntersectionObserver((changes) => {
+      setNames((before) => {
+        const now = new Set(before);
+        for (const change of changes) {
+          const is = (change.target as HTMLElement).dataset.stem ?? "";
+          if (change.isIntersecting) now.add(is);
+          else now.delete(is);
+        }
+        return now;
+      });
+    });
+    body.current?.querySelectorAll("tr[data-stem]").forEach((row) => observer.observe(row));
+    return () => observer.disconnect();
+  }, [rows.map(({ seen }) => name(seen)).join(" ")]);
+  return rows.map(({ seen }) => seen).filter((seen) => names.has(name(seen))).slice(0, HELD_MAX);
+}
+
+// Who holds them, by key in hex; asked for when they come into view, and again every few seconds.
+function useHolders(shown: SeenStem[]): { held: Map<string, Holders>; error: string } {
+  const [held, setHeld] = useState(new Map<string, Holders>());
+  const [error, setError] = useState("");
+  useEffect(() => {
+    const abort = new AbortController();
+    let timer = 0;
+    const spaces = new Map<string, SeenStem[]>();
+    for (const seen of shown) spaces.set(seen.stem.namespaceFingerprint, [...(spaces.get(seen.stem.namespaceFingerprint) ?? []), seen]);
+    const run = async () => {
+      const found: [string, Holders][] = [];
+      let failed = "";
+      for (const [space, stems] of spaces) {
+        try {
+          const keys = stems.map((seen) => hex(seen.stem.key)).join("");
+          found.push(...Object.entries((await ask<{ holders: Record<string, Holders> }>("holders", { namespace: hex(space), node: stems[0].askedAt[0], keys }, abort.signal)).holders));
+        } catch (what) {
+          failed = (what as Error).message;
+        }
+        if (abort.signal.aborted) return;
+      }
+      setHeld(new Map(found));
+      setError(failed);
+      timer = window.setTimeout(run, EVERY_MS);
+    };
+    if (spaces.size > 0) timer = window.setTimeout(run, 150); // not at every row that scrolls by
+    return () => {
+      abort.abort();
+      clearTimeout(timer);
+    };
+  }, [shown.map(name).join(" ")]);
+  return { held, error };
+}
+
+const placeOf = (node: Holders["nodes"][0]) =>
+  [node.dramBlocks > 0 ? "memory" : node.ssdBlocks > 0 ? "SSD" : "", node.engineBlocks > 0 ? "engine" : ""].filter(Boolean).join(" + ");
+
+function HeldBy({ holders }: { holders?: Holders }) {
+  if (!holders) return <span class="faint">…</span>;
+  const nodes = holders.nodes;
   if (nodes.length === 0) return <span class="faint">nobody now</span>;
   return (
     <span class="chips">
       {nodes.slice(0, 4).map((node) => (
-        <a key={node.node} class={`chip ${node.dramBlocks > 0 ? "dram" : "ssd"}`} href={`#/nodes?node=${encodeURIComponent(node.node)}`}>
-          {node.node} <small>{node.dramBlocks > 0 ? "memory" : "SSD"}</small>
+        <a key={node.node} class={`chip ${node.dramBlocks > 0 ? "dram" : node.ssdBlocks > 0 ? "ssd" : "engine"}`} href={`#/nodes?node=${encodeURIComponent(node.node)}`}>
+          {node.node} <small>{placeOf(node)}</small>
         </a>
       ))}
       {nodes.length > 4 && <span class="faint">and {nodes.length - 4} more</span>}
@@ -51,13 +116,14 @@ function Holders({ seen }: { seen: SeenStem }) {
   );
 }
 
-function Levers({ seen }: { seen: SeenStem }) {
+function Levers({ seen, holders }: { seen: SeenStem; holders?: Holders }) {
   const [told, setTold] = useState("");
   const pull = async (lever: string, message: object, sure: string) => {
-    if (sure && !confirm(sure)) return;
-    const nodes = (seen.holders?.nodes ?? []).map((node) => node.node);
+    if ((sure && !confirm(sure)) || !mayOrder()) return;
+    const nodes = (holders?.nodes ?? []).filter((node) => node.dramBlocks + node.ssdBlocks > 0).map((node) => node.node);
+    setTold(nodes.length === 0 ? "nobody holds it now" : "…");
     const answers = await Promise.allSettled(nodes.map((node) => order<any>(node, lever, message)));
-    setTold(answers.map((answer, i) => `${nodes[i]}: ${answer.status === "fulfilled" ? `${answer.value.blocks} blocks` : (answer.reason as Error).message}`).join("; "));
+    if (nodes.length > 0) setTold(answers.map((answer, i) => `${nodes[i]}: ${answer.status === "fulfilled" ? `${answer.value.blocks} blocks` : (answer.reason as Error).message}`).join("; "));
   };
   const stem = { namespaceFingerprint: seen.stem.namespaceFingerprint, keys: seen.stem.key };
   return (
@@ -70,34 +136,73 @@ function Levers({ seen }: { seen: SeenStem }) {
   );
 }
 
+function Detail({ seen, holders, admin }: { seen: SeenStem; holders?: Holders; admin: boolean }) {
+  const { stem } = seen;
+  return (
+    <>
+      <dl>
+        <dt>key</dt><dd><Copy text={hex(stem.key)} /></dd>
+        <dt>namespace</dt><dd><Copy text={hex(stem.namespaceFingerprint)} /></dd>
+        <dt>length</dt><dd>{stem.blocks} blocks of {stem.blockTokens} tokens</dd>
+        <dt>requests</dt><dd>at least {count(num(stem.requests))}, seen by {seen.askedAt.join(", ")}</dd>
+        <dt>held by</dt><dd>{!holders ? "not known yet" : holders.nodes.map((node) => `${node.node} (${placeOf(node)})`).join(", ") || "nobody now"}</dd>
+        <dt>keep it</dt><dd><Copy text={`stemctl pin ${hex(stem.key)} --ttl 1h`} /></dd>
+      </dl>
+      <Why namespace={stem.namespaceFingerprint} blockKey={stem.key} node={seen.askedAt[0]} />
+      {admin && <Levers seen={seen} holders={holders} />}
+    </>
+  );
+}
+
 export function StemsPage({ admin }: { admin: boolean }) {
-  const { value, error } = useAsk<Stems>("stems", { most: 200 }, 4000);
-  const [more, setMore] = useState<SeenStem[]>([]); // below those that were opened
+  const { value, error } = useAsk<Stems>("stems", { most: 200 }, EVERY_MS);
+  const [below, setBelow] = useState(new Map<string, SeenStem[]>()); // of those that are open
   const [open, setOpen] = useState(new Set<string>());
   const [chosen, setChosen] = useState("");
   const [filter, setFilter] = useState("");
   const body = useRef<HTMLTableSectionElement>(null);
   const all = useMemo(() => {
     const merged = new Map<string, SeenStem>();
-    for (const seen of [...more, ...(value?.stems ?? [])]) merged.set(name(seen), seen);
+    for (const seen of [...[...below.values()].flat(), ...(value?.stems ?? [])]) merged.set(name(seen), seen);
     const words = filter.toLowerCase();
     return [...merged.values()]
       .filter((seen) => !words || `${seen.stem.model} ${seen.stem.tenant} ${hex(seen.stem.key)}`.toLowerCase().includes(words))
       .sort((a, b) => b.stem.requestsPerMinute - a.stem.requestsPerMinute);
-  }, [value, more, filter]);
+  }, [value, below, filter]);
   const rows = rowsOf(all, open);
+  const { held, error: unheld } = useHolders(useOnScreen(body, rows));
   const busiest = Math.max(1e-9, ...all.map((seen) => seen.stem.requestsPerMinute));
 
-  const toggle = async (seen: SeenStem) => {
-    const next = new Set(open);
-    if (!next.delete(name(seen))) {
-      next.add(name(seen));
-      try {
-        const found = await ask<Stems>("stems", { most: 50, below: hex(seen.stem.key) });
-        setMore((before) => [...before.slice(-500), ...found.stems]);
-      } catch {
-        // the next answer of all stems will do
+  const load = async (key: string) => {
+    try {
+      const found = await ask<Stems>("stems", { most: 50, below: hex(key) });
+      setBelow((before) => new Map(before).set(key, found.stems));
+    } catch {
+      // the next time, with the next answer of all stems
+    }
+  };
+  // What is below the open ones is asked for again with the rest.
+  useEffect(() => {
+    let gone = false;
+    const run = async () => {
+      for (const key of [...open].slice(-OPEN_MAX)) {
+        if (gone) return;
+        await load(key);
       }
+    };
+    run();
+    return () => {
+      gone = true;
+    };
+  }, [value]);
+
+  const toggle = (seen: SeenStem) => {
+    const next = new Set(open);
+    if (next.delete(name(seen))) {
+      setBelow((before) => new Map([...before].filter(([key]) => key !== name(seen))));
+    } else {
+      next.add(name(seen));
+      load(name(seen));
     }
     setOpen(next);
   };
@@ -122,7 +227,7 @@ export function StemsPage({ admin }: { admin: boolean }) {
   if (!value) return <><Trouble error={error} /><Loading error={error} /></>;
   return (
     <>
-      <Trouble error={error} silent={value.silent} />
+      <Trouble error={error ?? (unheld && `who holds them is not known: ${unheld}`)} silent={value.silent} />
       <div class="head">
         <h1>Stems</h1>
         <input type="search" placeholder="model, tenant or key" aria-label="filter stems" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
@@ -138,9 +243,10 @@ export function StemsPage({ admin }: { admin: boolean }) {
               {rows.map((row, i) => {
                 const { stem } = row.seen;
                 const is = name(row.seen);
+                const holders = held.get(hex(is));
                 return (
                   <>
-                    <tr key={is} role="row" tabIndex={0} aria-level={row.depth + 1} aria-expanded={open.has(is)} aria-selected={chosen === is} onKeyDown={(event) => keys(event, i)} onClick={() => setChosen(chosen === is ? "" : is)}>
+                    <tr key={is} role="row" data-stem={is} tabIndex={0} aria-level={row.depth + 1} aria-expanded={open.has(is)} aria-selected={chosen === is} onKeyDown={(event) => keys(event, i)} onClick={() => setChosen(chosen === is ? "" : is)}>
                       <td style={{ paddingLeft: `${0.5 + 1.1 * row.depth}rem` }}>
                         <button class="twist" tabIndex={-1} aria-label={open.has(is) ? "close" : "open"} onClick={(event) => { event.stopPropagation(); toggle(row.seen); }}>{open.has(is) ? "▾" : "▸"}</button>
                         <code>{hex(stem.key).slice(0, 8)}</code>
@@ -148,24 +254,14 @@ export function StemsPage({ admin }: { admin: boolean }) {
                       </td>
                       <td class="wide"><span class="bar"><i style={{ width: `${(100 * stem.requestsPerMinute) / busiest}%` }} /><em>{count(stem.requestsPerMinute)}</em></span></td>
                       <td class={stem.hitFraction < 0.5 ? "bad" : ""}>{percent(stem.hitFraction, 0)}</td>
-                      <td><Holders seen={row.seen} /></td>
+                      <td><HeldBy holders={holders} /></td>
                       <td>{count(stem.blocks * stem.blockTokens)}</td>
                       <td>{ago(num(stem.lastAskedAgoMs))}</td>
                       <td>{stem.tenant} <small class="faint">{stem.model}</small></td>
                     </tr>
                     {chosen === is && (
                       <tr class="detail" key={`${is}+`}>
-                        <td colSpan={7}>
-                          <dl>
-                            <dt>key</dt><dd><Copy text={hex(stem.key)} /></dd>
-                            <dt>namespace</dt><dd><Copy text={hex(stem.namespaceFingerprint)} /></dd>
-                            <dt>length</dt><dd>{stem.blocks} blocks of {stem.blockTokens} tokens</dd>
-                            <dt>requests</dt><dd>at least {count(num(stem.requests))}, seen by {row.seen.askedAt.join(", ")}</dd>
-                            <dt>held by</dt><dd>{(row.seen.holders?.nodes ?? []).map((node) => `${node.node} (${node.dramBlocks > 0 ? "memory" : "SSD"})`).join(", ") || "nobody now"}</dd>
-                            <dt>keep it</dt><dd><Copy text={`stemctl pin ${hex(stem.key)} --ttl 1h`} /></dd>
-                          </dl>
-                          {admin && <Levers seen={row.seen} />}
-                        </td>
+                        <td colSpan={7}><Detail seen={row.seen} holders={holders} admin={admin} /></td>
                       </tr>
                     )}
                   </>

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 
 namespace stem {
@@ -38,6 +39,29 @@ TEST(AnswerCacheTest, ManyWhoAskAtOnceAskOnce) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(asked, 1);
+}
+
+TEST(AnswerCacheTest, WhoWaitedForAnErrorIsToldItAndDoesNotAskAgain) {
+  AnswerCache cache(absl::Hours(1));
+  std::atomic<int> asked{0};
+  std::atomic<bool> second_comes{false};
+  const auto fail = [&]() -> absl::StatusOr<std::string> {
+    ++asked;
+    while (!second_comes) std::this_thread::yield();
+    absl::SleepFor(absl::Milliseconds(100));  // until it waits
+    return absl::DeadlineExceededError("slow");
+  };
+  std::thread first([&] { EXPECT_FALSE(cache.Get("a", fail).ok()); });
+  while (asked == 0) std::this_thread::yield();
+  std::thread second([&] {
+    second_comes = true;
+    EXPECT_FALSE(cache.Get("a", fail).ok());
+  });
+  first.join();
+  second.join();
+  EXPECT_EQ(asked, 1);
+  EXPECT_FALSE(cache.Get("a", fail).ok()) << "an error is not kept";
+  EXPECT_EQ(asked, 2);
 }
 
 TEST(AnswerCacheTest, ItIsBoundedHoweverManyQuestionsThereAre) {
