@@ -58,7 +58,7 @@ struct ChainHasher::State {
   std::string salt;
   std::array<uint32_t, kProbeTokens> first_tokens = {};
   size_t first_count = 0;
-  bool embeddings_first = false;  // its first tokens only stand for embeddings
+  bool probeless = false;  // its first tokens only stand for embeddings, or are not known
 
   size_t message_bytes() const { return sizeof(BlockKey) + size_t{block_tokens} * sizeof(uint32_t); }
 
@@ -140,13 +140,14 @@ absl::Status ChainHasher::Restart(absl::string_view salt) {
   state.blocks = 0;
   state.salt.assign(salt.data(), salt.size());
   state.first_count = 0;
-  state.embeddings_first = false;
+  state.probeless = false;
   return absl::OkStatus();
 }
 
 void ChainHasher::GoOnAfter(const BlockKey& last) {
   state_->Advance(last);
   state_->blocks = 0;
+  state_->probeless = true;
 }
 
 absl::Status ChainHasher::AddExtra(const ExtraKey& extra) {
@@ -172,7 +173,7 @@ absl::Status ChainHasher::AddExtra(const ExtraKey& extra) {
         absl::StrCat("block ", state.blocks, " has ", kExtrasPerBlockMax, " extra keys already, which is the limit"));
   }
   const bool with_offset = extra.tag == ExtraTag::kMultimodal;
-  state.embeddings_first = state.embeddings_first || (extra.tag == ExtraTag::kPromptEmbedding && state.first_count < kProbeTokens);
+  state.probeless = state.probeless || (extra.tag == ExtraTag::kPromptEmbedding && state.first_count < kProbeTokens);
   ++state.extra_count;
   state.extras.push_back(static_cast<uint8_t>(extra.tag));
   AppendU32(state.extras, static_cast<uint32_t>(extra.bytes.size() + (with_offset ? sizeof(uint32_t) : 0)));
@@ -246,7 +247,7 @@ uint32_t ChainHasher::tail_tokens() const { return state_->tail_tokens; }
 
 std::optional<Probe> ChainHasher::probe() const {
   const State& state = *state_;
-  if (!state.probe_key.has_value() || state.first_count < kProbeTokens || state.embeddings_first) return std::nullopt;
+  if (!state.probe_key.has_value() || state.first_count < kProbeTokens || state.probeless) return std::nullopt;
   return ProbeOf(*state.probe_key, state.first_tokens, state.salt);
 }
 

@@ -92,7 +92,7 @@ class ChainHasher {
   uint32_t tail_tokens() const;
 
   // Of the present chain, for AcquireOptions and ReserveOptions: with it a miss says whether the prompt is known under another namespace.
-  // Nothing before kProbeTokens tokens, where these stand for prompt embeddings, and for the external scheme. Takes a microsecond.
+  // Nothing before kProbeTokens tokens, where these stand for prompt embeddings, after GoOnAfter, and for the external scheme. Takes a microsecond.
   std::optional<Probe> probe() const;
 
  private:

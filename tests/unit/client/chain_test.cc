@@ -167,7 +167,7 @@ TEST_P(ChainSchemeTest, TheProbeIsOfTheFirstTokensAndTheSaltWhateverTheBlocks) {
   const Probe expected = ProbeOf(key, std::span(tokens).first<kProbeTokens>(), "s");
   for (const uint32_t block_tokens : {1u, 16u, 64u}) {
     ChainHasher hasher = *ChainHasher::Create(GetParam(), kRoot, "s", block_tokens, key);
-    std::vector<BlockKey> keys;
+    std::vector<BlockKey> keys = {BlockKey()};
     ASSERT_TRUE(hasher.AppendTokens(std::span(tokens).first(15), keys).ok());
     EXPECT_FALSE(hasher.probe().has_value());
     ASSERT_TRUE(hasher.AppendTokens(std::span(tokens).subspan(15), keys).ok());
@@ -176,6 +176,12 @@ TEST_P(ChainSchemeTest, TheProbeIsOfTheFirstTokensAndTheSaltWhateverTheBlocks) {
     EXPECT_FALSE(hasher.probe().has_value());
     ASSERT_TRUE(hasher.HashPrompt("", tokens, {}).ok());
     EXPECT_NE(hasher.probe(), expected) << "another salt";
+    hasher.GoOnAfter(keys.front());
+    EXPECT_FALSE(hasher.probe().has_value()) << "its first tokens were never seen";
+    ASSERT_TRUE(hasher.AppendTokens(tokens, keys).ok());
+    EXPECT_FALSE(hasher.probe().has_value());
+    ASSERT_TRUE(hasher.HashPrompt("s", tokens, {}).ok());
+    EXPECT_EQ(hasher.probe(), expected);
   }
   ChainHasher without = Hasher();
   ASSERT_TRUE(without.HashPrompt("", tokens, {}).ok());
