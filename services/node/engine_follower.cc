@@ -148,12 +148,12 @@ EngineFollower::~EngineFollower() {
 
 void EngineFollower::Snapshot(const EngineBlocks::OnChange& each) const {
   MutexLock lock(mutex_);
-  if (cache_ != nullptr) cache_->Snapshot(each);
+  if (blocks_ != nullptr) blocks_->Snapshot(each);
 }
 
 EngineBlocksStats EngineFollower::stats() const {
   MutexLock lock(mutex_);
-  return cache_ != nullptr ? cache_->stats() : EngineBlocksStats();
+  return blocks_ != nullptr ? blocks_->stats() : EngineBlocksStats();
 }
 
 void EngineFollower::Fill(MetricsPage& page) const {
@@ -189,15 +189,15 @@ void EngineFollower::Run() {
   if (space == nullptr) return;
   absl::StatusOr<std::unique_ptr<EngineBlocks>> made = EngineBlocks::Create(space->spec, space->fingerprint, space->root, on_change_);
   if (!made.ok()) return log_.Error("kv_events_refused", {{"endpoint", options_.endpoint}, {"why", made.status().message()}});
-  EngineBlocks& cache = **made;
+  EngineBlocks& blocks = **made;
   {
     MutexLock lock(mutex_);
-    cache_ = *std::move(made);
+    blocks_ = *std::move(made);
   }
   log_.Info("kv_events_followed", {{"endpoint", options_.endpoint}, {"namespace", space->fingerprint.ToHex()}});
   while (!stopping_) {
     try {
-      Follow(cache);
+      Follow(blocks);
     } catch (const zmq::error_t& error) {
       log_.Warn("kv_events_socket", {{"endpoint", options_.endpoint}, {"why", error.what()}});
       for (int i = 0; i < 10 && !stopping_; ++i) absl::SleepFor(absl::Milliseconds(kPollMillis));
@@ -205,52 +205,52 @@ void EngineFollower::Run() {
   }
 }
 
-void EngineFollower::Follow(EngineBlocks& cache) {
+void EngineFollower::Follow(EngineBlocks& blocks) {
   Sockets sockets(options_);
-  CatchUp(sockets, cache);
+  CatchUp(sockets, blocks);
   while (!stopping_) {
-    if (const auto batch = sockets.Next(); batch.has_value()) OnBatch(sockets, cache, batch->first, batch->second);
+    if (const auto batch = sockets.Next(); batch.has_value()) OnBatch(sockets, blocks, batch->first, batch->second);
   }
 }
 
-void EngineFollower::CatchUp(Sockets& sockets, EngineBlocks& cache) {
+void EngineFollower::CatchUp(Sockets& sockets, EngineBlocks& blocks) {
   sockets.Replay(next_, stopping_, [&](uint64_t number, const std::string& payload) {
     if (number < next_) return;
     if (number > next_ && next_ > 0) {  // older ones are kept no longer
       lost_ += number - next_;
-      cache.Clear();
+      blocks.Clear();
     }
     ++replayed_;
-    ApplyBatch(cache, payload);
+    ApplyBatch(blocks, payload);
     next_ = number + 1;
   });
 }
 
-void EngineFollower::OnBatch(Sockets& sockets, EngineBlocks& cache, uint64_t number, const std::string& payload) {
+void EngineFollower::OnBatch(Sockets& sockets, EngineBlocks& blocks, uint64_t number, const std::string& payload) {
   if (number < last_live_) {  // another life of the engine
     log_.Info("kv_events_restarted", {{"endpoint", options_.endpoint}, {"batch", number}});
-    cache.Clear();
+    blocks.Clear();
     next_ = 0;
   }
   last_live_ = number;
   if (number > next_) {
     log_.Warn("kv_events_gap", {{"endpoint", options_.endpoint}, {"expected", next_}, {"received", number}});
-    CatchUp(sockets, cache);
+    CatchUp(sockets, blocks);
   }
   if (number < next_) return;  // the replay had it
   if (number > next_) {        // and not all that came before: who is still there is not known
     lost_ += number - next_;
-    cache.Clear();
+    blocks.Clear();
   }
-  ApplyBatch(cache, payload);
+  ApplyBatch(blocks, payload);
   next_ = number + 1;
 }
 
-void EngineFollower::ApplyBatch(EngineBlocks& cache, const std::string& payload) {
+void EngineFollower::ApplyBatch(EngineBlocks& blocks, const std::string& payload) {
   ++batches_;
   const absl::StatusOr<std::vector<EngineEvent>> events = DecodeEngineEvents(payload);
   absl::Status applied = events.status();
-  for (size_t i = 0; applied.ok() && i < events->size(); ++i) applied = cache.Apply((*events)[i]);
+  for (size_t i = 0; applied.ok() && i < events->size(); ++i) applied = blocks.Apply((*events)[i]);
   if (applied.ok()) return;
   ++refused_batches_;
   if (refused_ == applied.message()) return;

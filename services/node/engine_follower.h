@@ -45,11 +45,11 @@ class EngineFollower {
 
   void Run();
   const Space* AwaitSpace();
-  void Follow(EngineBlocks& cache);
+  void Follow(EngineBlocks& blocks);
   // Asks for batches from `next_` on, and applies them.
-  void CatchUp(Sockets& sockets, EngineBlocks& cache);
-  void OnBatch(Sockets& sockets, EngineBlocks& cache, uint64_t number, const std::string& payload);
-  void ApplyBatch(EngineBlocks& cache, const std::string& payload);
+  void CatchUp(Sockets& sockets, EngineBlocks& blocks);
+  void OnBatch(Sockets& sockets, EngineBlocks& blocks, uint64_t number, const std::string& payload);
+  void ApplyBatch(EngineBlocks& blocks, const std::string& payload);
 
   const EngineFollowerOptions options_;
   const SpaceTable& spaces_;
@@ -57,7 +57,7 @@ class EngineFollower {
   Logger& log_;
   std::atomic<bool> stopping_{false};
   mutable Mutex mutex_;
-  std::unique_ptr<EngineBlocks> cache_ ABSL_GUARDED_BY(mutex_);  // set once
+  std::unique_ptr<EngineBlocks> blocks_ ABSL_GUARDED_BY(mutex_);  // set once
   std::atomic<uint64_t> batches_{0};
   std::atomic<uint64_t> replayed_{0};  // of these
   std::atomic<uint64_t> refused_batches_{0};

@@ -30,7 +30,7 @@ class Directory {
     spec_.parts = {{.block_bytes = 4096}};
     fingerprint_ = FingerprintOf(spec_, "tenant");
     root_.fill(7);
-    cache_ = *EngineBlocks::Create(spec_, fingerprint_, root_, [this](const BlockChange& change) {
+    blocks_ = *EngineBlocks::Create(spec_, fingerprint_, root_, [this](const BlockChange& change) {
       EXPECT_EQ(change.name.space, EngineCacheOf(fingerprint_));
       if (change.residence == Residence::kGone) {
         EXPECT_EQ(held_.erase(change.name.key), 1u);
@@ -54,21 +54,21 @@ class Directory {
   // The same from the snapshot, which a directory that comes later gets.
   size_t snapshot() const {
     size_t blocks = 0;
-    cache_->Snapshot([&](const BlockChange& change) {
+    blocks_->Snapshot([&](const BlockChange& change) {
       EXPECT_TRUE(held_.contains(change.name.key));
       ++blocks;
     });
     return blocks;
   }
   const std::optional<BlockKey>& parent(const BlockKey& key) const { return held_.at(key); }
-  EngineBlocks& cache() { return *cache_; }
+  EngineBlocks& blocks() { return *blocks_; }
 
  private:
   NamespaceSpec spec_;
   NamespaceFingerprint fingerprint_;
   Root root_;
   std::map<BlockKey, std::optional<BlockKey>> held_;
-  std::unique_ptr<EngineBlocks> cache_;
+  std::unique_ptr<EngineBlocks> blocks_;
 };
 
 std::vector<uint32_t> Tokens(size_t count, uint32_t first = 100) {
@@ -93,42 +93,42 @@ TEST(EngineBlocksTest, BlocksGetTheKeysThatClientsMake) {
   const std::vector<uint32_t> tokens = Tokens(22);
   const std::vector<BlockKey> keys = directory.Keys(tokens);
   ASSERT_EQ(keys.size(), 2u);
-  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b", "c"}, Tokens(12))).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"a", "b", "c"}, Tokens(12))).ok());
   EXPECT_THAT(directory.held(), ElementsAre(keys[0])) << "half of the second is there";
-  ASSERT_TRUE(directory.cache().Apply(Stored({"d", "e"}, Tokens(8, 112), "c")).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"d", "e"}, Tokens(8, 112), "c")).ok());
   EXPECT_THAT(directory.held(), UnorderedElementsAre(keys[0], keys[1]));
   EXPECT_EQ(directory.parent(keys[0]), std::nullopt);
   EXPECT_EQ(directory.parent(keys[1]), keys[0]);
   EXPECT_EQ(directory.snapshot(), 2u);
-  EXPECT_EQ(directory.cache().stats().engine_blocks, 5u);
+  EXPECT_EQ(directory.blocks().stats().engine_blocks, 5u);
 }
 
 TEST(EngineBlocksTest, ABlockGoesWithAnyOfItsPiecesAndComesBackWithIt) {
   Directory directory;
   const std::vector<BlockKey> keys = directory.Keys(Tokens(16));
-  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b", "c", "d"}, Tokens(16))).ok());
-  ASSERT_TRUE(directory.cache().Apply(Stored({"x"}, Tokens(4, 9), "a")).ok()) << "another prompt with the same first piece";
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"a", "b", "c", "d"}, Tokens(16))).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"x"}, Tokens(4, 9), "a")).ok()) << "another prompt with the same first piece";
   EXPECT_EQ(directory.held().size(), 3u);
-  ASSERT_TRUE(directory.cache().Apply(Removed({"a", "nobody"})).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Removed({"a", "nobody"})).ok());
   EXPECT_THAT(directory.held(), ElementsAre(keys[1])) << "both that began with it went";
   EXPECT_EQ(directory.snapshot(), 1u);
-  ASSERT_TRUE(directory.cache().Apply(Stored({"a"}, Tokens(4))).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"a"}, Tokens(4))).ok());
   EXPECT_EQ(directory.held().size(), 3u);
-  ASSERT_TRUE(directory.cache().Apply(Removed({"d", "c", "b", "x", "a"})).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Removed({"d", "c", "b", "x", "a"})).ok());
   EXPECT_TRUE(directory.held().empty());
-  EXPECT_EQ(directory.cache().stats().engine_blocks, 0u);
-  ASSERT_TRUE(directory.cache().Apply(Stored({"e"}, Tokens(4, 116), "d")).ok());
-  EXPECT_EQ(directory.cache().stats().dropped, 1u) << "nothing was kept of what left";
+  EXPECT_EQ(directory.blocks().stats().engine_blocks, 0u);
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"e"}, Tokens(4, 116), "d")).ok());
+  EXPECT_EQ(directory.blocks().stats().dropped, 1u) << "nothing was kept of what left";
 }
 
 TEST(EngineBlocksTest, ClearedIsEmptyAndBeginsAgain) {
   Directory directory;
-  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b"}, Tokens(8))).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"a", "b"}, Tokens(8))).ok());
   EngineEvent cleared;
   cleared.kind = Kind::kCleared;
-  ASSERT_TRUE(directory.cache().Apply(cleared).ok());
+  ASSERT_TRUE(directory.blocks().Apply(cleared).ok());
   EXPECT_TRUE(directory.held().empty());
-  ASSERT_TRUE(directory.cache().Apply(Stored({"a", "b"}, Tokens(8))).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"a", "b"}, Tokens(8))).ok());
   EXPECT_EQ(directory.held().size(), 1u);
 }
 
@@ -136,14 +136,14 @@ TEST(EngineBlocksTest, SaltsAndItemsCount) {
   Directory directory;
   EngineEvent salted = Stored({"a", "b"}, Tokens(8));
   salted.extras = {{{.text = "salt", .offset_tokens = {}}}};
-  ASSERT_TRUE(directory.cache().Apply(salted).ok());
+  ASSERT_TRUE(directory.blocks().Apply(salted).ok());
   EXPECT_THAT(directory.held(), ElementsAre(directory.Keys(Tokens(8), "salt")[0]));
 
   Directory pictures;
   // An item that begins at token 6 and goes on into the second block of the namespace.
   EngineEvent event = Stored({"a", "b", "c", "d"}, Tokens(16));
   event.extras = {{}, {{.text = "picture", .offset_tokens = 2}}, {{.text = "picture", .offset_tokens = -2}}, {}};
-  ASSERT_TRUE(pictures.cache().Apply(event).ok());
+  ASSERT_TRUE(pictures.blocks().Apply(event).ok());
   const PlacedExtra placed = {.block = 0, .extra = {.tag = ExtraTag::kMultimodal, .bytes = "picture", .offset_tokens = 6}};
   const std::vector<BlockKey> keys = pictures.Keys(Tokens(16), "", {&placed, 1});
   EXPECT_THAT(pictures.held(), UnorderedElementsAre(keys[0], keys[1]));
@@ -151,15 +151,15 @@ TEST(EngineBlocksTest, SaltsAndItemsCount) {
 
 TEST(EngineBlocksTest, SizesThatDoNotFitAreRefusedAndTailsAreNot) {
   Directory directory(6);
-  EXPECT_THAT(std::string(directory.cache().Apply(Stored({"a"}, Tokens(4))).message()), HasSubstr("4 tokens, which do not divide the namespace's 6"));
+  EXPECT_THAT(std::string(directory.blocks().Apply(Stored({"a"}, Tokens(4))).message()), HasSubstr("4 tokens, which do not divide the namespace's 6"));
   Directory tails;
   EngineEvent tail = Stored({"t"}, Tokens(2));
   tail.block_tokens = 2;
-  ASSERT_TRUE(tails.cache().Apply(tail).ok());
-  ASSERT_TRUE(tails.cache().Apply(Stored({"a", "b"}, Tokens(8))).ok());
+  ASSERT_TRUE(tails.blocks().Apply(tail).ok());
+  ASSERT_TRUE(tails.blocks().Apply(Stored({"a", "b"}, Tokens(8))).ok());
   EXPECT_EQ(tails.held().size(), 1u);
-  ASSERT_TRUE(tails.cache().Apply(tail).ok());
-  EXPECT_EQ(tails.cache().stats().dropped, 1u);
+  ASSERT_TRUE(tails.blocks().Apply(tail).ok());
+  EXPECT_EQ(tails.blocks().stats().dropped, 1u);
 }
 
 std::string Packed(const Json& batch) {
