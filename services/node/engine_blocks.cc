@@ -28,7 +28,8 @@ struct EngineBlocks::Block {
   uint32_t index = 0;  // in its block of the namespace
   bool present = false;
   bool announced = false;            // the last of its block alone
-  std::optional<BlockKey> before;    // key of the namespace's block before; absent: this is the chain's first
+  bool begins = false;               // its block of the namespace is the chain's first
+  std::optional<BlockKey> before;    // else: key of the block before; absent: that has none, and so nothing behind it has
   std::optional<BlockKey> key;       // the last of its block alone
   // Of its block up to here, where it is not the last:
   std::string salt;                  // in a chain's first block
@@ -103,6 +104,7 @@ std::unique_ptr<EngineBlocks::Block> EngineBlocks::NewBlock(Block* parent, const
   block->hash = event.hashes[index];
   block->parent = parent;
   const bool first = parent == nullptr || parent->index + 1 == per_block_;  // of its block of the namespace
+  block->begins = parent == nullptr || (!first && parent->begins);
   if (parent != nullptr) {
     ++parent->children;
     block->index = first ? 0 : parent->index + 1;
@@ -123,25 +125,36 @@ std::unique_ptr<EngineBlocks::Block> EngineBlocks::NewBlock(Block* parent, const
       block->items.push_back({Bounded(extra.text), *extra.offset_tokens + int64_t{block->index} * event.block_tokens});
     }
   }
-  if (block->index + 1 < per_block_) return block;
-  if (block->before.has_value()) {
-    hasher_.GoOnAfter(*block->before);
-  } else if (!hasher_.Restart(block->salt).ok()) {
-    return block;
+  // What is of no use is not kept: more items than a key may cover, and what belongs to no key.
+  if (block->items.size() > kExtrasPerBlockMax) {
+    block->begins = false;
+    block->before.reset();
   }
-  std::ranges::stable_sort(block->items, {}, [](const EngineExtra& item) { return *item.offset_tokens; });
-  std::vector<BlockKey> keys;
-  bool hashed = true;
-  for (const EngineExtra& item : block->items) {
-    hashed = hashed && hasher_.AddExtra({.tag = ExtraTag::kMultimodal,
-                                         .bytes = item.text,
-                                         .offset_tokens = static_cast<uint32_t>(*item.offset_tokens)}).ok();
+  const bool last = block->index + 1 == per_block_;
+  const bool keyed = block->begins || block->before.has_value();
+  if (last && keyed) block->key = KeyOf(*block);
+  if (last || !keyed) {
+    block->salt = {};
+    block->tokens = {};
+    block->items = {};
   }
-  if (hashed && hasher_.AppendTokens(block->tokens, keys).ok() && !keys.empty()) block->key = keys.front();
-  block->tokens = {};
-  block->items = {};
-  block->salt = {};
   return block;
+}
+
+std::optional<BlockKey> EngineBlocks::KeyOf(Block& block) {
+  if (!block.begins) {
+    hasher_.GoOnAfter(*block.before);
+  } else if (!hasher_.Restart(block.salt).ok()) {
+    return std::nullopt;
+  }
+  std::ranges::stable_sort(block.items, {}, [](const EngineExtra& item) { return *item.offset_tokens; });
+  for (const EngineExtra& item : block.items) {
+    const ExtraKey extra = {.tag = ExtraTag::kMultimodal, .bytes = item.text, .offset_tokens = static_cast<uint32_t>(*item.offset_tokens)};
+    if (!hasher_.AddExtra(extra).ok()) return std::nullopt;
+  }
+  std::vector<BlockKey> keys;
+  if (!hasher_.AppendTokens(block.tokens, keys).ok() || keys.empty()) return std::nullopt;
+  return keys.front();
 }
 
 void EngineBlocks::Announce(Block& block) {

@@ -55,6 +55,8 @@ class EngineBlocks {
 
   void Store(const EngineEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::unique_ptr<Block> NewBlock(Block* parent, const EngineEvent& event, size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of a block's last piece. Nothing when it cannot be hashed.
+  std::optional<BlockKey> KeyOf(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(const std::string& hash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Forget(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Announce(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -62,13 +62,17 @@ absl::Status ReadHashes(const Json& event, EngineEvent& out) {
 }
 
 // False: something that keys are not made from here.
-bool ReadExtras(const Json& blocks, bool begins_chain, EngineEvent& out) {
+absl::StatusOr<bool> ReadExtras(const Json& blocks, bool begins_chain, EngineEvent& out) {
   for (size_t block = 0; block < blocks.size(); ++block) {
     std::vector<EngineExtra>& extras = out.extras.emplace_back();
     if (blocks[block].is_null()) continue;
     if (!blocks[block].is_array()) return false;
     for (const Json& extra : blocks[block]) {
       if (extra.is_array() && extra.size() == 2 && extra[0].is_string() && extra[1].is_number_integer()) {
+        const bool before = !extra[1].is_number_unsigned() && extra[1].get<int64_t>() < 0;
+        if (!before && extra[1].get<uint64_t>() >= out.block_tokens) {
+          return Bad(absl::StrCat("has an item at token ", extra[1].get<uint64_t>(), " of a block of ", out.block_tokens));
+        }
         extras.push_back({.text = extra[0].get<std::string>(), .offset_tokens = extra[1].get<int64_t>()});
       } else if (extra.is_string() && begins_chain && block == 0) {
         extras.push_back({.text = extra.get<std::string>(), .offset_tokens = {}});
@@ -101,7 +105,10 @@ absl::Status ReadStored(const Json& event, EngineEvent& out) {
     STEM_ASSIGN(out.parent, HashOf(*parent));
   }
   const Json* const extras = Find(event, "extra_keys");
-  const bool readable = extras == nullptr || (extras->is_array() && ReadExtras(*extras, !out.parent.has_value(), out));
+  bool readable = extras == nullptr;
+  if (extras != nullptr && extras->is_array()) {
+    STEM_ASSIGN(readable, ReadExtras(*extras, !out.parent.has_value(), out));
+  }
   const Json* const spec = Find(event, "kv_cache_spec_kind");
   const bool followed = readable && Find(event, "lora_name") == nullptr && (spec == nullptr || *spec == "full_attention");
   out.kind = followed ? EngineEvent::Kind::kStored : EngineEvent::Kind::kOther;

@@ -149,6 +149,21 @@ TEST(EngineBlocksTest, SaltsAndItemsCount) {
   EXPECT_THAT(pictures.held(), UnorderedElementsAre(keys[0], keys[1]));
 }
 
+TEST(EngineBlocksTest, BehindABlockThatHasNoKeyNothingHasOne) {
+  Directory directory;
+  EngineEvent event = Stored({"a", "b", "c", "d"}, Tokens(16));
+  event.extras.assign(4, {});
+  event.extras[1].assign(kExtrasPerBlockMax + 1, {.text = "picture", .offset_tokens = 0});
+  ASSERT_TRUE(directory.blocks().Apply(event).ok());
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"e", "f"}, Tokens(8, 116), "d")).ok());
+  EXPECT_TRUE(directory.held().empty()) << "hashed as if they began a chain";
+  EXPECT_EQ(directory.blocks().stats().engine_blocks, 6u);
+  ASSERT_TRUE(directory.blocks().Apply(Stored({"x", "y"}, Tokens(8, 7), "a")).ok()) << "another second piece";
+  std::vector<uint32_t> tokens = Tokens(4);
+  tokens.insert(tokens.end(), {7, 8, 9, 10});
+  EXPECT_THAT(directory.held(), ElementsAre(directory.Keys(tokens)[0]));
+}
+
 TEST(EngineBlocksTest, SizesThatDoNotFitAreRefusedAndTailsAreNot) {
   Directory directory(6);
   EXPECT_THAT(std::string(directory.blocks().Apply(Stored({"a"}, Tokens(4))).message()), HasSubstr("4 tokens, which do not divide the namespace's 6"));
@@ -214,6 +229,11 @@ TEST(EngineEventsTest, CutHashesAreRefusedWithTheSettingAndNonsenseIsRefused) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0"));
   const Json short_tokens = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {1}}, {"block_size", 2}};
   const Json negative = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {-1, 2}}, {"block_size", 2}};
+  Json placed = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {1, 2}}, {"block_size", 2}};
+  for (const Json& offset : {Json(2), Json((1ULL << 32) + 1), Json(UINT64_MAX), Json(INT64_MAX)}) {
+    placed["extra_keys"] = Json::array({Json::array({Json::array({"picture", offset})})});
+    EXPECT_THAT(std::string(DecodeEngineEvents(Packed(BatchOf(placed))).status().message()), HasSubstr("of a block of 2")) << offset;
+  }
   for (const std::string& payload : {std::string(), std::string("\xc1"), Packed({1, 2}), Packed(BatchOf("text")), Packed(BatchOf({{"type", 1}})),
                                      Packed(BatchOf({{"type", "BlockRemoved"}})), Packed(BatchOf(short_tokens)), Packed(BatchOf(negative)),
                                      Packed(BatchOf(cut)).substr(0, 9), std::string(kEventBytesMax, '\x91')}) {
