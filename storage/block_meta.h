@@ -19,6 +19,14 @@ struct BlockMeta {
   friend bool operator==(const BlockMeta&, const BlockMeta&) = default;
 };
 
+// One record on SSD. A block that left and came back has another under its name, of another generation.
+struct SpillRecordId {
+  BlockName name;
+  uint64_t generation = 0;
+
+  friend bool operator==(const SpillRecordId&, const SpillRecordId&) = default;
+};
+
 inline constexpr uint64_t kSpillPageBytes = 4096;   // payloads on SSD start and end at pages
 inline constexpr uint64_t kSpillEntryBytes = 256;  // a record's part of the index on disk, with what a log and merging add
 

@@ -28,8 +28,9 @@ std::vector<BlockKey> ChainKeys(const Space& space, BlockKey last) {
   return keys;
 }
 
-void Add(BlockPool::Evicted more, BlockPool::Evicted* all) {
+void Add(BlockPool::Withdrawn more, BlockPool::Withdrawn* all) {
   all->gone.insert(all->gone.end(), more.gone.begin(), more.gone.end());
+  all->records.insert(all->records.end(), more.records.begin(), more.records.end());
   all->in_use += more.in_use;
 }
 
@@ -120,22 +121,22 @@ absl::StatusOr<v1::EvictReply> Levers::Evict(const EvictCall& call) {
   STEM_ASSIGN(const Space* const space, SpaceOf(call.space, call.last));
   BlockPool& pool = space->pool();
   v1::EvictReply reply;
-  const auto take = [&](const BlockPool::Evicted& evicted) {
+  const auto take = [&](const BlockPool::Withdrawn& evicted) {
     reply.set_blocks(reply.blocks() + evicted.gone.size());
     reply.set_blocks_in_use(reply.blocks_in_use() + evicted.in_use);
     parts_.kept.Forget(evicted.gone);
-    return parts_.promoter.RemoveSpilled(evicted.gone);
+    return parts_.promoter.RemoveSpilled(evicted.records);
   };
   if (!call.last.has_value()) {
     for (BlockId next = 0;;) {
-      const BlockPool::Evicted evicted = pool.EvictSpace(space->fingerprint, &next);
+      const BlockPool::Withdrawn evicted = pool.EvictSpace(space->fingerprint, &next);
       STEM_TRY(take(evicted));
       if (!evicted.more) break;
     }
   } else {
     const uint32_t lead = LeadPart(*space);
     while (true) {
-      BlockPool::Evicted evicted = pool.Evict({space->fingerprint, PartKey(*call.last, lead)});
+      BlockPool::Withdrawn evicted = pool.Evict({space->fingerprint, PartKey(*call.last, lead)});
       const std::vector<BlockName> led = evicted.gone;  // their other parts go with them
       for (const BlockName& name : led) {
         for (const Part& part : space->spec.parts) {
@@ -155,13 +156,6 @@ absl::StatusOr<v1::EvictReply> Levers::Evict(const EvictCall& call) {
 
 absl::StatusOr<v1::SetQuotaReply> Levers::SetQuota(const SetQuotaCall& call) {
   STEM_ASSIGN(const SpaceTable::Quota quota, parts_.spaces.SetQuota(call.tenant, {call.dram_bytes, call.ssd_bytes}));
-  for (BlockPool* pool : parts_.spaces.pools()) {
-    while (true) {  // what is over an SSD quota that is smaller now
-      const std::vector<BlockName> gone = pool->MakeSsdRoom(0);
-      if (gone.empty()) break;
-      STEM_TRY(parts_.promoter.RemoveSpilled(gone));
-    }
-  }
   parts_.log.Info("quota_set", {{"group", call.tenant}, {"dram_bytes", quota.dram_bytes}, {"ssd_bytes", quota.ssd_bytes}});
   v1::SetQuotaReply reply;
   reply.set_dram_bytes(quota.dram_bytes);

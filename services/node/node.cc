@@ -146,12 +146,12 @@ absl::Status Node::OpenTiers() {
 }
 
 absl::Status Node::RestoreSpilled() {
-  std::vector<BlockName> unknown;
+  std::vector<SpillRecordId> unknown;
   size_t restored = 0;
   const absl::Status read = store_->ForEach([&](const BlockMeta& meta) {
     const Space* const space = spaces_->Find(meta.name.space);
     if (space == nullptr || meta.length > space->pool().geometry().block_bytes_max()) {
-      unknown.push_back(meta.name);
+      unknown.push_back({meta.name, meta.generation});
       return;
     }
     space->pool().Restore(meta);
@@ -163,7 +163,7 @@ absl::Status Node::RestoreSpilled() {
     STEM_TRY(read);
   }
   for (BlockPool* pool : spaces_->pools()) {
-    const std::vector<BlockName> orphans = pool->FinishRestore();
+    const std::vector<SpillRecordId> orphans = pool->FinishRestore();
     unknown.insert(unknown.end(), orphans.begin(), orphans.end());
   }
   log_.Info("spill_restored", {{"blocks", restored}, {"dropped", unknown.size()}, {"bytes", store_->stats().live_bytes}});

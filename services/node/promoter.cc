@@ -86,9 +86,10 @@ std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::ve
         pins.push_back(std::move(filling).Commit(expected.length, expected.digest, expected.publisher));
         continue;
       }
-      pins.push_back(proof);
       { const Filling abandoned = std::move(filling); }
-      if (absl::IsDataLoss(proof) || absl::IsNotFound(proof)) Quarantine(pool, expected.name, "ssd", proof.message());
+      const bool bad = absl::IsDataLoss(proof) || absl::IsNotFound(proof);
+      const bool left = bad && !Quarantine(pool, expected, "ssd", proof.message());
+      pins.push_back(left ? absl::NotFoundError("the block left the SSD while it was read") : proof);
     }
     if (trace != nullptr) Note(*trace, begin, read, std::span(pins).subspan(first));
   }
@@ -108,26 +109,34 @@ bool Promoter::IsGood(const BlockPin& pin) {
 
 void Promoter::Recheck(BlockPool& pool, const BlockName& name, absl::string_view reader) {
   bool good = false;
+  BlockMeta meta;
   {
     const BlockPin pin = pool.Pin(name);
     if (!pin.valid()) return;
     good = IsGood(pin);
+    meta = pin.meta();
   }
-  if (!good) return Quarantine(pool, name, "dram", absl::StrCat("a ", reader, " found it bad, and it is"));
+  if (!good) {
+    Quarantine(pool, meta, "dram", absl::StrCat("a ", reader, " found it bad, and it is"));
+    return;
+  }
   metrics_.CountIntegrityFailure(reader);
   log_.Error("proof_disputed", {{"reader", reader}, {"key", name.key.ToHex()}});
 }
 
-void Promoter::Quarantine(BlockPool& pool, const BlockName& name, absl::string_view tier, absl::string_view why) {
-  const std::vector<BlockName> gone = pool.Quarantine(name);
+bool Promoter::Quarantine(BlockPool& pool, const BlockMeta& bad, absl::string_view tier, absl::string_view why) {
+  const BlockPool::Withdrawn withdrawn = pool.Quarantine(bad.name, bad.generation);
+  if (withdrawn.gone.empty()) return false;
   metrics_.CountIntegrityFailure(tier);
-  log_.Error("block_quarantined", {{"tier", tier}, {"key", name.key.ToHex()}, {"why", why}, {"blocks_withdrawn", gone.size()}});
-  if (const absl::Status removed = RemoveSpilled(gone); !removed.ok()) {
-    log_.Warn("spill_remove_failed", {{"blocks", gone.size()}, {"why", removed.message()}});
+  log_.Error("block_quarantined",
+             {{"tier", tier}, {"key", bad.name.key.ToHex()}, {"why", why}, {"blocks_withdrawn", withdrawn.gone.size()}});
+  if (const absl::Status removed = RemoveSpilled(withdrawn.records); !removed.ok()) {
+    log_.Warn("spill_remove_failed", {{"blocks", withdrawn.records.size()}, {"why", removed.message()}});
   }
+  return true;
 }
 
-absl::Status Promoter::RemoveSpilled(const std::vector<BlockName>& gone) {
+absl::Status Promoter::RemoveSpilled(std::span<const SpillRecordId> gone) {
   return store_ == nullptr || gone.empty() ? absl::OkStatus() : store_->Remove(gone);
 }
 

@@ -38,10 +38,12 @@ class Promoter {
   // nothing: it could be the reader's memory, or malice. `reader`: "client" or "peer".
   void Recheck(BlockPool& pool, const BlockName& name, absl::string_view reader);
 
-  // Withdraws a block that failed its proof, with its subtree, from `pool` and the store.
+  // Withdraws a block, of which the copy that `bad` tells of failed its proof, with its subtree, from `pool` and the store. False when that copy
+  // has left meanwhile, which is no failure.
+  bool Quarantine(BlockPool& pool, const BlockMeta& bad, absl::string_view tier, absl::string_view why);
+
   // Removes the records of blocks that were withdrawn. Errors: as SpillStore::Remove.
-  absl::Status RemoveSpilled(const std::vector<BlockName>& gone);
-  void Quarantine(BlockPool& pool, const BlockName& name, absl::string_view tier, absl::string_view why);
+  absl::Status RemoveSpilled(std::span<const SpillRecordId> gone);
 
  private:
   SpillStore* const store_;

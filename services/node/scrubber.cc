@@ -37,7 +37,7 @@ bool Scrubber::ProveNext(const std::vector<BlockPool*>& pools) {
     return false;
   }
   metrics_.CountScrubbed(1);
-  if (!Promoter::IsGood(pin)) promoter_.Quarantine(pool, pin.meta().name, "dram", "the scrub found it bad");
+  if (!Promoter::IsGood(pin)) promoter_.Quarantine(pool, pin.meta(), "dram", "the scrub found it bad");
   return true;
 }
 

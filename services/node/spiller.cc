@@ -40,9 +40,8 @@ void Spiller::Run() {
 }
 
 size_t Spiller::Step(BlockPool& pool) {
-  std::vector<BlockPin> batch = pool.TakeSpillBatch(kBatchBytes);
-  if (batch.empty()) return 0;
   const absl::Time begin = absl::Now();
+  std::vector<BlockPin> batch = pool.TakeSpillBatch(kBatchBytes);
   uint64_t bytes = 0;
   std::vector<SpillWrite> writes;
   writes.reserve(batch.size());
@@ -51,8 +50,14 @@ size_t Spiller::Step(BlockPool& pool) {
     writes.push_back({.meta = meta, .payload = pin.view().payload(meta.length)});
     bytes += SpillRecordBytes(meta.length);
   }
-  absl::Status status = absl::OkStatus();
-  if (const std::vector<BlockName> gone = pool.MakeSsdRoom(bytes); !gone.empty()) status = store_.Remove(gone);
+  // Here alone records are given up for room, and removed before the next batch, which may write the same ones again. Without a batch too: the
+  // quota may be smaller now.
+  const std::vector<SpillRecordId> gone = pool.MakeSsdRoom(bytes);
+  absl::Status status = gone.empty() ? absl::OkStatus() : store_.Remove(gone);
+  if (batch.empty()) {
+    if (!gone.empty()) Note(status, gone.size());
+    return status.ok() ? gone.size() : 0;
+  }
   if (status.ok()) status = store_.Put(writes);
   sinks_.metrics.Observe(Stage::kSpill, absl::Now() - begin);
   if (sinks_.tracer.on()) Trace(begin, batch.size(), bytes, status);
@@ -61,13 +66,17 @@ size_t Spiller::Step(BlockPool& pool) {
     sinks_.metrics.AddSeconds(v1::BYTE_PATH_SSD_WRITE, absl::Now() - begin);
     sinks_.metrics.CountSpilled(batch.size());
   }
-  if (!status.ok() && !failing_) log_.Error("spill_failed", {{"blocks", batch.size()}, {"why", status.message()}});
-  if (status.ok() && failing_) log_.Info("spill_recovered");
-  failing_ = !status.ok();
+  Note(status, batch.size());
   const size_t blocks = batch.size();
-  const std::vector<BlockName> withdrawn = pool.FinishSpill(std::move(batch), status.ok());
+  const std::vector<SpillRecordId> withdrawn = pool.FinishSpill(std::move(batch), status.ok());
   if (status.ok() && !withdrawn.empty()) status = store_.Remove(withdrawn);
   return status.ok() ? blocks : 0;
+}
+
+void Spiller::Note(const absl::Status& status, size_t blocks) {
+  if (!status.ok() && !failing_) log_.Error("spill_failed", {{"blocks", blocks}, {"why", status.message()}});
+  if (status.ok() && failing_) log_.Info("spill_recovered");
+  failing_ = !status.ok();
 }
 
 void Spiller::Trace(absl::Time begin, size_t blocks, uint64_t bytes, const absl::Status& status) {

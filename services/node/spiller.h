@@ -23,8 +23,10 @@ class Spiller {
 
  private:
   void Run();
-  // Spills one batch of `pool`; returns how many blocks left DRAM's books for the disk's.
+  // Brings `pool` under its SSD quota and spills one batch of it; returns how many blocks were given up there or written.
   size_t Step(BlockPool& pool);
+  // Says when the disk begins to fail and when it works again.
+  void Note(const absl::Status& status, size_t blocks);
   void Trace(absl::Time begin, size_t blocks, uint64_t bytes, const absl::Status& status);
 
   SpaceTable& spaces_;

@@ -484,17 +484,29 @@ void BlockPool::UnpinLocked(BlockId id) {
   if (slot_waiters_ > 0) slot_freed_.NotifyAll();  // it may be evicted now
 }
 
-std::vector<BlockName> BlockPool::Quarantine(const BlockName& name) {
+void BlockPool::WithdrawNamed(BlockId id, GoneReason reason, Withdrawn* withdrawn) {
+  const Block& block = blocks_[id];
+  if (block.on_ssd) withdrawn->records.push_back({block.meta.name, block.spill_generation});
+  if (block.on_ssd || (block.in_slot && !block.filling)) {
+    withdrawn->gone.push_back(block.meta.name);
+    if (block.pins > 0) ++withdrawn->in_use;
+  }
+  Withdraw(id, reason);
+}
+
+BlockPool::Withdrawn BlockPool::Quarantine(const BlockName& name, uint64_t generation) {
   MutexLock lock(mutex_);
-  std::vector<BlockName> gone;
+  Withdrawn withdrawn;
   const auto it = table_.find(name);
-  if (it == table_.end()) return gone;
+  if (it == table_.end()) return withdrawn;
+  const Block& block = blocks_[it->second];
+  const bool in_dram = block.in_slot && !block.filling && block.meta.generation == generation;
+  if (!in_dram && !(block.on_ssd && block.spill_generation == generation)) return withdrawn;
   const std::vector<BlockId> subtree = Subtree(it->second);
-  for (const BlockId id : subtree) gone.push_back(blocks_[id].meta.name);
-  for (size_t i = subtree.size(); i-- > 0;) Withdraw(subtree[i], GoneReason::kIntegrity);
+  for (size_t i = subtree.size(); i-- > 0;) WithdrawNamed(subtree[i], GoneReason::kIntegrity, &withdrawn);
   ++quarantined_;
-  quarantined_below_ += gone.size() - 1;
-  return gone;
+  quarantined_below_ += withdrawn.gone.size() - 1;
+  return withdrawn;
 }
 
 std::vector<BlockId> BlockPool::Subtree(BlockId id) const {

@@ -182,20 +182,21 @@ class BlockPool {
   // Errors: AlreadyExists (Ready, or being filled), FailedPrecondition (parent not held: law 7), ResourceExhausted.
   absl::StatusOr<Filling> BeginFill(const BlockName& name, const std::optional<BlockKey>& parent, absl::Time deadline);
 
-  // Withdraws a block whose proof failed, with everything that hangs on it. Slots are freed with their last pin.
-  // Returns the names that are gone, for the spill store to remove.
-  std::vector<BlockName> Quarantine(const BlockName& name);
+  struct Withdrawn {
+    std::vector<BlockName> gone;
+    std::vector<SpillRecordId> records;  // of those, on SSD: for the spill store to remove
+    uint64_t in_use = 0;                 // of those: pinned, so that their slots are freed later
+    bool more = false;                   // ask again
+  };
+  // Withdraws a block, of which the copy of `generation` (of its slot or its record) failed its proof, with everything that hangs on it. Slots
+  // are freed with their last pin. Nothing is gone when that copy has left meanwhile: another of the name is another's word.
+  Withdrawn Quarantine(const BlockName& name, uint64_t generation);
 
   // ---- For operators ----
-  struct Evicted {
-    std::vector<BlockName> gone;  // for the spill store to remove
-    uint64_t in_use = 0;          // of those: pinned, so that their slots are freed later
-    bool more = false;            // ask again
-  };
   // Withdraws a block and everything that hangs on it, leaves first, some thousands a call.
-  Evicted Evict(const BlockName& name);
+  Withdrawn Evict(const BlockName& name);
   // The same with the blocks of a namespace from entry `*next` on, which is set to where to go on.
-  Evicted EvictSpace(const NamespaceFingerprint& space, BlockId* next);
+  Withdrawn EvictSpace(const NamespaceFingerprint& space, BlockId* next);
 
   // Pins the leading run of `names` that is Ready in DRAM and takes it out of the eviction policy's sight until LetGo.
   // Errors: ResourceExhausted when more than half of the slots would be kept; nothing is then.
@@ -213,9 +214,10 @@ class BlockPool {
   std::vector<BlockPin> TakeSpillBatch(uint64_t bytes_max);
   // The batch is safely on SSD (or, when not `stored`, is not): its slots are freed unless in use. Returns what was withdrawn meanwhile,
   // for the store to remove again.
-  [[nodiscard]] std::vector<BlockName> FinishSpill(std::vector<BlockPin> batch, bool stored);
-  // Makes room for `bytes` under the SSD quota; returns the names that are gone, for the store to remove.
-  std::vector<BlockName> MakeSsdRoom(uint64_t bytes);
+  [[nodiscard]] std::vector<SpillRecordId> FinishSpill(std::vector<BlockPin> batch, bool stored);
+  // Makes room for `bytes` under the SSD quota, some ten thousand blocks a call; returns the records that are gone, for the store to remove
+  // before it is given another batch: what is in DRAM still may be in that, under the same generation.
+  std::vector<SpillRecordId> MakeSsdRoom(uint64_t bytes);
   // Blocks until slots run low or `timeout` passes.
   void WaitForSpillDemand(absl::Duration timeout);
 
@@ -223,7 +225,7 @@ class BlockPool {
   // Enters a block found on SSD, in any order; FinishRestore links the chains and returns blocks without a parent, which
   // are dropped again.
   void Restore(const BlockMeta& meta);
-  std::vector<BlockName> FinishRestore();
+  std::vector<SpillRecordId> FinishRestore();
 
   // Calls `visit` for every held block, a few thousand at a time under the lock, in no order. Blocks that change meanwhile
   // may be missed or seen late: on_change tells of them anyway.
@@ -292,8 +294,10 @@ class BlockPool {
   void Withdraw(BlockId id, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The block and what hangs on it, parents first.
   std::vector<BlockId> Subtree(BlockId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Withdraw, noted down when it was anywhere.
+  void WithdrawNamed(BlockId id, GoneReason reason, Withdrawn* withdrawn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Adds to `evicted` until it has some thousands; true when all of the subtree is gone.
-  bool EvictSubtree(BlockId root, Evicted* evicted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool EvictSubtree(BlockId root, Withdrawn* evicted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeSlot(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeEntryIfUnused(BlockId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Gives up one DRAM copy that may go; false when none may.

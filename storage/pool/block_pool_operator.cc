@@ -12,32 +12,27 @@ constexpr size_t kBlocksPerLock = 4096;
 
 // ---- Evicting by name ----------------------------------------------------------------------------------------------------
 
-bool BlockPool::EvictSubtree(BlockId root, Evicted* evicted) {
+bool BlockPool::EvictSubtree(BlockId root, Withdrawn* evicted) {
   for (BlockId id = root; evicted->gone.size() < kBlocksPerLock;) {
     while (blocks_[id].first_child != kNoBlock) id = blocks_[id].first_child;
-    const Block& block = blocks_[id];
-    if (block.on_ssd || (block.in_slot && !block.filling)) {
-      evicted->gone.push_back(block.meta.name);
-      if (block.pins > 0) ++evicted->in_use;
-    }
-    const BlockId parent = block.parent;
-    Withdraw(id, GoneReason::kWithdrawn);
+    const BlockId parent = blocks_[id].parent;
+    WithdrawNamed(id, GoneReason::kWithdrawn, evicted);
     if (id == root) return true;
     id = parent;
   }
   return false;
 }
 
-BlockPool::Evicted BlockPool::Evict(const BlockName& name) {
-  Evicted evicted;
+BlockPool::Withdrawn BlockPool::Evict(const BlockName& name) {
+  Withdrawn evicted;
   MutexLock lock(mutex_);
   const auto it = table_.find(name);
   if (it != table_.end()) evicted.more = !EvictSubtree(it->second, &evicted);
   return evicted;
 }
 
-BlockPool::Evicted BlockPool::EvictSpace(const NamespaceFingerprint& space, BlockId* next) {
-  Evicted evicted;
+BlockPool::Withdrawn BlockPool::EvictSpace(const NamespaceFingerprint& space, BlockId* next) {
+  Withdrawn evicted;
   MutexLock lock(mutex_);
   const size_t end = std::min<size_t>(*next + kBlocksPerLock, blocks_.size());
   for (; *next < end; ++*next) {

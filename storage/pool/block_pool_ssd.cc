@@ -54,8 +54,8 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
   return batch;
 }
 
-std::vector<BlockName> BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
-  std::vector<BlockName> withdrawn_meanwhile;
+std::vector<SpillRecordId> BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
+  std::vector<SpillRecordId> withdrawn_meanwhile;
   MutexLock lock(mutex_);
   spill_failing_ = !stored;
   for (BlockPin& pin : batch) {
@@ -63,7 +63,7 @@ std::vector<BlockName> BlockPool::FinishSpill(std::vector<BlockPin> batch, bool 
     pin.pool_ = nullptr;  // unpinned here, under the lock that is held
     Block& block = blocks_[id];
     const bool withdrawn = block.withdrawn;
-    if (withdrawn) withdrawn_meanwhile.push_back(block.meta.name);
+    if (withdrawn) withdrawn_meanwhile.push_back({block.meta.name, block.meta.generation});
     UnpinLocked(id);
     if (withdrawn) continue;
     block.spilling = false;
@@ -85,8 +85,8 @@ std::vector<BlockName> BlockPool::FinishSpill(std::vector<BlockPin> batch, bool 
   return withdrawn_meanwhile;
 }
 
-std::vector<BlockName> BlockPool::MakeSsdRoom(uint64_t bytes) {
-  std::vector<BlockName> gone;
+std::vector<SpillRecordId> BlockPool::MakeSsdRoom(uint64_t bytes) {
+  std::vector<SpillRecordId> gone;
   MutexLock lock(mutex_);
   for (uint64_t tries = 2 * blocks_ssd_; tries > 0 && gone.size() < kGonePerLock && ssd_bytes_ + bytes > ssd_bytes_max_; --tries) {
     const std::optional<BlockId> victim = ssd_policy_->Victim();
@@ -96,7 +96,7 @@ std::vector<BlockName> BlockPool::MakeSsdRoom(uint64_t bytes) {
       ssd_policy_->Defer(*victim);
       continue;
     }
-    gone.push_back(block.meta.name);
+    gone.push_back({block.meta.name, block.spill_generation});
     LeaveSsd(*victim);
   }
   return gone;
@@ -129,14 +129,15 @@ void BlockPool::Restore(const BlockMeta& meta) {
   Block& block = blocks_[id];
   block.meta = meta;
   block.spill_generation = meta.generation;
+  generation_ = std::max(generation_, meta.generation);  // no fill has it again
   block.on_ssd = true;
   ++blocks_ssd_;
   ssd_bytes_ += SpillRecordBytes(block.meta.length);
 }
 
-std::vector<BlockName> BlockPool::FinishRestore() {
+std::vector<SpillRecordId> BlockPool::FinishRestore() {
   MutexLock lock(mutex_);
-  std::vector<BlockName> gone;
+  std::vector<SpillRecordId> gone;
   std::vector<BlockId> orphans;
   for (BlockId id = 0; id < blocks_.size(); ++id) {
     const Block& block = blocks_[id];
@@ -149,7 +150,7 @@ std::vector<BlockName> BlockPool::FinishRestore() {
     }
   }
   for (size_t i = 0; i < orphans.size(); ++i) {
-    gone.push_back(blocks_[orphans[i]].meta.name);
+    gone.push_back({blocks_[orphans[i]].meta.name, blocks_[orphans[i]].spill_generation});
     for (BlockId child = blocks_[orphans[i]].first_child; child != kNoBlock; child = blocks_[child].next_sibling) {
       orphans.push_back(child);
     }

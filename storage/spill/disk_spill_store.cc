@@ -323,9 +323,14 @@ absl::Status DiskSpillStore::Forget(std::span<const BlockName> names) {
   return absl::OkStatus();
 }
 
-absl::Status DiskSpillStore::Remove(std::span<const BlockName> names) {
+absl::Status DiskSpillStore::Remove(std::span<const SpillRecordId> records) {
   const MutexLock lock(mutex_);
   STEM_TRY(Recover());
+  std::vector<BlockName> names;
+  for (const SpillRecordId& id : records) {
+    const std::optional<SpillRecord> held = table_.Find(id.name);
+    if (held.has_value() && held->meta.generation == id.generation) names.push_back(id.name);
+  }
   return Forget(names);
 }
 

@@ -71,9 +71,9 @@ class SpillStore {
   // read as one request, several requests at once. Blocks on the disk.
   virtual void Get(std::span<SpillRead> reads) = 0;
 
-  // Forgets `names`; absent ones are fine. Their space is used again by later Puts, without any copying. A crash before
+  // Forgets these; absent ones and names that have a record of another generation by now are fine. Their space is used again by later Puts, without any copying. A crash before
   // the next Put may bring back a suffix of the removals, as whole records that prove themselves. Errors: as Put.
-  virtual absl::Status Remove(std::span<const BlockName> names) = 0;
+  virtual absl::Status Remove(std::span<const SpillRecordId> records) = 0;
 
   // Visits every record, in no particular order, without reading payloads; for a warm restart. What is put or removed
   // meanwhile may be missed. Errors: DataLoss (part of the index could not be read at the start; what was visited is good).

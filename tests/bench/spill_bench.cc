@@ -114,9 +114,9 @@ class Store {
   // Replaces the oldest batch by a new one, as a node under its quota does; returns the seconds of the Put.
   double PutBatch() {
     if (next_batch_ >= kBatches) {
-      std::vector<BlockName> names;
-      for (size_t i = 0; i < blocks_each(); ++i) names.push_back(NameOf((next_batch_ - kBatches) * blocks_each() + i));
-      STEM_CHECK(store_->Remove(names).ok());
+      std::vector<SpillRecordId> oldest;
+      for (size_t i = 0; i < blocks_each(); ++i) oldest.push_back({.name = NameOf((next_batch_ - kBatches) * blocks_each() + i)});
+      STEM_CHECK(store_->Remove(oldest).ok());
     }
     std::vector<SpillWrite> writes(blocks_each());
     for (size_t i = 0; i < blocks_each(); ++i) {
@@ -290,10 +290,10 @@ void Churn(const std::string& directory, double seconds) {
   std::vector<std::atomic<uint64_t>> held(kHeld);
   uint64_t next = 0;
   const auto put = [&](std::span<const size_t> places) {
-    std::vector<BlockName> gone;
+    std::vector<SpillRecordId> gone;
     std::vector<SpillWrite> writes(places.size());
     for (size_t i = 0; i < places.size(); ++i) {
-      if (next >= kHeld) gone.push_back(NameOf(held[places[i]].load()));
+      if (next >= kHeld) gone.push_back({.name = NameOf(held[places[i]].load())});
       writes[i].payload = memory.bytes().subspan(i * kBlockBytes, kBlockBytes);
       writes[i].meta.name = NameOf(next + i);
       writes[i].meta.length = kBlockBytes;

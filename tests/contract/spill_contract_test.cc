@@ -131,8 +131,8 @@ TEST_P(SpillContract, ReadOfAnotherLengthThanTheRecordsIsDataLoss) {
 
 TEST_P(SpillContract, RemovedBlockIsGoneAndStaysGoneAfterReopen) {
   ASSERT_TRUE(PutAll({SpillBlock(1), SpillBlock(2)}).ok());
-  const std::vector<BlockName> names = {SpillBlock::NameOf(1), SpillBlock::NameOf(1), SpillBlock::NameOf(9)};
-  ASSERT_TRUE(store().Remove(names).ok());
+  const std::vector<SpillRecordId> records = {SpillBlock::RecordOf(1), SpillBlock::RecordOf(1), SpillBlock::RecordOf(9)};
+  ASSERT_TRUE(store().Remove(records).ok());
   for (int round = 0; round < 2; ++round) {
     EXPECT_EQ(SpillReading(store(), SpillBlock::NameOf(1), 64 << 10).status().code(), absl::StatusCode::kNotFound);
     EXPECT_TRUE(Holds(SpillBlock(2)));
@@ -141,6 +141,19 @@ TEST_P(SpillContract, RemovedBlockIsGoneAndStaysGoneAfterReopen) {
     ASSERT_TRUE(store().Put({}).ok());
     Reopen();
   }
+}
+
+TEST_P(SpillContract, RemovalOfAnEarlierRecordLeavesTheLaterOneOfItsName) {
+  ASSERT_TRUE(PutAll({SpillBlock(1, 5000, 1)}).ok());
+  const SpillBlock later(1, 5000, 2);
+  ASSERT_TRUE(PutAll({later}).ok());
+  const SpillRecordId earlier = SpillBlock::RecordOf(1, 1);
+  ASSERT_TRUE(store().Remove(std::span(&earlier, 1)).ok());
+  EXPECT_TRUE(Holds(later));
+  EXPECT_EQ(store().stats().records, 1u);
+  ASSERT_TRUE(store().Put({}).ok());
+  Reopen();
+  EXPECT_TRUE(Holds(later));
 }
 
 TEST_P(SpillContract, BytesUsedIsTheSumOfLiveRecords) {
@@ -221,7 +234,7 @@ TEST_P(SpillContract, ReadersSeeWholeBlocksWhileWritesAndRemovalsGoOn) {
     std::vector<SpillBlock> blocks;
     for (uint64_t i = 0; i < kBlocks; ++i) blocks.emplace_back(i, 20000, generation);
     EXPECT_TRUE(PutAll(blocks).ok());
-    const BlockName gone = SpillBlock::NameOf(generation % kBlocks);
+    const SpillRecordId gone = SpillBlock::RecordOf(generation % kBlocks, generation);
     EXPECT_TRUE(store().Remove(std::span(&gone, 1)).ok());
   }
   done = true;

@@ -190,9 +190,9 @@ TEST_F(SpillBadDisk, RemovalsWhoseFlushFailedNeverComeBackIntoPagesOfOthers) {
   {
     const auto store = Open(kHeld * kLength);
     ASSERT_TRUE(store->Put(WritesOf(Blocks(0, kHeld))).ok());
-    std::vector<BlockName> names;
-    for (uint64_t i = 0; i < kHeld; ++i) names.push_back(SpillBlock::NameOf(i));
-    ASSERT_TRUE(store->Remove(names).ok());
+    std::vector<SpillRecordId> records;
+    for (uint64_t i = 0; i < kHeld; ++i) records.push_back(SpillBlock::RecordOf(i));
+    ASSERT_TRUE(store->Remove(records).ok());
     TheDisk().loses_log = true;
     EXPECT_FALSE(store->Put(WritesOf(Blocks(kHeld, kHeld))).ok());
     ASSERT_FALSE(TheDisk().loses_log) << "the log was not flushed";

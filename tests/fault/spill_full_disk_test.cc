@@ -73,8 +73,8 @@ TEST_F(SpillFullDisk, LastBytesAreRefusedWithTheNumbersAndRoomIsUsedWhenItComes)
 TEST_F(SpillFullDisk, ReserveIsNotEatenWhereHolesWouldDo) {
   constexpr uint64_t kBlocks = 64;
   ASSERT_TRUE(Put(0, kBlocks).ok());
-  std::vector<BlockName> odd;
-  for (uint64_t i = 1; i < kBlocks; i += 2) odd.push_back(SpillBlock::NameOf(i));
+  std::vector<SpillRecordId> odd;
+  for (uint64_t i = 1; i < kBlocks; i += 2) odd.push_back(SpillBlock::RecordOf(i));
   ASSERT_TRUE(store_->Remove(odd).ok());
   const auto open = [&](uint64_t free_bytes_min) {
     store_.reset();
@@ -125,7 +125,7 @@ TEST(SpillFailingDisk, PutThatFailsInTheMiddleIsTakenBackReadsGoOnAndWritingResu
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
     ASSERT_TRUE((*store)->Put(std::vector<SpillWrite>{SpillBlock(2, 4096).write()}).ok()) << status;
     EXPECT_EQ((*store)->stats().records, 2u);
-    ASSERT_TRUE((*store)->Remove(std::vector<BlockName>{SpillBlock::NameOf(2)}).ok());
+    ASSERT_TRUE((*store)->Remove(std::vector<SpillRecordId>{SpillBlock::RecordOf(2)}).ok());
   }
   store->reset();
   store = DiskSpillStore::Open({.directory = directory.path(), .free_bytes_min = 0});

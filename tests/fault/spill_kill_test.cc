@@ -39,9 +39,9 @@ std::unique_ptr<DiskSpillStore> OpenOrExit(const std::string& path) {
   for (uint64_t batch = first_batch;; ++batch) {
     std::vector<SpillBlock> blocks;
     for (uint64_t i = 0; i < kBlocksEach; ++i) blocks.emplace_back(batch * kBlocksEach + i, kLength);
-    std::vector<BlockName> old;
+    std::vector<SpillRecordId> old;
     for (uint64_t i = 0; i < kBlocksEach && batch >= kBatchesHeld; ++i) {
-      old.push_back(SpillBlock::NameOf((batch - kBatchesHeld) * kBlocksEach + i));
+      old.push_back(SpillBlock::RecordOf((batch - kBatchesHeld) * kBlocksEach + i));
     }
     if (!store->Remove(old).ok() || !store->Put(WritesOf(blocks)).ok()) _exit(3);
     if (write(acknowledge_fd, "+", 1) != 1) _exit(4);

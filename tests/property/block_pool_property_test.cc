@@ -42,7 +42,7 @@ class World {
 
   void Step() {
     const uint64_t number = 1 + random_() % (kNames - 1);
-    switch (random_() % 11) {
+    switch (random_() % 12) {
       case 0:
       case 1:
       case 2: Fill(number); break;
@@ -53,17 +53,23 @@ class World {
       case 5: Spill(); break;
       case 6: pool_->Touch(std::vector<BlockName>{Name(number / 2 + 1), Name(number)}); break;
       case 7:
-        if (random_() % 8 == 0) Forget(pool_->Quarantine(Name(number)));
+        if (random_() % 8 == 0) ForgetLater(pool_->Quarantine(Name(number), GenerationOf(number)));
         break;
       case 8: Keep(number); break;
       case 9:
-        if (random_() % 8 == 0) Forget(pool_->Evict(Name(number)).gone);
+        if (random_() % 8 == 0) ForgetLater(pool_->Evict(Name(number)));
         break;
       case 10: {
         const uint64_t slots = 4 + random_() % (kSlots - 3);
         ASSERT_TRUE(pool_->SetQuota(slots * pool_->geometry().slot_bytes, 0).ok());
         break;
       }
+      case 11:  // a lever's removals reach the store in their own time
+        if (!removals_.empty()) {
+          Forget(removals_.front());
+          removals_.erase(removals_.begin());
+        }
+        break;
     }
   }
 
@@ -75,7 +81,10 @@ class World {
       if (number == 1) continue;
       ASSERT_TRUE(held.contains(number / 2)) << "block " << number << " is held without its parent";
     }
-    for (const auto& [number, generation] : disk_) ASSERT_TRUE(held.contains(number)) << "a record of " << number << " that nobody removes";
+    for (const auto& [number, residence] : held) ASSERT_TRUE(residence != Residence::kSsd || disk_.contains(number)) << number << " lost its record";
+    if (removals_.empty()) {
+      for (const auto& [number, generation] : disk_) ASSERT_TRUE(held.contains(number)) << "a record of " << number << " that nobody removes";
+    }
     const BlockPool::Stats stats = pool_->stats();
     for (const std::vector<BlockPin>& kept : kept_) {
       for (const BlockPin& pin : kept) {
@@ -104,7 +113,7 @@ class World {
     ASSERT_EQ(stats.filling, 0u);
     ASSERT_EQ(stats.slots_pinned, 0u);
     ASSERT_EQ(stats.slots_free + stats.blocks_dram, kSlots) << "a slot leaked";
-    for (uint64_t number = kNames; number > 0; --number) pool_->Quarantine(Name(number));
+    for (uint64_t number = kNames; number > 0; --number) pool_->Evict(Name(number));
     ASSERT_EQ(pool_->stats().slots_free, kSlots);
     ASSERT_EQ(pool_->stats().ssd_bytes, 0u);
   }
@@ -156,20 +165,32 @@ class World {
     Forget(pool_->MakeSsdRoom(batch.size() * SpillRecordBytes(kBlockBytes)));
     const bool stored = random_() % 6 != 0;
     // Before the store has the record: it is to be removed from there later.
-    if (random_() % 10 == 0) Forget(pool_->Evict(batch.front().meta().name).gone);
+    if (random_() % 10 == 0) ForgetLater(pool_->Evict(batch.front().meta().name));
     for (const BlockPin& pin : batch) {
       if (stored) disk_[pin.meta().name.key.low] = pin.meta().generation;
     }
     Forget(pool_->FinishSpill(std::move(batch), stored));
   }
-  void Forget(const std::vector<BlockName>& names) {
-    for (const BlockName& name : names) disk_.erase(name.key.low);
+  uint64_t GenerationOf(uint64_t number) {
+    const BlockPin pin = pool_->Pin(Name(number));
+    if (pin.valid()) return pin.meta().generation;
+    return disk_.contains(number) ? disk_[number] : 0;
+  }
+  void ForgetLater(const BlockPool::Withdrawn& withdrawn) {
+    if (!withdrawn.records.empty()) removals_.push_back(withdrawn.records);
+  }
+  void Forget(const std::vector<SpillRecordId>& records) {
+    for (const SpillRecordId& record : records) {
+      const auto it = disk_.find(record.name.key.low);
+      if (it != disk_.end() && it->second == record.generation) disk_.erase(it);
+    }
   }
 
   std::mt19937_64 random_;
   std::vector<std::byte> memory_;
   std::map<uint64_t, Residence> announced_;
   std::map<uint64_t, uint64_t> disk_;  // number -> generation in the record
+  std::vector<std::vector<SpillRecordId>> removals_;  // that levers have begun and the store has not seen
   std::unique_ptr<BlockPool> pool_;
   std::vector<BlockPin> pins_;
   std::vector<BlockAwait> awaits_;

@@ -49,9 +49,9 @@ void FaultySpillStore::Get(std::span<SpillRead> reads) {
   }
 }
 
-absl::Status FaultySpillStore::Remove(std::span<const BlockName> names) {
+absl::Status FaultySpillStore::Remove(std::span<const SpillRecordId> records) {
   STEM_TRY(Draw(kRemove));
-  return inner_.Remove(names);
+  return inner_.Remove(records);
 }
 
 }  // namespace stem

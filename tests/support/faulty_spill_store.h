@@ -29,7 +29,7 @@ class FaultySpillStore final : public SpillStore {
 
   absl::Status Put(std::span<const SpillWrite> writes) override;
   void Get(std::span<SpillRead> reads) override;
-  absl::Status Remove(std::span<const BlockName> names) override;
+  absl::Status Remove(std::span<const SpillRecordId> records) override;
   absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override { return inner_.ForEach(visit); }
   SpillStats stats() const override { return inner_.stats(); }
 

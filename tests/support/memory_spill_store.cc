@@ -61,9 +61,12 @@ void MemorySpillStore::Erase(const BlockName& name) {
   stats_.records = records_.size();
 }
 
-absl::Status MemorySpillStore::Remove(std::span<const BlockName> names) {
+absl::Status MemorySpillStore::Remove(std::span<const SpillRecordId> records) {
   const MutexLock lock(mutex_);
-  for (const BlockName& name : names) Erase(name);
+  for (const SpillRecordId& id : records) {
+    const auto held = records_.find(id.name);
+    if (held != records_.end() && held->second.meta.generation == id.generation) Erase(id.name);
+  }
   return absl::OkStatus();
 }
 

@@ -41,8 +41,11 @@ class SpillBlock {
     return name;
   }
 
+  static SpillRecordId RecordOf(uint64_t number, uint64_t generation = 1) { return {NameOf(number), generation}; }
+
   const BlockMeta& meta() const { return meta_; }
   const BlockName& name() const { return meta_.name; }
+  SpillRecordId record() const { return {meta_.name, meta_.generation}; }
   const std::vector<std::byte>& payload() const { return payload_; }
   const std::vector<uint64_t>& chunk_hashes() const { return chunk_hashes_; }
   SpillWrite write() const { return {meta_, payload_}; }

@@ -28,7 +28,7 @@ TEST(FaultySpillStore, FailsAsOftenAsToldAndThenWorks) {
   EXPECT_TRUE(SpillReading(store, block.name(), kLength).Is(block));
 
   store.Fail(FaultySpillStore::kRemove, absl::UnavailableError("disk gone"), 1);
-  EXPECT_TRUE(absl::IsUnavailable(store.Remove(std::vector<BlockName>{block.name()})));
+  EXPECT_TRUE(absl::IsUnavailable(store.Remove(std::vector<SpillRecordId>{block.record()})));
   EXPECT_TRUE(SpillReading(store, block.name(), kLength).Is(block));
 }
 

@@ -28,7 +28,7 @@ class TamperingStore final : public SpillStore {
       if (tamper && read.status.ok()) tamper(read);
     }
   }
-  absl::Status Remove(std::span<const BlockName> names) override { return inner_.Remove(names); }
+  absl::Status Remove(std::span<const SpillRecordId> records) override { return inner_.Remove(records); }
   absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override { return inner_.ForEach(visit); }
   SpillStats stats() const override { return inner_.stats(); }
 

@@ -28,7 +28,7 @@ class BlockPoolOperatorTest : public ::testing::Test {
                                                            .policy = PolicyKind::kLru,
                                                            .on_change = [this](const BlockChange& change) { changes_.push_back(change); }});
   }
-  // True when all of it found room.
+  // What of it is not there yet. True when all of it found room.
   bool Publish(uint64_t first, uint64_t count, const NamespaceFingerprint& space = kSpace) {
     std::vector<BlockName> chain;
     std::vector<BlockPin> pins;
@@ -37,6 +37,7 @@ class BlockPoolOperatorTest : public ::testing::Test {
       if (i > 0) parent = chain.back().key;
       chain.push_back(Name(first + i, space));
       absl::StatusOr<Filling> filling = pool_->BeginFill(chain.back(), parent, absl::Now());
+      if (absl::IsAlreadyExists(filling.status())) continue;
       if (!filling.ok()) return false;
       pins.push_back(*std::move(*filling).Commit(kBlockBytes, 1, 2));
     }
@@ -62,7 +63,7 @@ TEST_F(BlockPoolOperatorTest, EvictTakesTheSubtreeLeavesFirstAndNoMore) {
   ASSERT_TRUE(Publish(10, 4));
   ASSERT_TRUE(Publish(20, 1));
   changes_.clear();
-  const BlockPool::Evicted evicted = pool_->Evict(Name(12));
+  const BlockPool::Withdrawn evicted = pool_->Evict(Name(12));
   EXPECT_THAT(evicted.gone, ElementsAre(Name(13), Name(12)));
   EXPECT_EQ(evicted.in_use, 0u);
   EXPECT_FALSE(evicted.more);
@@ -78,7 +79,7 @@ TEST_F(BlockPoolOperatorTest, EvictedBlockThatIsReadIsNamedNoMoreAndFreedWhenLet
   MakePool(4);
   ASSERT_TRUE(Publish(10, 2));
   BlockPin pin = pool_->Pin(Name(11));
-  const BlockPool::Evicted evicted = pool_->Evict(Name(10));
+  const BlockPool::Withdrawn evicted = pool_->Evict(Name(10));
   EXPECT_EQ(evicted.gone.size(), 2u);
   EXPECT_EQ(evicted.in_use, 1u);
   EXPECT_EQ(Find(11), kAbsent);
@@ -93,7 +94,7 @@ TEST_F(BlockPoolOperatorTest, EvictSpaceTakesOneNamespaceInPieces) {
   ASSERT_TRUE(Publish(1, 3, kOther));
   size_t gone = 0, calls = 0;
   for (BlockId next = 0;; ++calls) {
-    const BlockPool::Evicted evicted = pool_->EvictSpace(kSpace, &next);
+    const BlockPool::Withdrawn evicted = pool_->EvictSpace(kSpace, &next);
     gone += evicted.gone.size();
     if (!evicted.more) break;
   }
@@ -194,7 +195,7 @@ TEST_F(BlockPoolOperatorTest, SpilledBlocksMakeRoomUnderASmallerQuota) {
     EXPECT_TRUE(pool_->FinishSpill(std::move(batch), true).empty());
   }
   EXPECT_LT(pool_->stats().blocks_dram, 4u);
-  const std::vector<BlockName> gone = pool_->MakeSsdRoom(0);
+  const std::vector<SpillRecordId> gone = pool_->MakeSsdRoom(0);
   EXPECT_FALSE(gone.empty());
   EXPECT_LE(pool_->stats().ssd_bytes, 2 * SpillRecordBytes(kBlockBytes));
 }
@@ -209,6 +210,35 @@ TEST_F(BlockPoolOperatorTest, EvictWhileSpillingLeavesNoRecordBehind) {
   EXPECT_EQ(pool_->FinishSpill(std::move(batch), true).size(), in_batch) << "they were written after they had been withdrawn";
   EXPECT_EQ(pool_->stats().slots_free, 2u);
   EXPECT_EQ(pool_->stats().blocks_ssd, 0u);
+}
+
+TEST_F(BlockPoolOperatorTest, RecordsOfABlockThatLeftAndCameBackDiffer) {
+  MakePool(2, 100 * SpillRecordBytes(kBlockBytes));
+  const auto spill = [&] {
+    std::vector<BlockPin> batch = pool_->TakeSpillBatch(1 << 20);
+    const uint64_t generation = batch.empty() ? 0 : batch[0].meta().generation;
+    EXPECT_TRUE(pool_->FinishSpill(std::move(batch), true).empty());
+    return generation;
+  };
+  ASSERT_TRUE(Publish(10, 2));
+  const uint64_t first = spill();
+  ASSERT_EQ(Find(11), kSsd);
+  const BlockPool::Withdrawn evicted = pool_->Evict(Name(11));
+  EXPECT_THAT(evicted.records, ElementsAre(SpillRecordId{Name(11), first}));
+  ASSERT_TRUE(Publish(10, 2));
+  const uint64_t second = spill();
+  ASSERT_NE(second, first) << "else the first one's removal would take it along";
+  EXPECT_TRUE(pool_->Quarantine(Name(11), first).gone.empty()) << "who read the first has nothing against this one";
+  EXPECT_THAT(pool_->Quarantine(Name(11), second).records, ElementsAre(SpillRecordId{Name(11), second}));
+}
+
+TEST_F(BlockPoolOperatorTest, RecordsOfAnEarlierLifeAreNotTakenForThisOnes) {
+  MakePool(2, 100 * SpillRecordBytes(kBlockBytes));
+  pool_->Restore({.name = Name(10), .generation = 1, .length = kBlockBytes});
+  EXPECT_TRUE(pool_->FinishRestore().empty());
+  EXPECT_THAT(pool_->Evict(Name(10)).records, ElementsAre(SpillRecordId{Name(10), 1}));
+  ASSERT_TRUE(Publish(10, 1));
+  EXPECT_GT(pool_->Pin(Name(10)).meta().generation, 1u);
 }
 
 }  // namespace

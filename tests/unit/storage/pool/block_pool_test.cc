@@ -157,7 +157,7 @@ TEST_F(BlockPoolTest, SlotOfAWithdrawnBlockWaitsForItsLastPin) {
   MakePool(2);
   BlockPin reader = *Publish(1, std::nullopt);
   PublishChain(2, 1);
-  EXPECT_EQ(pool_->Quarantine(Name(1)), std::vector<BlockName>{Name(1)});
+  EXPECT_EQ(pool_->Quarantine(Name(1), reader.meta().generation).gone, std::vector<BlockName>{Name(1)});
   EXPECT_EQ(Find(1), kAbsent) << "name withdrawn first";
   ASSERT_TRUE(Publish(3, std::nullopt).ok()) << "block 2 makes room";
   EXPECT_EQ(reader.view().payload(kBlockBytes)[0], std::byte{1}) << "bytes freed last";
@@ -169,7 +169,10 @@ TEST_F(BlockPoolTest, QuarantineTakesTheSubtreeAlong) {
   MakePool(8);
   PublishChain(10, 3);
   ASSERT_TRUE(Publish(20, 10).ok());
-  EXPECT_EQ(pool_->Quarantine(Name(11)).size(), 2u);
+  const uint64_t bad = pool_->Pin(Name(11)).meta().generation;
+  EXPECT_TRUE(pool_->Quarantine(Name(11), bad + 100).gone.empty()) << "that copy has left";
+  EXPECT_EQ(Find(12), kDram);
+  EXPECT_EQ(pool_->Quarantine(Name(11), bad).gone.size(), 2u);
   EXPECT_EQ(Find(10), kDram);
   EXPECT_EQ(Find(20), kDram);
   EXPECT_EQ(Find(11), kAbsent);
@@ -346,8 +349,9 @@ TEST_F(SpillingPoolTest, FullSsdGivesUpLeavesFirst) {
   PublishChain(10, 4);
   ASSERT_EQ(Spill(), 4u);
   ASSERT_EQ(pool_->stats().blocks_ssd, 4u);
-  const std::vector<BlockName> gone = pool_->MakeSsdRoom(SpillRecordBytes(kBlockBytes));
-  EXPECT_EQ(gone, std::vector<BlockName>{Name(13)});
+  const std::vector<SpillRecordId> gone = pool_->MakeSsdRoom(SpillRecordBytes(kBlockBytes));
+  ASSERT_EQ(gone.size(), 1u);
+  EXPECT_EQ(gone[0].name, Name(13));
   EXPECT_EQ(Find(13), kAbsent);
   EXPECT_EQ(changes_.back().reason, GoneReason::kEvicted);
   EXPECT_EQ(left_.back().name, Name(13));
@@ -367,7 +371,7 @@ TEST_F(SpillingPoolTest, RestartedPoolHoldsWhatIsOnDiskAndDropsOrphans) {
   pool_->Restore(meta(10, std::nullopt));
   pool_->Restore(meta(31, 30));  // its parent is not there
   pool_->Restore(meta(32, 31));
-  EXPECT_THAT(pool_->FinishRestore(), ::testing::UnorderedElementsAre(Name(31), Name(32)));
+  EXPECT_THAT(pool_->FinishRestore(), ::testing::UnorderedElementsAre(SpillRecordId{Name(31), 3}, SpillRecordId{Name(32), 3}));
   EXPECT_EQ(Find(10), kSsd);
   EXPECT_EQ(Find(11), kSsd);
   EXPECT_EQ(Find(32), kAbsent);

@@ -229,7 +229,7 @@ TEST_F(DiskSpillStoreTest, PutThatWouldEatTheReserveIsRefusedWithTheNumbersAndRe
   EXPECT_THAT(std::string(refused.message()), HasSubstr(absl::StrCat("disk full at ", path(), ": needs ")));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("beside the 1152921504606846976 kept free"));
   EXPECT_TRUE(Holds(**store, held));
-  EXPECT_TRUE((*store)->Remove(std::vector<BlockName>{held.name()}).ok());
+  EXPECT_TRUE((*store)->Remove(std::vector<SpillRecordId>{held.record()}).ok());
 }
 
 TEST_F(DiskSpillStoreTest, SpaceOfRemovedBlocksIsUsedAgainWithoutCopyingWhateverLeaves) {
@@ -240,10 +240,10 @@ TEST_F(DiskSpillStoreTest, SpaceOfRemovedBlocksIsUsedAgainWithoutCopyingWhatever
   std::mt19937_64 random(1);
   std::vector<uint64_t> held;
   for (uint64_t next = 0; next < 10 * kHeld;) {
-    std::vector<BlockName> gone;
+    std::vector<SpillRecordId> gone;
     for (; held.size() + 4 > kHeld; held.pop_back()) {
       std::swap(held[random() % held.size()], held.back());
-      gone.push_back(SpillBlock::NameOf(held.back()));
+      gone.push_back(SpillBlock::RecordOf(held.back()));
     }
     ASSERT_TRUE((*store)->Remove(gone).ok());
     std::vector<SpillBlock> blocks;
@@ -270,8 +270,8 @@ TEST_F(DiskSpillStoreTest, PayloadIsCutIntoPiecesWhereOnlySmallHolesAreLeft) {
   std::vector<SpillBlock> blocks;
   for (uint64_t i = 0; i < 32; ++i) blocks.emplace_back(i, kSmall);
   ASSERT_TRUE((*store)->Put(WritesOf(blocks)).ok());
-  std::vector<BlockName> odd;
-  for (uint64_t i = 1; i < 32; i += 2) odd.push_back(SpillBlock::NameOf(i));
+  std::vector<SpillRecordId> odd;
+  for (uint64_t i = 1; i < 32; i += 2) odd.push_back(SpillBlock::RecordOf(i));
   ASSERT_TRUE((*store)->Remove(odd).ok());
   const SpillBlock large(100, 8 * kSmall - 1000);
   const SpillBlock larger(101, 8 * kSmall);
@@ -295,8 +295,8 @@ TEST_F(DiskSpillStoreTest, FileOfALargerQuotaIsUsedAndGrowsNoFurther) {
   PutAndClose(blocks);
   auto store = DiskSpillStore::Open({.directory = path(), .free_bytes_min = 0, .file_bytes_max = 16 * kSmall});
   ASSERT_TRUE(store.ok()) << store.status();
-  std::vector<BlockName> gone;  // all but the first and the last, which holds the file's end
-  for (uint64_t i = 1; i < 31; ++i) gone.push_back(SpillBlock::NameOf(i));
+  std::vector<SpillRecordId> gone;  // all but the first and the last, which holds the file's end
+  for (uint64_t i = 1; i < 31; ++i) gone.push_back(SpillBlock::RecordOf(i));
   ASSERT_TRUE((*store)->Remove(gone).ok());
   const SpillBlock next(100, 8 * kSmall);
   ASSERT_TRUE((*store)->Put(std::vector<SpillWrite>{next.write()}).ok());
@@ -306,7 +306,7 @@ TEST_F(DiskSpillStoreTest, FileOfALargerQuotaIsUsedAndGrowsNoFurther) {
   EXPECT_TRUE(absl::IsResourceExhausted((*store)->Put(std::vector<SpillWrite>{too_large.write()})));
   EXPECT_EQ((*store)->stats().disk_bytes, 32 * kSmall);
   // Where no hole is large enough, what there is serves in pieces.
-  ASSERT_TRUE((*store)->Remove(std::vector<BlockName>{blocks[0].name(), blocks[31].name()}).ok());
+  ASSERT_TRUE((*store)->Remove(std::vector<SpillRecordId>{blocks[0].record(), blocks[31].record()}).ok());
   const SpillBlock in_pieces(102, 24 * kSmall);
   EXPECT_TRUE((*store)->Put(std::vector<SpillWrite>{in_pieces.write()}).ok());
   EXPECT_TRUE(Holds(**store, in_pieces));
