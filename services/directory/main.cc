@@ -63,11 +63,10 @@ int main(int argc, char** argv) {
                        "memory of the index; what does not fit is forgotten");
   app.add_option("--ghosts-max", config.ghosts_max, "departed blocks to remember")->capture_default_str();
   stem::AddOptions(app, config.tracing);
-  app.add_option("--console", config.console, "serve the console on --http: who reaches it reads what all tenants ask for; true or false")
+  app.add_option("--console", config.console, "true or false: serve the console on --http; who reaches it reads what all tenants ask for")
       ->capture_default_str();
   app.add_flag("--admin", config.admin,
-               "the console takes orders (drain, pin, evict, quota) from who shows its access token, which is written to the ready file's name "
-               "and .token, or else to the log; --http must be loopback");
+               "the console takes orders from who shows its token (in READY-FILE.token, or else in the log); --http must be loopback");
   app.add_flag("--insecure-allow-remote", config.insecure_allow_remote, "listen beyond loopback, unprotected");
   stem::AddCheckedOption(app, "--log-format", format, [](auto text) { return stem::ParseLogFormat(text).status(); }, "text or json");
   stem::AddCheckedOption(app, "--log-level", level, [](auto text) { return stem::ParseLogLevel(text).status(); }, "debug, info, warn or error");

@@ -238,6 +238,8 @@ test("nothing is wider than a phone, in light and dark", async () => {
         await narrow.waitForSelector("main h1", WAIT);
         await narrow.waitForFunction(() => !document.querySelector("[aria-busy]"), null, WAIT);
         if (name === "traces") await narrow.locator(".request").first().click();
+        if (name === "stems") await narrow.waitForSelector(".chip", WAIT);
+        if (name === "nodes") await narrow.waitForSelector(".topology td:has-text('GB/s')", WAIT);
         if (name === "misses") await narrow.locator(".causes a").first().click();
         if (name === "misses") await narrow.waitForSelector(".examples li, .nothing", WAIT);
         assert.ok(await narrow.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name} scrolls sideways at ${width}`);

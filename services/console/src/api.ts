@@ -280,6 +280,18 @@ export async function order<T>(node: string, lever: string, message: object): Pr
 export const num = (count: Count | undefined): number => Number(count ?? 0);
 export const sum = (counts: Count[] | undefined): number => (counts ?? []).reduce<number>((total, count) => total + num(count), 0);
 
+// What was counted in two steps that follow each other; of tenants and orphans, which are levels, what the later says.
+export function added(a: Counters | undefined, b: Counters | undefined): Counters | undefined {
+  if (!a || !b) return a ?? b;
+  const lists = (x: Count[], y: Count[]) => Array.from({ length: Math.max(x.length, y.length) }, (_, i) => num(x[i]) + num(y[i]));
+  const both = { ...b } as any;
+  for (const [field, value] of Object.entries(a)) {
+    if (field === "tenants" || field === "orphanBlocks") continue;
+    both[field] = Array.isArray(value) ? lists(value as Count[], both[field] ?? []) : num(value as Count) + num(both[field]);
+  }
+  return both;
+}
+
 export function hex(base64: string): string {
   return Array.from(atob(base64 || ""), (c) => c.charCodeAt(0).toString(16).padStart(2, "0")).join("");
 }

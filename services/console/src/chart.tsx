@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import type { Point } from "./api";
-import { num } from "./api";
+import { added, num } from "./api";
 import { clock } from "./format";
 
 export interface Series {
@@ -47,7 +47,7 @@ function options(props: ChartProps, width: number): uPlot.Options {
       y: { range: (_u, _min, max) => [0, props.max ?? (max > 0 ? max * 1.08 : 1)] },
     },
     axes: [
-      { ...axis, size: 30, ...(props.formatX ? { values: (_u: uPlot, ticks: (number | null)[]) => ticks.map((tick) => (tick === null ? "" : props.formatX!(tick))) } : { values: [
+      { ...axis, size: 30, space: 76, ...(props.formatX ? { values: (_u: uPlot, ticks: (number | null)[]) => ticks.map((tick) => (tick === null ? "" : props.formatX!(tick))) } : { values: [
         [3600, "{HH}:{mm}", null, null, null, null, null, null, 1], [60, "{HH}:{mm}", null, null, null, null, null, null, 1],
         [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 1]] }) } as uPlot.Axis,
       { ...axis, size: 62, values: (_u, ticks) => ticks.map(props.format) },
@@ -128,7 +128,8 @@ export function Chart(props: ChartProps) {
 
   // What is told while nothing is pointed at: the latest, or what is nearest to the first marker.
   const first = props.markers?.[0];
-  const usual = first ? props.xs.reduce((best, x, i) => (Math.abs(x - first.x) < Math.abs(props.xs[best] - first.x) ? i : best), 0) : props.xs.length - 1;
+  const told = props.xs.map((_, i) => props.series.some((series) => series.values[i] !== null));
+  const usual = first ? props.xs.reduce((best, x, i) => (Math.abs(x - first.x) < Math.abs(props.xs[best] - first.x) ? i : best), 0) : Math.max(0, told.lastIndexOf(true));
   const shown = at !== null && at < props.xs.length ? at : usual;
   return (
     <figure class="chart">
@@ -150,8 +151,25 @@ export function Chart(props: ChartProps) {
   );
 }
 
+// Points that are drawn side by side are of one length: single seconds, as ticks bring them, are put together to the others' step. The last is
+// left out until half of it is there: a rate over a blink is noise.
+function ofOneStep(points: Point[]): Point[] {
+  const step = Math.max(0, ...points.map((point) => point.stepMs));
+  const out: Point[] = [];
+  let group = NaN;
+  for (const point of points) {
+    const its = point.stepMs > 0.9 * step ? NaN : Math.floor((num(point.unixMs) - point.stepMs / 2) / step);
+    const last = out[out.length - 1];
+    if (its === group) out[out.length - 1] = { ...point, stepMs: last.stepMs + point.stepMs, change: added(last.change, point.change) };
+    else out.push(point);
+    group = its;
+  }
+  return out.length > 1 && out[out.length - 1].stepMs < step / 2 ? out.slice(0, -1) : out;
+}
+
 // The points as x values, with a hole where heartbeats are missing.
-export function timeline(points: Point[]): { xs: number[]; points: (Point | null)[] } {
+export function timeline(all: Point[]): { xs: number[]; points: (Point | null)[] } {
+  const points = ofOneStep(all);
   const xs: number[] = [];
   const out: (Point | null)[] = [];
   let before: Point | undefined;

@@ -28,7 +28,7 @@ export function bytes(value: number): string {
 
 // Speeds: powers of 1000, as networks and disks are sold.
 export function rate(bytesPerSecond: number): string {
-  return `${count(bytesPerSecond)}B/s`;
+  return Math.abs(bytesPerSecond) < 1000 ? `${count(bytesPerSecond)} B/s` : `${count(bytesPerSecond)}B/s`;
 }
 
 export function percent(fraction: number, digits = 1): string {

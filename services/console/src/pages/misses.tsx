@@ -60,13 +60,15 @@ export function Misses({ place, tick }: { place: Place; tick?: Tick }) {
   const totals = CAUSES.map((cause) => ({ cause, tokens: raw.reduce((total, point) => total + num(point.change?.tokensMissed[cause.index]), 0) }))
     .filter(({ tokens }) => tokens > 0)
     .sort((a, b) => b.tokens - a.tokens);
+  // The largest that somebody can do something about.
+  const helped = totals.find(({ cause }) => !cause.act.startsWith("nothing"));
   return (
     <>
       <Trouble error={history.error} />
       <div class="head"><h1>Misses</h1><Ranges place={place} /></div>
       <p class="lead">
         {asked === 0 ? "No tokens were asked for in this time." : missed === 0 ? "Nothing was missed in this time." : (
-          <><b>{percent(missed / asked)}</b> of {count(asked)} tokens missed{totals.length > 0 && <>; most of them: <b>{totals[0].cause.label}</b> ({percent(totals[0].tokens / missed, 0)} of the misses), {totals[0].cause.means}</>}.</>
+          <><b>{percent(missed / asked)}</b> of {count(asked)} tokens missed{totals.length > 0 && <>; most of them: <b>{totals[0].cause.label}</b> ({percent(totals[0].tokens / missed, 0)} of the misses), {totals[0].cause.means}</>}.{helped && helped !== totals[0] && <> Can be helped: <a href={linkTo("misses", { range, cause: helped.cause.name })}>{helped.cause.label}</a> ({percent(helped.tokens / missed, 0)}): {helped.cause.act}.</>}</>
         )}
       </p>
       <Chart

@@ -11,7 +11,7 @@ type Answers = { nodes: (NodeAnswer & { status?: NodeStatus })[] };
 interface Flow {
   from: string;
   to: string;
-  bytesPerSecond: number;
+  bytesPerSecond: number; // NaN until two answers tell
   bytes: number;
 }
 
@@ -30,11 +30,11 @@ function useFlows(answers: Answers | undefined): Flow[] {
         now.bytes.set(key, total);
         const last = before.current?.bytes.get(key);
         const seconds = before.current ? (now.at - before.current.at) / 1000 : 0;
-        found.push({ from: link.peer, to: node, bytes: total, bytesPerSecond: last !== undefined && seconds > 0 ? Math.max(0, total - last) / seconds : 0 });
+        found.push({ from: link.peer, to: node, bytes: total, bytesPerSecond: last !== undefined && seconds > 0 ? Math.max(0, total - last) / seconds : NaN });
       }
     }
     before.current = now;
-    setFlows(found.sort((a, b) => b.bytesPerSecond - a.bytesPerSecond || b.bytes - a.bytes));
+    setFlows(found.sort((a, b) => (b.bytesPerSecond || 0) - (a.bytesPerSecond || 0) || b.bytes - a.bytes));
   }, [answers]);
   return flows;
 }
@@ -49,8 +49,8 @@ function Topology({ nodes, flows }: { nodes: FleetNode[]; flows: Flow[] }) {
     const angle = (2 * Math.PI * names.indexOf(name)) / names.length - Math.PI / 2;
     return { x: 190 + radius * Math.cos(angle), y: 150 + radius * Math.sin(angle) };
   };
-  const most = Math.max(1, ...flows.map((flow) => flow.bytesPerSecond));
-  const total = flows.reduce((all, flow) => all + flow.bytesPerSecond, 0);
+  const most = Math.max(1, ...flows.map((flow) => flow.bytesPerSecond || 0));
+  const total = flows.reduce((all, flow) => all + (flow.bytesPerSecond || 0), 0);
   return (
     <div class="topology">
       {names.length > 1 && names.length <= CIRCLE_MAX && (
@@ -61,7 +61,7 @@ function Topology({ nodes, flows }: { nodes: FleetNode[]; flows: Flow[] }) {
             // Each direction bends its own way.
             const bend = { x: (a.x + b.x) / 2 + (b.y - a.y) * 0.12, y: (a.y + b.y) / 2 - (b.x - a.x) * 0.12 };
             return (
-              <path key={`${flow.from} ${flow.to}`} class={flow.bytesPerSecond > 0 ? "flow" : "flow idle"} d={`M${a.x} ${a.y} Q${bend.x} ${bend.y} ${b.x} ${b.y}`} style={{ strokeWidth: `${1 + (5 * flow.bytesPerSecond) / most}px` }}>
+              <path key={`${flow.from} ${flow.to}`} class={flow.bytesPerSecond > 0 ? "flow" : "flow idle"} d={`M${a.x} ${a.y} Q${bend.x} ${bend.y} ${b.x} ${b.y}`} style={{ strokeWidth: `${1 + (5 * (flow.bytesPerSecond || 0)) / most}px` }}>
                 <title>{`${flow.from} to ${flow.to}: ${rate(flow.bytesPerSecond)}, ${bytes(flow.bytes)} so far`}</title>
               </path>
             );
@@ -84,7 +84,7 @@ function Topology({ nodes, flows }: { nodes: FleetNode[]; flows: Flow[] }) {
             <thead><tr><th>from</th><th>to</th><th>now</th><th>so far</th></tr></thead>
             <tbody>
               {flows.slice(0, 12).map((flow) => (
-                <tr key={`${flow.from} ${flow.to}`}><td>{flow.from}</td><td>{flow.to}</td><td>{(flow.bytesPerSecond / 1e9).toFixed(3)} GB/s</td><td>{bytes(flow.bytes)}</td></tr>
+                <tr key={`${flow.from} ${flow.to}`}><td>{flow.from}</td><td>{flow.to}</td><td>{isNaN(flow.bytesPerSecond) ? "–" : `${(flow.bytesPerSecond / 1e9).toFixed(3)} GB/s`}</td><td>{bytes(flow.bytes)}</td></tr>
               ))}
             </tbody>
           </table>

@@ -74,7 +74,7 @@ export function Overview({ place, tick }: { place: Place; tick?: Tick }) {
       </section>
       <section class="tiles" aria-label="figures">
         <Tile label="hit rate" value={percent(hitRate)} note={now.asked > 0 ? `last minute ${percent(now.hit / now.asked)}` : "no requests in the last minute"} />
-        <Tile label="tokens not computed" value={count(all.hit)} exact={all.hit} note={`${count(all.seconds > 0 ? all.hit / all.seconds : 0)}/s`} />
+        <Tile label="tokens from cache" value={count(all.hit)} exact={all.hit} note={`${count(all.seconds > 0 ? all.hit / all.seconds : 0)}/s`} />
         <Tile label="prefill time saved" value={all.savedUs > 0 ? duration(all.savedUs / 1000) : "–"} note={all.savedUs > 0 ? `${count(all.savedUs / 1e6 / all.seconds)} engine seconds a second` : "engines did not tell their speed"} />
         <Tile label="requests" value={count(all.requests)} exact={all.requests} note={`${count(all.seconds > 0 ? all.requests / all.seconds : 0)}/s`} />
         <Tile label="nodes live" value={counts ? `${counts.live} of ${nodes.length}` : `${nodes.length}`} state={!counts ? undefined : counts.lost > 0 ? "bad" : counts.stale + counts.draining > 0 ? "warn" : "good"} note={counts && counts.stale + counts.draining > 0 ? `${counts.stale} stale, ${counts.draining} draining` : `${count(num(fleet.value.blocks))} blocks known`} />
@@ -104,7 +104,7 @@ export function Overview({ place, tick }: { place: Place; tick?: Tick }) {
         />
         <Chart
           title="Engine seconds saved a second"
-          xs={xs}
+          xs={all.savedUs > 0 ? xs : []}
           format={count}
           series={[{ label: "prefill saved", color: "#8a63d2", values: along(points, (point) => num(point.change?.prefillSavedUs) / 1e6 / seconds(point)) }]}
           summary={`${duration(all.savedUs / 1000)} in this time`}
