@@ -129,8 +129,8 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
                            .spill_ahead_slots = SpillAheadSlots(memory.group.dram_bytes, geometry),
                            .policy = options_.policy,
                            .admission = options_.admission,
-                            .on_change = options_.on_change,
-                            .on_leave = options_.on_leave});
+                           .on_change = options_.on_change,
+                           .on_leave = options_.on_leave});
     // A quota that does not hold one slot of these blocks leaves the pool as it is.
     (void)memory.pool->SetQuota(memory.dram_bytes_max, 0);
   } else if (spec.block_bytes_max() > memory.pool->geometry().block_bytes_max()) {
@@ -177,7 +177,24 @@ uint64_t SpaceTable::SsdQuota(const GroupMemory& memory) const {
   return static_cast<uint64_t>(static_cast<double>(options_.ssd_bytes) * share);
 }
 
+SpaceTable::Quota SpaceTable::QuotaOf(const GroupMemory& memory) const {
+  MutexLock lock(mutex_);
+  return QuotaLocked(memory);
+}
+
+SpaceTable::Quota SpaceTable::QuotaLocked(const GroupMemory& memory) const {
+  return {.dram_bytes = memory.dram_bytes_max > 0 ? memory.dram_bytes_max : memory.group.dram_bytes, .ssd_bytes = SsdQuota(memory)};
+}
+
 absl::StatusOr<SpaceTable::Quota> SpaceTable::SetQuota(const std::string& group, const Quota& quota) {
+  BlockPool* pool = nullptr;
+  STEM_ASSIGN(const Quota set, StoreQuota(group, quota, &pool));
+  while (pool != nullptr && pool->EvictOverQuota()) {
+  }
+  return set;
+}
+
+absl::StatusOr<SpaceTable::Quota> SpaceTable::StoreQuota(const std::string& group, const Quota& quota, BlockPool** pool) {
   MutexLock lock(mutex_);
   const auto it = std::find_if(memories_.begin(), memories_.end(), [&](const auto& memory) { return memory->group.name == group; });
   if (it == memories_.end()) return absl::NotFoundError(absl::StrCat("no trust group '", group, "' on this node"));
@@ -188,14 +205,15 @@ absl::StatusOr<SpaceTable::Quota> SpaceTable::SetQuota(const std::string& group,
   }
   uint64_t others = 0;
   for (const auto& other : memories_) others += other.get() == &memory ? 0 : SsdQuota(*other);
-  if (quota.ssd_bytes > 0 && others + quota.ssd_bytes > options_.ssd_bytes) {
+  if (quota.ssd_bytes > 0 && quota.ssd_bytes > options_.ssd_bytes - std::min(options_.ssd_bytes, others)) {
     return absl::InvalidArgumentError(absl::StrCat("an SSD quota of ", quota.ssd_bytes, " bytes; the node has ", options_.ssd_bytes,
                                                    ", other groups ", others, " of it"));
   }
   if (memory.pool != nullptr) STEM_TRY(memory.pool->SetQuota(quota.dram_bytes, quota.ssd_bytes));
   if (quota.dram_bytes > 0) memory.dram_bytes_max = quota.dram_bytes;
   if (quota.ssd_bytes > 0) memory.ssd_bytes_max = quota.ssd_bytes;
-  return Quota{.dram_bytes = memory.dram_bytes_max > 0 ? memory.dram_bytes_max : memory.group.dram_bytes, .ssd_bytes = SsdQuota(memory)};
+  *pool = memory.pool.get();
+  return QuotaLocked(memory);
 }
 
 std::vector<BlockPool*> SpaceTable::pools() const {

@@ -89,9 +89,12 @@ class SpaceTable {
     uint64_t dram_bytes = 0;
     uint64_t ssd_bytes = 0;
   };
-  // Limits what a trust group uses of its arena and of the SSD tier, until the node ends; 0 = as it is. Returns what is in force.
-  // Errors: NotFound (no such group), InvalidArgument (more than there is, or less than a slot).
+  // Limits what a trust group uses of its arena and of the SSD tier, until the node ends; 0 = as it is. Returns what is in force, once what was too
+  // much of DRAM has left that may leave at once; the rest follows by way of the spiller.
+  // Errors: NotFound (no such group), InvalidArgument (more than there is, or less than a slot), FailedPrecondition (less than twice what is kept).
   absl::StatusOr<Quota> SetQuota(const std::string& group, const Quota& quota);
+  // What is in force for it.
+  Quota QuotaOf(const GroupMemory& memory) const;
 
   // Null when unknown.
   const Space* Find(const NamespaceFingerprint& fingerprint) const;
@@ -111,6 +114,9 @@ class SpaceTable {
   absl::StatusOr<GroupMemory*> MemoryFor(uid_t uid, const std::string& shared_group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckSettled(const NamespaceSpec& spec, const std::string& owner) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<const Space*> Add(const NamespaceSpec& spec, GroupMemory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Checks and notes it; evicts nothing, because everybody waits for this lock. `pool`: the group's, null before its first namespace.
+  absl::StatusOr<Quota> StoreQuota(const std::string& group, const Quota& quota, BlockPool** pool);
+  Quota QuotaLocked(const GroupMemory& memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t SsdQuota(const GroupMemory& memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status LoadRegistry();
   absl::Status SaveRegistry() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -201,13 +201,18 @@ class BlockPool {
   // Pins the leading run of `names` that is Ready in DRAM and takes it out of the eviction policy's sight until LetGo.
   // Errors: ResourceExhausted when more than half of the slots would be kept; nothing is then.
   absl::StatusOr<std::vector<BlockPin>> Keep(std::span<const BlockName> names);
+  // Whether Keep would take so many now, wherever they are. Errors: ResourceExhausted.
+  absl::Status MayKeep(std::span<const BlockName> names) const;
   void LetGo(std::vector<BlockPin> kept);
   // The names of the chain that ends with `name`, from its beginning; empty when it is not held.
   std::vector<BlockName> ChainTo(const BlockName& name) const;
 
-  // At most so many bytes of slots are used, and of the SSD tier, from now on; 0 = leave as it is. What is too much goes as it would for
-  // want of space. Errors: InvalidArgument (no slot, more than there are, an SSD quota without an SSD tier).
+  // At most so many bytes of slots are used, and of the SSD tier, from now on; 0 = leave as it is. Nothing leaves here: EvictOverQuota does that
+  // for DRAM, the spiller for the SSD and for what must be written there first. Errors: InvalidArgument (no slot, more than there are, an SSD
+  // quota without an SSD tier), FailedPrecondition (less than twice what is kept).
   absl::Status SetQuota(uint64_t dram_bytes, uint64_t ssd_bytes);
+  // Evicts what is beyond the DRAM quota, as for want of space, some thousands a call; true: ask again.
+  bool EvictOverQuota();
 
   // ---- For the spiller (one thread) ----
   // Up to `bytes_max` of least valuable blocks that are not on SSD, pinned. Empty when enough slots are free.
@@ -218,7 +223,7 @@ class BlockPool {
   // Makes room for `bytes` under the SSD quota, some ten thousand blocks a call; returns the records that are gone, for the store to remove
   // before it is given another batch: what is in DRAM still may be in that, under the same generation.
   std::vector<SpillRecordId> MakeSsdRoom(uint64_t bytes);
-  // Blocks until slots run low or `timeout` passes.
+  // Blocks until slots run low, or run lower where the last batch found nothing that may leave, or `timeout` passes.
   void WaitForSpillDemand(absl::Duration timeout);
 
   // ---- Warm restart: before the first request ----
@@ -320,6 +325,7 @@ class BlockPool {
   // Whether a block that leaves DRAM is to be written to SSD.
   bool WorthSpilling(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MayLeaveDram(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckKept(uint64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<uint32_t> TakeSlot(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool SpillWanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Free slots that the quota lets be used.
@@ -368,6 +374,7 @@ class BlockPool {
   uint64_t quarantined_below_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t slot_waiters_ ABSL_GUARDED_BY(mutex_) = 0;
   bool spill_failing_ ABSL_GUARDED_BY(mutex_) = false;  // the last batch could not be stored
+  bool spill_in_vain_ ABSL_GUARDED_BY(mutex_) = false;  // the last batch was wanted, and nothing might leave
 };
 
 }  // namespace stem

@@ -58,10 +58,7 @@ absl::StatusOr<std::vector<BlockPin>> BlockPool::Keep(std::span<const BlockName>
     if (block.kept == 0) ++more;
     ids.push_back(it->second);
   }
-  if (slots_kept_ + more > slots_max_ / 2) {
-    return absl::ResourceExhaustedError(absl::StrCat("keeping ", more, " more blocks beside the ", slots_kept_, " that are kept would take more than ",
-                                                     slots_max_ / 2, " slots, half of the pool"));
-  }
+  STEM_TRY(CheckKept(more));
   std::vector<BlockPin> kept;
   kept.reserve(ids.size());
   for (const BlockId id : ids) {
@@ -71,6 +68,22 @@ absl::StatusOr<std::vector<BlockPin>> BlockPool::Keep(std::span<const BlockName>
     kept.push_back(PinLocked(id));
   }
   return kept;
+}
+
+absl::Status BlockPool::CheckKept(uint64_t more) const {
+  if (slots_kept_ + more <= slots_max_ / 2) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("keeping ", more, " more blocks beside the ", slots_kept_, " that are kept would take more than ",
+                                                   slots_max_ / 2, " slots, half of the pool"));
+}
+
+absl::Status BlockPool::MayKeep(std::span<const BlockName> names) const {
+  MutexLock lock(mutex_);
+  uint64_t more = 0;
+  for (const BlockName& name : names) {
+    const auto it = table_.find(name);
+    if (it == table_.end() || blocks_[it->second].kept == 0) ++more;
+  }
+  return CheckKept(more);
 }
 
 void BlockPool::LetGo(std::vector<BlockPin> kept) {
@@ -102,18 +115,25 @@ absl::Status BlockPool::SetQuota(uint64_t dram_bytes, uint64_t ssd_bytes) {
                                                    geometry_.slot_bytes, " bytes"));
   }
   if (ssd_bytes > 0 && options_.ssd_bytes_max == 0) return absl::InvalidArgumentError("an SSD quota, and there is no SSD tier here");
-  bool too_much = true;
-  while (too_much) {
-    MutexLock lock(mutex_);
-    if (dram_bytes > 0) slots_max_ = static_cast<uint32_t>(slots);
-    if (ssd_bytes > 0) ssd_bytes_max_ = ssd_bytes;
-    spill_demand_.NotifyOne();  // what must be written first goes by way of the spiller
-    slot_freed_.NotifyAll();
-    for (size_t i = 0; i < kBlocksPerLock && too_much; ++i) {
-      too_much = slots_ - free_slots_.size() > slots_max_ && EvictOne();
-    }
+  MutexLock lock(mutex_);
+  if (dram_bytes > 0 && slots / 2 < slots_kept_) {  // the rest could not be published into
+    return absl::FailedPreconditionError(absl::StrCat("a quota of ", dram_bytes, " bytes, and ", slots_kept_ * geometry_.slot_bytes,
+                                                      " are kept from eviction, which may be half of it: unpin stems, or at least ",
+                                                      2 * slots_kept_ * geometry_.slot_bytes));
   }
+  if (dram_bytes > 0) slots_max_ = static_cast<uint32_t>(slots);
+  if (ssd_bytes > 0) ssd_bytes_max_ = ssd_bytes;
+  spill_demand_.NotifyOne();
+  slot_freed_.NotifyAll();
   return absl::OkStatus();
+}
+
+bool BlockPool::EvictOverQuota() {
+  MutexLock lock(mutex_);
+  for (size_t i = 0; i < kBlocksPerLock; ++i) {
+    if (slots_ - free_slots_.size() <= slots_max_ || !EvictOne()) return false;
+  }
+  return true;
 }
 
 }  // namespace stem

@@ -30,6 +30,7 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
   std::vector<BlockPin> batch;
   MutexLock lock(mutex_);
   uint64_t bytes = 0;
+  bool left = false;
   for (uint64_t tries = blocks_dram_; tries > 0 && bytes < bytes_max; --tries) {
     if (!SpillWanted() || slots_left() + batch.size() >= 2 * spill_ahead() + slot_waiters_) break;
     const std::optional<BlockId> victim = dram_policy_->Victim();
@@ -38,6 +39,7 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
     const bool in_use = block.pins > 0 || block.awaited > 0;
     if (!in_use && (block.on_ssd || !WorthSpilling(block))) {
       LeaveDram(*victim);
+      left = true;
       continue;
     }
     if (in_use) {
@@ -51,6 +53,7 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
     bytes += block.meta.length;
     batch.push_back(PinLocked(*victim));
   }
+  spill_in_vain_ = batch.empty() && !left && SpillWanted();
   return batch;
 }
 
@@ -117,7 +120,7 @@ void BlockPool::LeaveSsd(BlockId id) {
 
 void BlockPool::WaitForSpillDemand(absl::Duration timeout) {
   MutexLock lock(mutex_);
-  if (!SpillWanted()) spill_demand_.WaitFor(mutex_, timeout);
+  if (!SpillWanted() || spill_in_vain_) spill_demand_.WaitFor(mutex_, timeout);
 }
 
 // ---- Restart ------------------------------------------------------------------------------------------------------------

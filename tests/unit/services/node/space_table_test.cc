@@ -1,7 +1,10 @@
 #include "services/node/space_table.h"
 
+#include <chrono>
 #include <fstream>
+#include <future>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/temp_directory.h"
@@ -63,6 +66,41 @@ TEST(SpaceTableTest, BlocksThatDoNotFitAreRefusedWithBothSizes) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("16384"));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("8192"));
   EXPECT_EQ(table->Register(Spec("fp32", 2 << 20), 1001, "").status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(SpaceTableTest, QuotaBeyondWhatTheNodeHasIsRefusedWhateverItAddsUpTo) {
+  const auto table = *SpaceTable::Create({.groups = {{.name = "a", .uids = {1000}, .dram_bytes = 1 << 20, .ssd_bytes = 3 << 20},
+                                                     {.name = "b", .uids = {1001}, .dram_bytes = 1 << 20, .ssd_bytes = 1 << 20}},
+                                          .ssd_bytes = 4 << 20},
+                                         std::vector<uint8_t>(32, 7));
+  for (const uint64_t ssd_bytes : {UINT64_MAX, UINT64_MAX - (1 << 20) + 1, (3ULL << 20) + 1}) {
+    EXPECT_EQ(table->SetQuota("a", {.ssd_bytes = ssd_bytes}).status().code(), absl::StatusCode::kInvalidArgument) << ssd_bytes;
+  }
+  EXPECT_EQ(table->SetQuota("a", {.dram_bytes = UINT64_MAX}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(table->SetQuota("a", {.ssd_bytes = 3 << 20})->ssd_bytes, 3u << 20);
+  EXPECT_EQ(table->SetQuota("b", {.dram_bytes = 1 << 19})->dram_bytes, 1u << 19);
+  EXPECT_EQ(table->QuotaOf(*table->memories()[1]).dram_bytes, 1u << 19) << "before its first namespace too";
+}
+
+TEST(SpaceTableTest, NobodyWaitsForTheTableWhileAQuotaEvicts) {
+  SpaceTable* asked = nullptr;
+  std::vector<std::future<size_t>> leases;
+  const auto table = *SpaceTable::Create({.groups = {{.name = "a", .uids = {1000}, .dram_bytes = 1 << 20}},
+                                          .on_change =
+                                              [&](const BlockChange& change) {
+                                                if (change.residence != Residence::kGone) return;
+                                                leases.push_back(std::async(std::launch::async, [&] { return asked->All().size(); }));
+                                                EXPECT_EQ(leases.back().wait_for(std::chrono::seconds(20)), std::future_status::ready);
+                                              }},
+                                         std::vector<uint8_t>(32, 7));
+  asked = table.get();
+  const Space* const space = table->Register(Spec(), 1000, "")->space;
+  for (uint64_t number = 0; number < 4; ++number) {
+    Filling filling = *space->pool().BeginFill({space->fingerprint, {{.low = number, .high = 1}}}, std::nullopt, absl::Now());
+    ASSERT_TRUE(std::move(filling).Commit(64, 1, 2).ok());
+  }
+  ASSERT_TRUE(table->SetQuota("a", {.dram_bytes = 3 * space->pool().geometry().slot_bytes}).ok());
+  EXPECT_EQ(leases.size(), 1u);
 }
 
 TEST(SpaceTableTest, NamespacesAreKnownAgainAfterARestart) {

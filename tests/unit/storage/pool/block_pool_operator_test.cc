@@ -11,6 +11,7 @@ namespace {
 
 using enum BlockPool::Presence;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 constexpr uint64_t kBlockBytes = 4096;
 constexpr NamespaceFingerprint kSpace = {{.low = 1, .high = 2}};
@@ -147,6 +148,51 @@ TEST_F(BlockPoolOperatorTest, HalfOfThePoolAtMostIsKept) {
   pool_->LetGo(*std::move(again));
 }
 
+TEST_F(BlockPoolOperatorTest, WhatMayBeKeptIsKnownBeforeItIsBrought) {
+  MakePool(8);
+  ASSERT_TRUE(Publish(10, 4));
+  EXPECT_TRUE(pool_->MayKeep(Chain(10, 4)).ok());
+  EXPECT_EQ(pool_->MayKeep(Chain(10, 5)).code(), absl::StatusCode::kResourceExhausted) << "wherever the fifth is";
+  absl::StatusOr<std::vector<BlockPin>> kept = pool_->Keep(Chain(10, 4));
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_TRUE(pool_->MayKeep(Chain(10, 4)).ok()) << "what is kept already costs nothing";
+  EXPECT_FALSE(pool_->MayKeep(Chain(30, 1)).ok());
+  pool_->LetGo(*std::move(kept));
+}
+
+TEST_F(BlockPoolOperatorTest, QuotaUnderWhichHalfOrMoreWouldBeKeptIsRefusedWithBothNumbers) {
+  MakePool(8);
+  ASSERT_TRUE(Publish(10, 4));
+  absl::StatusOr<std::vector<BlockPin>> kept = pool_->Keep(Chain(10, 3));
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  const absl::Status refused = pool_->SetQuota(5 * kGeometry.slot_bytes, 0);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr(std::to_string(3 * kGeometry.slot_bytes)));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr(std::to_string(6 * kGeometry.slot_bytes)));
+  EXPECT_EQ(pool_->stats().slots_max, 8u);
+  ASSERT_TRUE(pool_->SetQuota(6 * kGeometry.slot_bytes, 0).ok());
+  pool_->EvictOverQuota();
+  ASSERT_TRUE(Publish(100, 3)) << "there is room beside what is kept";
+  pool_->LetGo(*std::move(kept));
+  EXPECT_TRUE(pool_->SetQuota(kGeometry.slot_bytes, 0).ok());
+}
+
+TEST_F(BlockPoolOperatorTest, SpillerRestsWhereNothingMayLeaveThoughSlotsAreWanted) {
+  MakePool(4, 100 * SpillRecordBytes(kBlockBytes));
+  ASSERT_TRUE(Publish(10, 4));
+  std::vector<BlockPin> readers;
+  pool_->PinRun(Chain(10, 4), readers);
+  ASSERT_TRUE(pool_->TakeSpillBatch(1 << 20).empty());
+  constexpr absl::Duration kRest = absl::Milliseconds(30);
+  const absl::Time begin = absl::Now();
+  pool_->WaitForSpillDemand(kRest);
+  EXPECT_GE(absl::Now() - begin, kRest) << "it looked again at once, for ever";
+  readers.clear();
+  std::vector<BlockPin> batch = pool_->TakeSpillBatch(1 << 20);
+  EXPECT_FALSE(batch.empty());
+  EXPECT_TRUE(pool_->FinishSpill(std::move(batch), true).empty());
+}
+
 TEST_F(BlockPoolOperatorTest, ChainToNamesTheWayFromTheBeginning) {
   MakePool(4);
   ASSERT_TRUE(Publish(10, 3));
@@ -158,6 +204,7 @@ TEST_F(BlockPoolOperatorTest, QuotaEvictsWhatIsTooMuchAndHoldsFromThenOn) {
   MakePool(8);
   for (uint64_t i = 0; i < 8; ++i) ASSERT_TRUE(Publish(10 * (i + 1), 1));
   ASSERT_TRUE(pool_->SetQuota(3 * kGeometry.slot_bytes, 0).ok());
+  EXPECT_FALSE(pool_->EvictOverQuota());
   EXPECT_EQ(pool_->stats().blocks_dram, 3u);
   EXPECT_EQ(Find(80), kDram) << "the latest stay";
   for (uint64_t i = 0; i < 8; ++i) {
@@ -178,6 +225,7 @@ TEST_F(BlockPoolOperatorTest, QuotaBelowWhatIsReadIsReachedWhenItIsLetGo) {
   std::vector<BlockPin> pins;
   pool_->PinRun(Chain(10, 4), pins);
   ASSERT_TRUE(pool_->SetQuota(kGeometry.slot_bytes, 0).ok());
+  EXPECT_FALSE(pool_->EvictOverQuota());
   EXPECT_EQ(pool_->stats().blocks_dram, 4u);
   EXPECT_FALSE(Publish(20, 1));
   pins.clear();
