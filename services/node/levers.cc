@@ -9,8 +9,7 @@
 namespace stem {
 namespace {
 
-constexpr size_t kPromotesPerSweep = 16;
-constexpr absl::Duration kSlotWaitMax = absl::Milliseconds(500);
+constexpr absl::Duration kBringWaitMax = absl::Seconds(10);  // for slots and for what others bring, of one call
 
 // The part by which a chain hangs together: blocks of window and state parts have no parents.
 uint32_t LeadPart(const Space& space) {
@@ -28,10 +27,11 @@ std::vector<BlockKey> ChainKeys(const Space& space, BlockKey last) {
   return keys;
 }
 
-void Add(BlockPool::Withdrawn more, BlockPool::Withdrawn* all) {
-  all->gone.insert(all->gone.end(), more.gone.begin(), more.gone.end());
-  all->records.insert(all->records.end(), more.records.begin(), more.records.end());
-  all->in_use += more.in_use;
+// What left with a single block.
+void Append(const BlockPool::Withdrawn& one, BlockPool::Withdrawn* all) {
+  all->gone.insert(all->gone.end(), one.gone.begin(), one.gone.end());
+  all->records.insert(all->records.end(), one.records.begin(), one.records.end());
+  all->in_use += one.in_use;
 }
 
 }  // namespace
@@ -55,43 +55,52 @@ absl::StatusOr<const Space*> Levers::SpaceOf(const std::optional<NamespaceFinger
     return absl::NotFoundError(absl::StrCat("namespace ", fingerprint->ToHex(), " is not known on this node"));
   }
   for (const Space* space : parts_.spaces.All()) {
-    const BlockName name{space->fingerprint, PartKey(*last, LeadPart(*space))};
-    if (space->pool().Find(name) != BlockPool::Presence::kAbsent) return space;
+    for (const Part& part : space->spec.parts) {
+      if (space->pool().Find({space->fingerprint, PartKey(*last, part.id)}) != BlockPool::Presence::kAbsent) return space;
+    }
   }
   return absl::NotFoundError(absl::StrCat("key ", last->ToHex(), " is not held on this node"));
 }
 
-void Levers::Promote(BlockPool& pool, const std::vector<BlockName>& names) const {
-  for (size_t next = 0; next < names.size();) {
-    std::vector<Filling> fillings;
-    for (; next < names.size() && fillings.size() < kPromotesPerSweep; ++next) {
-      if (pool.Find(names[next]) != BlockPool::Presence::kSsd) continue;
-      absl::StatusOr<Filling> filling = Promoter::Begin(pool, names[next], absl::Now() + kSlotWaitMax);
-      if (!filling.ok()) return;  // the pool is full of what is in use
-      fillings.push_back(*std::move(filling));
-    }
-    (void)parts_.promoter.Promote(pool, std::move(fillings), nullptr);
+Levers::HeldRun Levers::RunOf(const Space& space, const std::vector<BlockKey>& keys) {
+  std::vector<BlockName> names;
+  for (const BlockKey& key : keys) {
+    for (const Part& part : space.spec.parts) names.push_back({space.fingerprint, PartKey(key, part.id)});
   }
+  std::vector<BlockPool::Presence> found;
+  space.pool().FindAll(names, found);
+  HeldRun run;
+  for (size_t block = 0; block < keys.size(); ++block) {
+    const size_t begin = run.names.size();
+    for (size_t i = 0; i < space.spec.parts.size(); ++i) {
+      const size_t at = block * space.spec.parts.size() + i;
+      if (found[at] != BlockPool::Presence::kAbsent) {
+        run.names.push_back(names[at]);
+      } else if (space.spec.parts[i].group == GroupKind::kFull) {  // of a window or a state only some blocks are held, which are enough
+        run.names.resize(begin);
+        return run;
+      }
+    }
+    if (run.names.size() > begin) run.ends.push_back(run.names.size());
+  }
+  return run;
 }
 
-std::vector<BlockName> Levers::BringToDram(const Space& space, const std::vector<BlockKey>& keys, uint32_t* blocks) const {
-  BlockPool& pool = space.pool();
-  std::vector<BlockName> all;
-  for (const BlockKey& key : keys) {
-    for (const Part& part : space.spec.parts) all.push_back({space.fingerprint, PartKey(key, part.id)});
-  }
-  Promote(pool, all);
-  std::vector<BlockName> names;
-  *blocks = 0;
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (pool.Find(all[i]) == BlockPool::Presence::kDram) {
-      names.push_back(all[i]);
-    } else if (space.spec.parts[i % space.spec.parts.size()].group == GroupKind::kFull) {
-      break;  // of a window or a state only some blocks are held, which are enough
-    }
-    if ((i + 1) % space.spec.parts.size() == 0) ++*blocks;
-  }
-  return names;
+absl::StatusOr<uint32_t> Levers::KeepRun(const Space& space, const KeepCall& call) {
+  const std::vector<BlockKey> keys = call.keys.size() > 1 ? call.keys : ChainKeys(space, call.keys.front());
+  const BlockName last{space.fingerprint, call.keys.back()};
+  const HeldRun run = RunOf(space, keys);
+  if (run.ends.empty()) return absl::NotFoundError(absl::StrCat("no leading block of the chain to ", last.key.ToHex(), " is held on this node"));
+  // Before anything is read: a promotion takes others' slots.
+  STEM_TRY(space.pool().MayKeep(run.names));
+  std::vector<BlockPin> pins;  // till they are kept, so that what is brought later evicts nothing of them
+  const absl::Status brought = parts_.promoter.BringRun(space.pool(), run.names, absl::Now() + kBringWaitMax, nullptr,
+                                                        [&](BlockPin pin, bool /*waited*/) { pins.push_back(std::move(pin)); });
+  const auto blocks = static_cast<uint32_t>(std::upper_bound(run.ends.begin(), run.ends.end(), pins.size()) - run.ends.begin());
+  if (blocks == 0) return brought;
+  const auto names = std::span(run.names).first(run.ends[blocks - 1]);
+  STEM_TRY(parts_.kept.Keep(space.pool(), last, names, blocks, absl::Now() + call.duration));
+  return blocks;
 }
 
 absl::StatusOr<v1::KeepReply> Levers::Keep(const KeepCall& call) {
@@ -102,11 +111,7 @@ absl::StatusOr<v1::KeepReply> Levers::Keep(const KeepCall& call) {
   if (call.duration == absl::ZeroDuration()) {
     blocks = parts_.kept.LetGo(last);
   } else {
-    std::vector<BlockKey> keys = call.keys;
-    if (keys.size() == 1) keys = ChainKeys(*space, keys.front());
-    const std::vector<BlockName> names = BringToDram(*space, keys, &blocks);
-    if (blocks == 0) return absl::NotFoundError(absl::StrCat("no leading block of the chain to ", last.key.ToHex(), " is held on this node"));
-    STEM_TRY(parts_.kept.Keep(pool, last, names, blocks, absl::Now() + call.duration));
+    STEM_ASSIGN(blocks, KeepRun(*space, call));
   }
   const BlockPool::Stats stats = pool.stats();
   v1::KeepReply reply;
@@ -117,34 +122,44 @@ absl::StatusOr<v1::KeepReply> Levers::Keep(const KeepCall& call) {
   return reply;
 }
 
-absl::StatusOr<v1::EvictReply> Levers::Evict(const EvictCall& call) {
-  STEM_ASSIGN(const Space* const space, SpaceOf(call.space, call.last));
-  BlockPool& pool = space->pool();
-  v1::EvictReply reply;
-  const auto take = [&](const BlockPool::Withdrawn& evicted) {
-    reply.set_blocks(reply.blocks() + evicted.gone.size());
-    reply.set_blocks_in_use(reply.blocks_in_use() + evicted.in_use);
-    parts_.kept.Forget(evicted.gone);
-    return parts_.promoter.RemoveSpilled(evicted.records);
-  };
-  if (!call.last.has_value()) {
-    for (BlockId next = 0;;) {
-      const BlockPool::Withdrawn evicted = pool.EvictSpace(space->fingerprint, &next);
-      STEM_TRY(take(evicted));
-      if (!evicted.more) break;
-    }
-  } else {
-    const uint32_t lead = LeadPart(*space);
-    while (true) {
-      BlockPool::Withdrawn evicted = pool.Evict({space->fingerprint, PartKey(*call.last, lead)});
-      const std::vector<BlockName> led = evicted.gone;  // their other parts go with them
-      for (const BlockName& name : led) {
-        for (const Part& part : space->spec.parts) {
-          if (part.id != lead) Add(pool.Evict({space->fingerprint, PartKey(PartKey(name.key, lead), part.id)}), &evicted);
+absl::Status Levers::Take(const BlockPool::Withdrawn& evicted, v1::EvictReply* reply) {
+  reply->set_blocks(reply->blocks() + evicted.gone.size());
+  reply->set_blocks_in_use(reply->blocks_in_use() + evicted.in_use);
+  parts_.kept.Forget(evicted.gone);
+  return parts_.promoter.RemoveSpilled(evicted.records);
+}
+
+absl::Status Levers::EvictStem(const Space& space, const BlockKey& last, v1::EvictReply* reply) {
+  BlockPool& pool = space.pool();
+  for (const Part& part : space.spec.parts) {  // each hangs together by itself, and any may be held without the others
+    for (bool more = true; more;) {
+      BlockPool::Withdrawn evicted = pool.Evict({space.fingerprint, PartKey(last, part.id)});
+      more = evicted.more;
+      const std::vector<BlockName> led = evicted.gone;
+      for (const Part& other : space.spec.parts) {  // windows and states have no parents: they go with the blocks that they are of
+        if (other.id == part.id || other.group == GroupKind::kFull) continue;
+        for (const BlockName& name : led) {
+          const BlockKey key = PartKey(name.key, part.id);  // of the block
+          Append(pool.Evict({space.fingerprint, PartKey(key, other.id)}), &evicted);
         }
       }
-      STEM_TRY(take(evicted));
-      if (!evicted.more) break;
+      STEM_TRY(Take(evicted, reply));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::EvictReply> Levers::Evict(const EvictCall& call) {
+  STEM_ASSIGN(const Space* const space, SpaceOf(call.space, call.last));
+  v1::EvictReply reply;
+  if (call.last.has_value()) {
+    STEM_TRY(EvictStem(*space, *call.last, &reply));
+  } else {
+    BlockId next = 0;
+    for (bool more = true; more;) {
+      const BlockPool::Withdrawn evicted = space->pool().EvictSpace(space->fingerprint, &next);
+      more = evicted.more;
+      STEM_TRY(Take(evicted, &reply));
     }
   }
   parts_.log.Info("evicted", {{"namespace", space->fingerprint.ToHex()},

@@ -32,20 +32,27 @@ class Levers {
   explicit Levers(const Parts& parts) : parts_(parts) {}
 
   v1::DrainReply SetDrain(bool on);
-  // Errors: NotFound (the namespace or the key is not known here), ResourceExhausted (half of the pool).
+  // Errors: NotFound (the namespace or the key is not known here), ResourceExhausted (half of the pool, no slot).
   absl::StatusOr<v1::KeepReply> Keep(const KeepCall& call);
   // Errors: NotFound, Unavailable (the disk).
   absl::StatusOr<v1::EvictReply> Evict(const EvictCall& call);
-  // Errors: NotFound (no such group), InvalidArgument (sizes).
+  // Errors: NotFound (no such group), InvalidArgument (sizes), FailedPrecondition (less than twice what is kept).
   absl::StatusOr<v1::SetQuotaReply> SetQuota(const SetQuotaCall& call);
 
  private:
   // Whose key `last` is: `space`, or the one that holds it.
   absl::StatusOr<const Space*> SpaceOf(const std::optional<NamespaceFingerprint>& space, const std::optional<BlockKey>& last) const;
-  // Reads what of these is on SSD only.
-  void Promote(BlockPool& pool, const std::vector<BlockName>& names) const;
-  // The names of the leading blocks of which every full-attention part is held, and of what is held of their other parts; all in DRAM now.
-  std::vector<BlockName> BringToDram(const Space& space, const std::vector<BlockKey>& keys, uint32_t* blocks) const;
+  // What is held, in whatever tier, of the leading blocks of which every full-attention part is.
+  struct HeldRun {
+    std::vector<BlockName> names;
+    std::vector<size_t> ends;  // of each block, how many names it and those before it have
+  };
+  static HeldRun RunOf(const Space& space, const std::vector<BlockKey>& keys);
+  // Brings to DRAM and keeps; returns how many blocks. Errors: as Keep.
+  absl::StatusOr<uint32_t> KeepRun(const Space& space, const KeepCall& call);
+  absl::Status EvictStem(const Space& space, const BlockKey& last, v1::EvictReply* reply);
+  // Counts what was evicted, and has it forgotten by whoever kept it and by the disk.
+  absl::Status Take(const BlockPool::Withdrawn& evicted, v1::EvictReply* reply);
 
   const Parts parts_;
 };

@@ -8,9 +8,6 @@
 #include "proto/wire_status.h"
 
 namespace stem {
-namespace {
-constexpr size_t kPromotesPerSweep = 16;
-}  // namespace
 
 grpc::ServerUnaryReactor* PeerService::Lease(grpc::CallbackServerContext* context, const v1::LeaseRequest* request,
                                              v1::LeaseReply* reply) {
@@ -107,53 +104,16 @@ absl::Status PeerService::Grant(Asked& asked, v1::MissCause miss, v1::LeaseReply
 }
 
 v1::MissCause PeerService::PinRest(Asked& asked, v1::LeaseReply* reply) {
-  BlockPool& pool = asked.space->pool();
-  const std::vector<BlockName>& names = asked.names;
-  const absl::Time deadline = asked.trace.facts().deadline;
-  std::vector<BlockPin>& pins = asked.pins;
-  while (pins.size() < names.size()) {
-    BlockPin pin = pool.Pin(names[pins.size()]);
-    if (pin.valid()) {
-      pins.push_back(std::move(pin));
-      reply->add_from_ssd(false);
-      continue;
-    }
-    // A sweep of spilled blocks at a time.
-    std::vector<Filling> fillings;
-    v1::MissCause miss = v1::MISS_CAUSE_EVICTED;  // it left since the directory heard of it
-    while (pins.size() + fillings.size() < names.size() && fillings.size() < kPromotesPerSweep) {
-      const size_t next = pins.size() + fillings.size();
-      const BlockPool::Presence presence = pool.Find(names[next]);
-      if (presence == BlockPool::Presence::kFilling && fillings.empty()) {
-        pin = pool.PinWhenFilled(names[next], deadline);
-        break;
-      }
-      if (presence != BlockPool::Presence::kSsd) break;
-      absl::StatusOr<Filling> filling = Promoter::Begin(pool, names[next], deadline);
-      if (!filling.ok()) {
-        if (absl::IsResourceExhausted(filling.status())) miss = v1::MISS_CAUSE_REFUSED;
-        break;
-      }
-      fillings.push_back(*std::move(filling));
-    }
-    if (pin.valid()) {
-      pins.push_back(std::move(pin));
-      reply->add_from_ssd(true);
-      continue;
-    }
-    if (fillings.empty()) {
-      if (pool.Find(names[pins.size()]) == BlockPool::Presence::kDram) continue;  // it came meanwhile
-      return miss;
-    }
-    for (absl::StatusOr<BlockPin>& promoted : parts_.promoter.Promote(pool, std::move(fillings), &asked.trace)) {
-      if (!promoted.ok()) {
-        return v1::MISS_CAUSE_INTEGRITY;
-      }
-      pins.push_back(*std::move(promoted));
-      reply->add_from_ssd(true);
-    }
-  }
-  return v1::MISS_CAUSE_UNSPECIFIED;
+  const auto take = [&](BlockPin pin, bool waited) {
+    asked.pins.push_back(std::move(pin));
+    reply->add_from_ssd(waited);
+  };
+  const auto rest = std::span<const BlockName>(asked.names).subspan(asked.pins.size());
+  const absl::Status brought =
+      parts_.promoter.BringRun(asked.space->pool(), rest, asked.trace.facts().deadline, &asked.trace, take);
+  if (brought.ok()) return v1::MISS_CAUSE_UNSPECIFIED;
+  if (absl::IsResourceExhausted(brought)) return v1::MISS_CAUSE_REFUSED;
+  return absl::IsDataLoss(brought) ? v1::MISS_CAUSE_INTEGRITY : v1::MISS_CAUSE_EVICTED;  // or it left since the directory heard of it
 }
 
 grpc::ServerUnaryReactor* PeerService::Return(grpc::CallbackServerContext* context, const v1::ReturnRequest* request,

@@ -96,6 +96,51 @@ std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::ve
   return pins;
 }
 
+absl::Status Promoter::BringRun(BlockPool& pool, std::span<const BlockName> names, absl::Time deadline, RequestTrace* trace,
+                                absl::FunctionRef<void(BlockPin, bool waited)> take) {
+  for (size_t next = 0; next < names.size();) {
+    if (BlockPin pin = pool.Pin(names[next]); pin.valid()) {
+      take(std::move(pin), false);
+      ++next;
+      continue;
+    }
+    std::vector<Filling> fillings;
+    absl::Status stopped;
+    for (size_t i = next; i < names.size() && fillings.size() < kReadsPerSweep && pool.Find(names[i]) == BlockPool::Presence::kSsd; ++i) {
+      // Whoever holds slots that are not filled yet waits for no other.
+      absl::StatusOr<Filling> filling = Begin(pool, names[i], fillings.empty() ? deadline : absl::InfinitePast());
+      stopped = filling.status();
+      if (!stopped.ok()) break;
+      fillings.push_back(*std::move(filling));
+    }
+    if (fillings.empty()) {
+      STEM_ASSIGN(BlockPin pin, PinAwaited(pool, names[next], deadline, stopped));
+      if (!pin.valid()) continue;
+      take(std::move(pin), true);
+      ++next;
+      continue;
+    }
+    for (absl::StatusOr<BlockPin>& promoted : Promote(pool, std::move(fillings), trace)) {
+      STEM_TRY(promoted.status());
+      take(*std::move(promoted), true);
+      ++next;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BlockPin> Promoter::PinAwaited(BlockPool& pool, const BlockName& name, absl::Time deadline, const absl::Status& stopped) {
+  BlockPin pin = pool.PinWhenFilled(name, deadline);
+  if (pin.valid()) return pin;
+  if (!stopped.ok() && !absl::IsAlreadyExists(stopped)) return stopped;
+  const BlockPool::Presence presence = pool.Find(name);
+  if (presence == BlockPool::Presence::kAbsent) return absl::NotFoundError("the block is not held");
+  if (presence == BlockPool::Presence::kFilling && absl::Now() >= deadline) {
+    return absl::DeadlineExceededError("whoever brings the block was not done in time");
+  }
+  return pin;
+}
+
 bool Promoter::IsGood(const BlockPin& pin) {
   const BlockMeta& meta = pin.meta();
   const SlotHeader expected{.name = meta.name,

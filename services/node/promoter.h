@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "proto/status.h"
 #include "services/node/metrics.h"
 #include "services/node/request_trace.h"
@@ -31,6 +32,12 @@ class Promoter {
   // for, which gets one promote, read and prove step of all its promotions; null = of none.
   std::vector<absl::StatusOr<BlockPin>> Promote(BlockPool& pool, std::vector<Filling> fillings, RequestTrace* trace);
 
+  // Pins `names` in DRAM, one after the other: reads what is on SSD, a sweep at a time, and waits for what others bring. Until `deadline` it waits
+  // for slots and for those. `take`: told of each pin in order, and whether it had to be waited for. Stops at the first that is not to be
+  // had and says why: NotFound (it is not held, or not any more), ResourceExhausted (no slot), DeadlineExceeded, and as Promote.
+  absl::Status BringRun(BlockPool& pool, std::span<const BlockName> names, absl::Time deadline, RequestTrace* trace,
+                        absl::FunctionRef<void(BlockPin, bool waited)> take);
+
   // Whether the slot still holds, header and payload, what this node wrote.
   static bool IsGood(const BlockPin& pin);
 
@@ -46,6 +53,9 @@ class Promoter {
   absl::Status RemoveSpilled(std::span<const SpillRecordId> gone);
 
  private:
+  // A block that someone else may be bringing; `stopped`: why this caller cannot, OK if it did not try. Invalid: it is worth another look.
+  static absl::StatusOr<BlockPin> PinAwaited(BlockPool& pool, const BlockName& name, absl::Time deadline, const absl::Status& stopped);
+
   SpillStore* const store_;
   NodeMetrics& metrics_;
   Logger& log_;

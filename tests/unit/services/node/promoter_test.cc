@@ -3,6 +3,8 @@
 
 #include <functional>
 #include <sstream>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -59,6 +61,11 @@ class PromoterTest : public ::testing::Test {
     }
     return promoter_.Promote(pool_, std::move(fillings), nullptr);
   }
+  static std::vector<Filling> One(Filling filling) {
+    std::vector<Filling> fillings;
+    fillings.push_back(std::move(filling));
+    return fillings;
+  }
   void ExpectBlockOneRefused() {
     {
       const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
@@ -103,6 +110,54 @@ TEST_F(PromoterTest, WhatHasLeftTheSsdIsGoneAndNoFailedProof) {
   EXPECT_EQ(Promoter::Begin(pool_, SpillBlock::NameOf(99), absl::Now() + absl::Seconds(1)).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(pool_.stats().slots_free, free);
   EXPECT_EQ(pool_.Find(SpillBlock::NameOf(99)), BlockPool::Presence::kAbsent);
+}
+
+TEST_F(PromoterTest, BlockThatIsEvictedAndPublishedAgainWhileItIsReadIsAMissAndNoFailedProof) {
+  TamperWithBlockOne([this](SpillRead& read) {
+    pool_.Evict(read.name);
+    Filling again = *pool_.BeginFill(read.name, SpillBlock::NameOf(0).key, absl::Now());
+    ASSERT_TRUE(std::move(again).Commit(kBlockBytes, 1, 2).ok());
+    read.status = absl::NotFoundError("no record");
+  });
+  {
+    const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+    EXPECT_TRUE(pins[0].ok()) << pins[0].status();
+    EXPECT_TRUE(absl::IsNotFound(pins[1].status())) << pins[1].status();
+  }
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kDram) << "the new one has failed no proof";
+  EXPECT_EQ(metrics_.integrity_failures(), 0u);
+}
+
+TEST_F(PromoterTest, RunIsBroughtInOrderAndEndsWhereABlockIsNotHeld) {
+  std::vector<BlockName> names;
+  for (uint64_t number = 0; number < 4; ++number) names.push_back(SpillBlock::NameOf(number));
+  { const auto here = promoter_.Promote(pool_, One(*Promoter::Begin(pool_, names[0], absl::Now())), nullptr); }
+  std::vector<std::pair<BlockName, bool>> taken;
+  std::vector<BlockPin> pins;
+  const absl::Status ended = promoter_.BringRun(pool_, names, absl::Now(), nullptr, [&](BlockPin pin, bool waited) {
+    taken.push_back({pin.meta().name, waited});
+    pins.push_back(std::move(pin));
+  });
+  EXPECT_TRUE(absl::IsNotFound(ended)) << ended;
+  EXPECT_EQ(taken, (std::vector<std::pair<BlockName, bool>>{{names[0], false}, {names[1], true}, {names[2], true}}));
+}
+
+TEST_F(PromoterTest, RunWaitsForABlockThatAnotherBrings) {
+  std::vector<BlockName> names;
+  for (uint64_t number = 0; number < 3; ++number) names.push_back(SpillBlock::NameOf(number));
+  Filling others = *Promoter::Begin(pool_, names[1], absl::Now());
+  std::vector<BlockPin> pins;
+  const auto take = [&](BlockPin pin, bool /*waited*/) { pins.push_back(std::move(pin)); };
+  EXPECT_TRUE(absl::IsDeadlineExceeded(promoter_.BringRun(pool_, names, absl::Now(), nullptr, take)));
+  EXPECT_EQ(pins.size(), 1u) << "what was before it is here";
+  pins.clear();
+  std::thread other([&] {
+    absl::SleepFor(absl::Milliseconds(10));
+    EXPECT_TRUE(promoter_.Promote(pool_, One(std::move(others)), nullptr)[0].ok());
+  });
+  EXPECT_TRUE(promoter_.BringRun(pool_, names, absl::Now() + absl::Seconds(60), nullptr, take).ok());
+  other.join();
+  EXPECT_EQ(pins.size(), 3u);
 }
 
 TEST_F(PromoterTest, RecordOfOtherBytesIsRefused) {
