@@ -428,11 +428,13 @@ v1::NodeStatusReply Node::Status() const {
     v1::NodeStatusReply::Arena* const arena = status.add_arenas();
     arena->set_group(memory->group.name);
     arena->set_bytes(memory->group.dram_bytes);
-    arena->set_bytes_max(memory->group.dram_bytes);
+    const SpaceTable::Quota quota = spaces_->QuotaOf(*memory);
+    arena->set_bytes_max(quota.dram_bytes);
+    arena->set_ssd_bytes_max(quota.ssd_bytes);
     if (memory->pool == nullptr) continue;
     const BlockPool::Stats stats = memory->pool->stats();
     arena->set_slot_bytes(memory->pool->geometry().slot_bytes);
-    if (stats.slots_max < memory->pool->slots()) arena->set_bytes_max(stats.slots_max * arena->slot_bytes());
+    arena->set_ssd_bytes_used(stats.ssd_bytes);
     arena->set_bytes_kept(stats.slots_kept * arena->slot_bytes());
     arena->set_slots(memory->pool->slots());
     arena->set_slots_free(stats.slots_free);

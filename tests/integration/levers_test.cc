@@ -285,6 +285,36 @@ TEST_F(LeversTest, QuotaLimitsAGroupNowAndFromThenOn) {
   EXPECT_EQ(Pull(0, &Lever::SetQuota, request).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(LeversTest, SsdQuotasComeAndGoUnderLoadAndNothingFailsItsProof) {
+  Up({.nodes = 1, .dram_bytes = 32 * SlotGeometry::For(kBlockBytes).slot_bytes, .ssd_bytes = 64 << 20});
+  const auto client = cluster_->Connect(0, TestSpec(kBlockBytes));
+  const std::vector<BlockKey> kept = ChainOf(*client, 8);
+  ASSERT_EQ(Publish(*client, kept, FillWithPosition), 8u);
+  ASSERT_TRUE(Keep(0, kept, 600).ok());
+  v1::SetQuotaRequest request;
+  request.set_tenant(cluster_->node(0).memories()[0]->group.name);
+  request.set_dram_bytes(15 * SlotGeometry::For(kBlockBytes).slot_bytes);
+  EXPECT_EQ(Pull(0, &Lever::SetQuota, request).status().code(), absl::StatusCode::kFailedPrecondition) << "half of it would be kept";
+  request.set_dram_bytes(0);
+  for (uint32_t round = 0; round < 12; ++round) {
+    request.set_ssd_bytes((round % 2 == 0 ? 10 : 200) * SpillRecordBytes(kBlockBytes));
+    ASSERT_TRUE(Pull(0, &Lever::SetQuota, request).ok());
+    for (uint32_t chain = 0; chain < 6; ++chain) {
+      const std::vector<BlockKey> keys = ChainOf(*client, 8, 100'000 * (chain + 1));
+      Publish(*client, keys, FillWithPosition);
+      Matched(*client, keys);
+    }
+  }
+  request.set_ssd_bytes(10 * SpillRecordBytes(kBlockBytes));
+  ASSERT_TRUE(Pull(0, &Lever::SetQuota, request).ok());
+  EXPECT_TRUE(Eventually([&] { return cluster_->node(0).Status().arenas(0).ssd_bytes_used() <= request.ssd_bytes(); }));
+  const v1::NodeStatusReply status = cluster_->node(0).Status();
+  EXPECT_EQ(status.arenas(0).ssd_bytes_max(), request.ssd_bytes());
+  EXPECT_EQ(status.arenas(0).bytes_max(), 32 * SlotGeometry::For(kBlockBytes).slot_bytes);
+  EXPECT_EQ(status.integrity_failures(), 0u);
+  EXPECT_EQ(Matched(*client, kept), 8u);
+}
+
 TEST_F(LeversTest, CommandsFindNodesByNameAndStemsInFiles) {
   Up({.nodes = 2});
   const auto all = NodesToAsk(Fleet());
