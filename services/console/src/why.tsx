@@ -11,11 +11,12 @@ export function Differs({ difference }: { difference?: Difference }) {
 
 // Of one block, by its key (base64, as all here). `probe`: of the prompt's first tokens, where the block is its first; `node`: one that was asked
 // for the block.
-export function Why(props: { namespace: string; blockKey: string; probe?: string; node: string }) {
+export function Why(props: { namespace: string; blockKey: string; probe?: string; node: string; onAsk?: () => void }) {
   const [answer, setAnswer] = useState<Explanation>();
   const [error, setError] = useState("");
   const explain = async () => {
     setError("");
+    props.onAsk?.();
     try {
       setAnswer(await ask<Explanation>("explain", { namespace: hex(props.namespace), keys: hex(props.blockKey), probe: hex(props.probe ?? ""), node: props.node }));
     } catch (failed) {

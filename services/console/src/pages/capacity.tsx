@@ -48,7 +48,7 @@ export function Capacity() {
       <Trouble error={error} silent={silent} />
       <div class="head"><h1>Capacity</h1></div>
       {curves.length === 0 || references === 0 ? (
-        <p class="nothing">Nodes have not been asked enough yet to tell what other sizes would have hit.</p>
+        <p class="nothing">{known.length === 0 && silent.length > 0 ? "No node answered." : "Nodes have not been asked enough yet to tell what other sizes would have hit."}</p>
       ) : (
         <>
           <p class="lead">

@@ -1,3 +1,4 @@
+import { useState } from "preact/hooks";
 import { hex, num, sum, type RequestRecord, type Tick } from "../api";
 import { along, Chart, timeline } from "../chart";
 import { clock, count, percent } from "../format";
@@ -16,12 +17,17 @@ function Examples({ cause }: { cause: string }) {
   // Of rare causes nodes remember for longer what was slow or failed.
   const kept = useAsk<Requests>("requests", { recent: 300, slow: 1 }, 5000);
   const all = new Map([...(kept.value?.requests ?? []), ...(value?.requests ?? [])].map((record) => [`${record.node} ${record.number}`, record]));
-  const found = [...all.values()].filter((record) => record.misses.some((miss) => miss.cause === cause))
+  const [held, hold] = useState<RequestRecord[]>(); // while one of them is explained: newer ones would push it out of sight
+  const newest = [...all.values()].filter((record) => record.misses.some((miss) => miss.cause === cause))
     .sort((a, b) => num(b.beganUnixMs) - num(a.beganUnixMs)).slice(0, 8);
+  const found = held ?? newest;
   return (
     <section aria-label="examples">
       <h2>Latest requests that missed so: {causeOf(cause).label}</h2>
-      <p>{causeOf(cause).means}. <b>To do:</b> {causeOf(cause).act}.</p>
+      <p>
+        {causeOf(cause).means}. <b>To do:</b> {causeOf(cause).act}.
+        {held && <> <button onClick={() => hold(undefined)}>Show newer ones</button></>}
+      </p>
       <Trouble error={error ?? kept.error} silent={value?.silent} />
       {!value || (!kept.value && !kept.error) ? <Loading error={error} /> : found.length === 0 ? <p class="nothing">None among the latest {value.requests.length} requests, nor among those that nodes kept as slow or failed.</p> : (
         <ul class="examples">
@@ -38,7 +44,7 @@ function Examples({ cause }: { cause: string }) {
                   {record.firstMissingKey && <> · first missing <Copy text={hex(record.firstMissingKey)} label={hex(record.firstMissingKey).slice(0, 8)} /></>}
                 </div>
                 {cause === "MISS_CAUSE_INCOMPATIBLE" && record.difference?.field && <div><Differs difference={record.difference} /></div>}
-                {record.firstMissingKey && <Why namespace={record.namespaceFingerprint} blockKey={record.firstMissingKey} node={record.node} probe={record.misses[0].first === 0 ? record.probe : ""} />}
+                {record.firstMissingKey && <Why namespace={record.namespaceFingerprint} blockKey={record.firstMissingKey} node={record.node} probe={record.misses[0].first === 0 ? record.probe : ""} onAsk={() => hold(found)} />}
               </li>
             );
           })}
@@ -98,7 +104,7 @@ export function Misses({ place, tick }: { place: Place; tick?: Tick }) {
           </table>
         </div>
       )}
-      {chosen ? <Examples cause={chosen} /> : totals.length > 0 && <p class="faint">Choose a cause to see requests that missed so.</p>}
+      {chosen ? <Examples key={chosen} cause={chosen} /> : totals.length > 0 && <p class="faint">Choose a cause to see requests that missed so.</p>}
     </>
   );
 }

@@ -234,7 +234,7 @@ export function StemsPage({ admin }: { admin: boolean }) {
       </div>
       <p class="faint">Prefixes that most requests of late went through, busiest first. Arrow keys move, open and close; Enter shows more.</p>
       {rows.length === 0 ? (
-        <p class="nothing">{filter ? "No stem is called so." : "No request came of late."}</p>
+        <p class="nothing">{filter ? "No stem is called so." : value.silent.length > 0 ? "None of the nodes that answered was asked of late." : "No request came of late."}</p>
       ) : (
         <div class="scroll">
           <table role="treegrid" aria-label="stems" class="stems">

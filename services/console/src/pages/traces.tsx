@@ -69,7 +69,7 @@ export function Traces({ place }: { place: Place }) {
           <a href={linkTo("traces", { slow: 1 })} aria-current={slow ? "true" : undefined}>slow or failed</a>
         </nav>
       </div>
-      {!shown ? <Loading error={error} /> : rows.length === 0 ? <p class="nothing">{slow ? "No request was slow or failed." : "No request is kept."}</p> : (
+      {!shown ? <Loading error={error} /> : rows.length === 0 ? <p class="nothing">{(value?.silent ?? []).length > 0 ? "None of the nodes that answered keeps such a request." : slow ? "No request was slow or failed." : "No request is kept."}</p> : (
         <>
           <p class="faint">{slow ? "Kept as slow or failed" : `The latest ${shown.requests.length} requests`}, the longest first. Choose one to see its steps.</p>
           <ul class="requests">
