@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/json_util.h>
 #include <nlohmann/json.hpp>
 
@@ -13,17 +14,36 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Numbers of 64 bits become strings in protobuf's JSON, so they are read back as numbers.
-void NumbersFromText(Json* json) {
-  if (json->is_structured()) {
-    for (Json& entry : *json) NumbersFromText(&entry);
-    return;
-  }
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+
+void NumberFromText(Json* json) {
   if (!json->is_string()) return;
-  const std::string text = json->get<std::string>();
+  const std::string& text = json->get_ref<const std::string&>();
   uint64_t number = 0;
-  if (!text.empty() && text.find_first_not_of("0123456789") == text.npos && absl::SimpleAtoi(text, &number)) {
+  int64_t negative = 0;
+  if (absl::SimpleAtoi(text, &number)) {
     *json = number;
+  } else if (absl::SimpleAtoi(text, &negative)) {
+    *json = negative;
+  }
+}
+
+// Numbers of 64 bits become strings in protobuf's JSON, so the fields that are ones are read back as numbers.
+void NumbersFromText(const Descriptor& message, Json* json) {
+  for (int i = 0; i < message.field_count(); ++i) {
+    const FieldDescriptor& field = *message.field(i);
+    const auto found = json->find(field.name());
+    if (found == json->end()) continue;
+    const FieldDescriptor* const value = field.is_map() ? field.message_type()->map_value() : &field;
+    const bool is_number = value->cpp_type() == FieldDescriptor::CPPTYPE_UINT64 || value->cpp_type() == FieldDescriptor::CPPTYPE_INT64;
+    const bool is_message = value->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+    const auto read = [&](Json* one) {
+      if (is_number) NumberFromText(one);
+      if (is_message) NumbersFromText(*value->message_type(), one);
+    };
+    if (!field.is_repeated()) read(&*found);
+    for (Json& one : field.is_repeated() ? *found : Json::array()) read(&one);
   }
 }
 
@@ -43,7 +63,7 @@ Json ToJson(const google::protobuf::Message& message) {
   std::string text;
   if (!google::protobuf::util::MessageToJsonString(message, &text, options).ok()) return Json::object();
   Json json = Json::parse(text, nullptr, false);
-  NumbersFromText(&json);
+  NumbersFromText(*message.GetDescriptor(), &json);
   return json;
 }
 

@@ -1,5 +1,4 @@
 // stemctl cluster up|down|status: a local cluster of real processes.
-#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -69,7 +68,7 @@ absl::StatusOr<int> Down(const Arguments& arguments) {
 absl::StatusOr<int> Status(const Arguments& arguments) {
   STEM_ASSIGN(const ClusterState state, ReadClusterState(arguments.up.dir));
   const ClusterStatus status = QueryStatus(TargetsOf(state));
-  if (arguments.json != "-") std::fputs(status.ToTable().c_str(), stdout);
+  if (arguments.json != "-") STEM_TRY(PrintText(status.ToTable()));
   STEM_TRY(WriteJson(arguments.json, status.ToJson().dump(2)));
   return status.whole() ? kExitOk : kExitFailed;
 }

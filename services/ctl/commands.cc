@@ -26,6 +26,11 @@ absl::StatusOr<std::optional<int>> ParseArguments(CLI::App& app, int argc, const
   }
 }
 
+absl::Status PrintText(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("cannot write standard output: %s", std::strerror(errno)));
+}
+
 absl::Status WriteJson(const std::string& path, const std::string& text) {
   if (path.empty()) return absl::OkStatus();
   std::FILE* const file = path == "-" ? stdout : std::fopen(path.c_str(), "we");

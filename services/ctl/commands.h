@@ -59,6 +59,9 @@ void AddChoice(CLI::App& app, const std::string& name, T& target, const std::vec
 // --help and --version, or nothing: go on.
 absl::StatusOr<std::optional<int>> ParseArguments(CLI::App& app, int argc, const char* const* argv);
 
+// To standard output. Errors: Unavailable (a full disk, a closed pipe).
+absl::Status PrintText(const std::string& text);
+
 // Writes `text` to the file of --json; "-" = standard output, empty = nowhere. Errors: Unavailable.
 absl::Status WriteJson(const std::string& path, const std::string& text);
 

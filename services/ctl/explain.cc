@@ -10,8 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "client/chain.h"
 #include "proto/miss_cause.h"
+#include "proto/validate_fields.h"
 #include "proto/validate_operator.h"
 #include "services/ctl/levers.h"
+#include "services/ctl/printable.h"
 #include "services/ctl/requests.h"
 #include "services/ctl/why.h"
 
@@ -27,8 +29,8 @@ std::string Blocks(uint32_t first, uint32_t count) {
 }
 
 std::string NameOf(const KnownSpace& space) {
-  return fmt::format("{} ({}, {} tokens a block), tenant {}, namespace {}", space.spec.model, space.spec.kv_dtype, space.spec.block_tokens,
-                     space.tenant, space.fingerprint.ToHex());
+  return fmt::format("{} ({}, {} tokens a block), tenant {}, namespace {}", Printable(space.spec.model), Printable(space.spec.kv_dtype), space.spec.block_tokens,
+                     Printable(space.tenant), space.fingerprint.ToHex());
 }
 
 Json MissToJson(const v1::Miss& miss, const std::string& why) {
@@ -44,6 +46,13 @@ Json MissingToJson(const v1::ExplainReply::Missing& missing) {
   return json;
 }
 
+// Whether a directory can say what a block is now, that a request missed first. A block that begins its chain is known under another namespace
+// by its probe alone: without it the answer would contradict the record.
+bool CanAskNow(const v1::RequestRecord& record) {
+  const bool incompatible = !record.misses().empty() && record.misses(0).cause() == v1::MISS_CAUSE_INCOMPATIBLE;
+  return !record.first_missing_key().empty() && !(incompatible && record.probe().empty());
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<KnownSpace>> ReadNamespaces(const StatusTargets& targets) {
@@ -52,11 +61,9 @@ absl::StatusOr<std::vector<KnownSpace>> ReadNamespaces(const StatusTargets& targ
   std::vector<KnownSpace> spaces;
   absl::Status last = absl::UnavailableError("there is no node");
   bool answered = false;
-  for (const NamedNode& node : nodes) {
-    const auto reply =
-        Ask(node.address, secret ? &*secret : nullptr, targets.deadline, &v1::NodeOperator::Stub::Namespaces, v1::NamespacesRequest());
+  for (const auto& [node, reply] : Pull(nodes, secret ? &*secret : nullptr, targets.deadline, &v1::NodeOperator::Stub::Namespaces, v1::NamespacesRequest())) {
     if (!reply.ok()) {
-      last = absl::Status(reply.status().code(), absl::StrCat("node ", node.name, ": ", reply.status().message()));
+      last = absl::Status(reply.status().code(), absl::StrCat("node ", node, ": ", reply.status().message()));
       continue;
     }
     answered = true;
@@ -119,29 +126,34 @@ absl::StatusOr<Explanation> ExplainPrompt(const StatusTargets& targets, const Kn
   absl::Status last = absl::InvalidArgumentError("no directory to ask; give --dir or --directory");
   for (const std::string& directory : targets.directories) {
     auto reply = Ask(directory, secret ? &*secret : nullptr, targets.deadline, &v1::FleetOperator::Stub::Explain, request);
-    if (reply.ok()) return Explanation{.space = space, .prompt = std::move(prompt), .reply = *std::move(reply), .record = std::nullopt};
+    if (reply.ok()) return Explanation{.space = space, .prompt = std::move(prompt), .reply = *std::move(reply), .record = std::nullopt, .silent = {}};
     last = absl::Status(reply.status().code(), absl::StrCat("directory ", directory, ": ", reply.status().message()));
   }
   return last;
 }
 
 absl::StatusOr<Explanation> ExplainRequest(const StatusTargets& targets, const std::string& request) {
-  STEM_ASSIGN(const std::vector<v1::RequestRecord> records, ReadRequests(targets, request));
-  if (records.empty()) {
-    return absl::NotFoundError(absl::StrCat("no node remembers a request '", request, "': it was never asked here, or too many came after it"));
+  STEM_ASSIGN(const RememberedRequests remembered, ReadRequests(targets, request));
+  if (remembered.records.empty()) {
+    return absl::NotFoundError(absl::StrCat("no node remembers a request '", Printable(request), "': it was never asked here, or too many came after it"));
   }
-  const v1::RequestRecord& record = *std::max_element(records.begin(), records.end(), [](const auto& a, const auto& b) {
-    return a.began_unix_ms() < b.began_unix_ms();
-  });
+  const v1::RequestRecord& record =
+      *std::max_element(remembered.records.begin(), remembered.records.end(),
+                        [](const auto& a, const auto& b) { return a.began_unix_ms() < b.began_unix_ms(); });
   STEM_ASSIGN(const NamespaceFingerprint fingerprint, ValidateFingerprint(record.namespace_fingerprint()));
   STEM_ASSIGN(const std::vector<KnownSpace> spaces, ReadNamespaces(targets));
   STEM_ASSIGN(const KnownSpace space, ChooseSpace(spaces, {.model = "", .fingerprint = fingerprint.ToHex(), .tenant = ""}));
-  Explanation explanation{.space = space, .prompt = {}, .reply = {}, .record = std::nullopt};
-  if (!record.first_missing_key().empty() && !targets.directories.empty()) {
+  Explanation explanation{.space = space, .prompt = {}, .reply = {}, .record = std::nullopt, .silent = {}};
+  if (CanAskNow(record) && !targets.directories.empty()) {
     STEM_ASSIGN(std::vector<BlockKey> keys, ValidateKeys(record.first_missing_key()));
-    STEM_ASSIGN(explanation, ExplainPrompt(targets, space, {.keys = std::move(keys), .probe = std::nullopt, .tail_tokens = 0}));
+    std::optional<Probe> probe;  // speaks for the chain's first block alone
+    if (!record.misses().empty() && record.misses(0).first() == 0) {
+      STEM_ASSIGN(probe, fields::OptionalProbe(record.probe()));
+    }
+    STEM_ASSIGN(explanation, ExplainPrompt(targets, space, {.keys = std::move(keys), .probe = probe, .tail_tokens = 0}));
   }
   explanation.record = record;
+  for (const auto& [node, why] : remembered.silent) explanation.silent.push_back(node);
   return explanation;
 }
 
@@ -156,6 +168,7 @@ Json Explanation::ToJson() const {
                {"misses", Json::array()}};
   if (record.has_value()) {
     json["request"] = RecordToJson(*record);
+    json["silent_of_requests"] = silent;
     for (const v1::Miss& miss : record->misses()) json["misses"].push_back(MissToJson(miss, WhyMissed(*record, miss)));
     if (!reply.misses().empty()) json["first_missing_now"] = MissingToJson(reply.misses(0));
     return json;
@@ -206,6 +219,7 @@ std::string Explanation::ToText() const {
       out += fmt::format("first missing: block {}, key {}\n", first, prompt.keys[first].ToHex());
     }
   }
+  for (const std::string& node : silent) out += fmt::format("{} did not answer: it may remember a later request of this id\n", Printable(node));
   for (const std::string& node : reply.silent_nodes()) out += fmt::format("node {} did not answer: what it remembers is not in this\n", node);
   for (const v1::Truth::Lag& lag : reply.truth().lagging()) {
     out += fmt::format("node {} was last heard whole {} ago: this may be stale\n", lag.node(), RoughTime(absl::Milliseconds(lag.lag_ms())));

@@ -21,7 +21,7 @@ struct KnownSpace {
   NamespaceFingerprint fingerprint;
 };
 
-// Of all nodes that answer, each once. Errors: of the last node when none answers.
+// Of all nodes that answer, each once. Errors: why nobody is known to be asked, or of a node when none answers.
 absl::StatusOr<std::vector<KnownSpace>> ReadNamespaces(const StatusTargets& targets);
 
 // Which namespace is meant; empty fields fit all.
@@ -48,6 +48,7 @@ struct Explanation {
   PromptKeys prompt;                           // of a request that is asked for by id: the first missing key alone
   stemcache::v1::ExplainReply reply;           // nothing asked when `prompt` has no keys
   std::optional<stemcache::v1::RequestRecord> record;
+  std::vector<std::string> silent;             // nodes that did not say which requests they remember
 
   nlohmann::json ToJson() const;
   std::string ToText() const;
@@ -56,7 +57,8 @@ struct Explanation {
 // Asks the directories in turn. Errors: of the last when none answers.
 absl::StatusOr<Explanation> ExplainPrompt(const StatusTargets& targets, const KnownSpace& space, PromptKeys prompt);
 
-// The latest request with the engine's id `request` that a node remembers. Errors: NotFound (none does).
+// The latest request with the engine's id `request` that a node remembers. Errors: NotFound (none does, and all were asked), Unavailable (none
+// does of those that answered; names the others).
 absl::StatusOr<Explanation> ExplainRequest(const StatusTargets& targets, const std::string& request);
 
 }  // namespace stem

@@ -1,5 +1,4 @@
 // stemctl explain: why a prompt's blocks are missing.
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,7 +45,7 @@ absl::StatusOr<int> Run(const Arguments& arguments) {
   if (ways != 1) return absl::InvalidArgumentError("say what to explain: one of --tokens, --keys and --request");
   STEM_ASSIGN(const StatusTargets targets, TargetsOf(arguments.targets));
   STEM_ASSIGN(const Explanation explanation, AskWhy(arguments, targets));
-  if (arguments.json != "-") std::fputs(explanation.ToText().c_str(), stdout);
+  if (arguments.json != "-") STEM_TRY(PrintText(explanation.ToText()));
   STEM_TRY(WriteJson(arguments.json, explanation.ToJson().dump(2)));
   return kExitOk;
 }

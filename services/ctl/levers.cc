@@ -19,7 +19,7 @@ bool IsHex(absl::string_view text) {
 }
 
 // Who is there, by name: from the first directory that answers.
-absl::StatusOr<std::vector<NamedNode>> NodesOfFleet(const StatusTargets& targets) {
+absl::StatusOr<std::vector<NamedNode>> NodesOfFleet(const StatusTargets& targets, LostNodes lost) {
   STEM_ASSIGN(const std::optional<ClusterSecret> secret, ReadSecret(targets.secret_file));
   absl::Status why = absl::InvalidArgumentError("nobody to ask; give --dir, --nodes or --directory");
   for (const std::string& directory : targets.directories) {
@@ -30,7 +30,7 @@ absl::StatusOr<std::vector<NamedNode>> NodesOfFleet(const StatusTargets& targets
     }
     std::vector<NamedNode> nodes;
     for (const auto& node : status->nodes()) {
-      if (node.state() != "lost") nodes.push_back({node.address().node(), node.address().peer_address()});
+      if (lost == LostNodes::kToo || node.state() != "lost") nodes.push_back({node.address().node(), node.address().peer_address()});
     }
     return nodes;
   }
@@ -39,14 +39,20 @@ absl::StatusOr<std::vector<NamedNode>> NodesOfFleet(const StatusTargets& targets
 
 }  // namespace
 
-absl::StatusOr<std::vector<NamedNode>> NodesToAsk(const StatusTargets& targets, const std::string& name) {
+absl::StatusOr<std::vector<NamedNode>> NodesToAsk(const StatusTargets& targets, const std::string& name, LostNodes lost) {
   std::vector<NamedNode> nodes;
-  for (const std::string& node : targets.nodes) nodes.push_back({node, node});
+  for (const std::string& node : targets.nodes) {
+    const auto known = targets.names.find(node);
+    nodes.push_back({known == targets.names.end() ? node : known->second, node});
+  }
   if (name.empty() && !nodes.empty()) return nodes;
+  for (const NamedNode& node : nodes) {
+    if (node.name == name) return std::vector<NamedNode>{node};
+  }
   if (!name.empty() && (absl::StrContains(name, '/') || absl::StrContains(name, ':'))) {
     return std::vector<NamedNode>{{name, name}};
   }
-  STEM_ASSIGN(nodes, NodesOfFleet(targets));
+  STEM_ASSIGN(nodes, NodesOfFleet(targets, lost));
   if (name.empty()) return nodes;
   std::string known;
   for (NamedNode& node : nodes) {

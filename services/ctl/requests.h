@@ -1,9 +1,8 @@
 // Requests as the nodes remember and tell them: for `stemctl tail` and `stemctl explain --request`.
 #pragma once
 
-#include <atomic>
-#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
@@ -13,15 +12,13 @@
 
 namespace stem {
 
-// What every node remembers of requests with the engine's id `request`, node by node. Errors: of the last node when none answers.
-absl::StatusOr<std::vector<stemcache::v1::RequestRecord>> ReadRequests(const StatusTargets& targets, const std::string& request);
-
-// Asks all nodes at once and hands every record to `show`, one at a time, as they come: with `request.follow` until all streams end or
-// `stop` says so, which is asked a few times a second. Returns how each node's stream ended, by the node's name; OK for one that `stop` ended.
-std::vector<Answer<bool>> FollowRequests(const std::vector<std::pair<std::string, std::string>>& nodes, const std::string& secret_file,
-                                         const stemcache::v1::RequestsRequest& request,
-                                         const std::function<void(const stemcache::v1::RequestRecord&)>& show,
-                                         const std::function<bool()>& stop);
+// What the nodes remember of requests with the engine's id `request`, and who of them did not say.
+struct RememberedRequests {
+  std::vector<stemcache::v1::RequestRecord> records;
+  std::vector<std::pair<std::string, absl::Status>> silent;  // nodes by name, and why: what they remember is not in `records`
+};
+// Waits for `targets.deadline` at most. Errors: why nobody is known to be asked; Unavailable (no record, and somebody silent: named).
+absl::StatusOr<RememberedRequests> ReadRequests(const StatusTargets& targets, const std::string& request);
 
 // The record's own fields; keys and fingerprints in hex, causes and sources by their names.
 nlohmann::json RecordToJson(const stemcache::v1::RequestRecord& record);

@@ -1,13 +1,16 @@
 #include "services/ctl/status.h"
 
 #include <algorithm>
-#include <functional>
+#include <map>
 #include <optional>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/str_cat.h"
+#include "services/ctl/at_once.h"
+#include "services/ctl/levers.h"
+#include "services/ctl/printable.h"
+#include "services/ctl/why.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 #include "stemcache/v1/node.grpc.pb.h"
 
@@ -28,71 +31,119 @@ Json AnswersToJson(const std::vector<Answer<Reply>>& answers) {
   return json;
 }
 
-std::string Used(uint64_t used, uint64_t all) {
-  return fmt::format("{:.1f}/{:.1f} GiB", static_cast<double>(used) / (1 << 30), static_cast<double>(all) / (1 << 30));
-}
+double Share(uint64_t part, uint64_t all) { return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all); }
 
-std::string Rate(const absl::StatusOr<Traffic>& traffic) {
-  if (!traffic.ok()) return "?";
-  return traffic->tokens_asked() == 0 ? "-" : Percent(traffic->hit_rate());
-}
+std::string Size(uint64_t bytes) { return Bytes(static_cast<double>(bytes)); }
 
-// node, up, health, hit rate, blocks in DRAM, slots, blocks on SSD, SSD bytes, sessions, pins, leases, failed proofs, streams, lag
-constexpr char kNodeRow[] = "{:<12}{:>9}{:>8}{:>9}{:>10}{:>20}{:>10}{:>16}{:>10}{:>7}{:>8}{:>12}{:>9}{:>6}\n";
+// 80 columns each.
+// node, state, up, health, hit rate now, over 5 min, over 1 h, DRAM, SSD
+constexpr char kNodeRow[] = "{:<14}{:<10}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}\n";
+// node, version, blocks in DRAM, on SSD, sessions, pins, leases, failed proofs, streams, lag
+constexpr char kWorkRow[] = "{:<14}{:<9}{:>10}{:>9}{:>9}{:>6}{:>7}{:>5}{:>7}{:>4}\n";
+// directory, version, up, blocks, ghosts, index, shed
+constexpr char kDirectoryRow[] = "{:<22}{:<9}{:>8}{:>9}{:>9}{:>16}{:>7}\n";
+// trust group, nodes, DRAM used, of which quota, arena, kept from eviction
+constexpr char kGroupRow[] = "{:<22}{:>6}{:>12}{:>8}{:>12}{:>12}{:>8}\n";
 
-// What directories and their history add to a node's own words.
-struct SeenByDirectories {
-  std::string health = "-";
-  std::string hit_rate = "-";
+struct Slots {
+  uint64_t all = 0, used = 0;
 };
-
-std::string NodeRow(const v1::NodeStatusReply& node, const SeenByDirectories& seen) {
-  uint64_t slots = 0, slots_free = 0;
+Slots SlotsOf(const v1::NodeStatusReply& node) {
+  Slots slots;
   for (const auto& arena : node.arenas()) {
-    slots += arena.slots();
-    slots_free += arena.slots_free();
+    slots.all += arena.slots();
+    slots.used += arena.slots() - std::min(arena.slots(), arena.slots_free());
   }
+  return slots;
+}
+
+// A node's state and health as the first directory that knows it has them.
+const v1::DirectoryStatusReply::Node* SeenOf(const ClusterStatus& status, const std::string& name) {
+  for (const auto& directory : status.directories) {
+    if (!directory.reply.ok()) continue;
+    for (const auto& node : directory.reply->nodes()) {
+      if (node.address().node() == name) return &node;
+    }
+  }
+  return nullptr;
+}
+
+std::string NodeRow(const ClusterStatus& status, const v1::NodeStatusReply& node) {
+  const std::string& name = node.address().node();
+  const auto* const seen = SeenOf(status, name);
+  const auto traffic = status.traffic_of.find(name);
+  const TrafficWindows windows = traffic == status.traffic_of.end() ? TrafficWindows() : traffic->second;
+  const Slots slots = SlotsOf(node);
+  std::string state = seen == nullptr ? "-" : StateOf(*seen);
+  if (node.draining()) state = "draining";
+  return fmt::format(kNodeRow, Fit(name, 13), Fit(state, 9), RoughTime(absl::Milliseconds(node.uptime_ms())),
+                     seen == nullptr ? "-" : fmt::format("{} %", seen->health_percent()), HitRateText(windows.now), HitRateText(windows.minutes),
+                     HitRateText(windows.hour), Percent(Share(slots.used, slots.all)),
+                     node.ssd_bytes() == 0 ? "-" : Percent(Share(node.ssd_bytes_used(), node.ssd_bytes())));
+}
+
+std::string WorkRow(const v1::NodeStatusReply& node) {
   size_t connected = 0;
   uint64_t lag = 0;  // changes that the slowest directory has not acknowledged
   for (const auto& stream : node.streams()) {
     connected += stream.connected() ? 1 : 0;
     lag = std::max(lag, node.sequence() - std::min(node.sequence(), stream.sequence_acknowledged()));
   }
-  const double fill = slots == 0 ? 0 : static_cast<double>(slots - slots_free) / static_cast<double>(slots);
-  return fmt::format(kNodeRow, node.address().node(), fmt::format("{} s", node.uptime_ms() / 1000), seen.health, seen.hit_rate,
-                     node.blocks_dram(), fmt::format("{}/{} {:.0f}%", slots - slots_free, slots, fill * 100), node.blocks_ssd(),
-                     Used(node.ssd_bytes_used(), node.ssd_bytes()), node.sessions(), node.pins(), node.leases(),
-                     node.integrity_failures(), fmt::format("{}/{}", connected, node.streams_size()), lag);
+  return fmt::format(kWorkRow, Fit(node.address().node(), 13), Fit(node.version(), 8), node.blocks_dram(), node.blocks_ssd(), node.sessions(),
+                     node.pins(), node.leases(), node.integrity_failures(), fmt::format("{}/{}", connected, node.streams_size()), Short(static_cast<double>(lag)));
 }
 
-std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusReply& directory) {
-  std::string out = fmt::format("directory {}: up {} s, {} blocks, {} ghosts\n", target, directory.uptime_ms() / 1000,
-                                directory.blocks(), directory.ghosts());
-  for (const auto& node : directory.nodes()) {
-    out += fmt::format("  {:<12}{:<7} heard {} ms ago, sequence {}, {} blocks in DRAM, {} on SSD, {} resyncs\n",
-                       node.address().node(), node.state(), node.silent_ms(), node.sequence(), node.blocks_dram(),
-                       node.blocks_ssd(), node.resyncs());
+// Of all nodes that answer, by trust group.
+std::string GroupRows(const ClusterStatus& status) {
+  struct Group {
+    uint64_t nodes = 0, used = 0, quota = 0, arena = 0, kept = 0;
+  };
+  std::map<std::string, Group> groups;
+  for (const auto& node : status.nodes) {
+    if (!node.reply.ok()) continue;
+    for (const auto& arena : node.reply->arenas()) {
+      Group& group = groups[arena.group()];
+      ++group.nodes;
+      group.used += (arena.slots() - std::min(arena.slots(), arena.slots_free())) * arena.slot_bytes();
+      group.quota += arena.bytes_max();
+      group.arena += arena.bytes();
+      group.kept += arena.bytes_kept();
+    }
+  }
+  if (groups.empty()) return "";
+  std::string out = "\n" + fmt::format(kGroupRow, "trust group", "nodes", "DRAM used", "", "DRAM quota", "of arenas", "kept");
+  for (const auto& [name, group] : groups) {
+    out += fmt::format(kGroupRow, Fit(name, 21), group.nodes, Size(group.used), Percent(Share(group.used, group.quota)), Size(group.quota),
+                       Size(group.arena), group.kept == 0 ? "-" : Size(group.kept));
   }
   return out;
 }
 
-SeenByDirectories SeenOf(const ClusterStatus& status, const std::string& name) {
-  SeenByDirectories seen;
-  if (const auto traffic = status.traffic_of.find(name); traffic != status.traffic_of.end()) seen.hit_rate = Rate(traffic->second);
-  for (const auto& directory : status.directories) {
-    if (!directory.reply.ok()) continue;
-    for (const auto& node : directory.reply->nodes()) {
-      if (node.address().node() == name) seen.health = fmt::format("{} %", node.health_percent());
-    }
+std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusReply& directory) {
+  std::string out = fmt::format(kDirectoryRow, Fit(target, 21), Fit(directory.version(), 8), RoughTime(absl::Milliseconds(directory.uptime_ms())),
+                                directory.blocks(), directory.ghosts(),
+                                fmt::format("{} {}", Size(directory.index_bytes()), Percent(Share(directory.index_bytes(), directory.index_bytes_max()))),
+                                directory.blocks_shed());
+  for (const auto& node : directory.nodes()) {
+    if (node.state() == "live" && node.resyncs() == 0) continue;
+    out += fmt::format("  {} is {} there: heard {} ago, {} resyncs\n", Printable(node.address().node()), Printable(node.state()),
+                       RoughTime(absl::Milliseconds(node.silent_ms())), node.resyncs());
   }
-  return seen;
+  return out;
+}
+
+std::string Silent(const std::string& target, const absl::Status& why) {
+  return fmt::format("{} does not answer: {}\n", Printable(target), Printable(why.message()));
 }
 
 }  // namespace
 
 StatusTargets TargetsOf(const ClusterState& state) {
   StatusTargets targets;
-  for (const ClusterMember& node : state.nodes) targets.nodes.push_back(node.socket);
+  for (const ClusterMember& node : state.nodes) {
+    targets.nodes.push_back(node.socket);
+    targets.names[node.socket] = node.name;
+  }
   targets.directories.push_back(state.directory.listen);
   targets.secret_file = state.secret_path();
   return targets;
@@ -107,53 +158,73 @@ bool ClusterStatus::whole() const {
 Json ClusterStatus::ToJson() const {
   Json json = {{"nodes", AnswersToJson(nodes)}, {"directories", AnswersToJson(directories)}};
   if (traffic.has_value()) json["traffic"] = traffic->ToJson();
-  for (const auto& [node, minutes] : traffic_of) {
-    json["traffic_5m_of"][node] = minutes.ok() ? minutes->ToJson() : Json{{"error", minutes.status().ToString()}};
-  }
+  for (const auto& [node, windows] : traffic_of) json["traffic_of"][node] = windows.ToJson();
   return json;
 }
 
 std::string ClusterStatus::ToTable() const {
-  std::string out;
+  std::string out, work, silent;
   if (traffic.has_value()) {
-    out = fmt::format("hit rate (of tokens): now {}, 5 min {}, 1 h {}\n", Rate(traffic->now), Rate(traffic->minutes), Rate(traffic->hour));
+    out = fmt::format("hit rate (of tokens): now {}, 5 min {}, 1 h {}\n\n", HitRateText(traffic->now), HitRateText(traffic->minutes),
+                      HitRateText(traffic->hour));
   }
-  out += fmt::format(kNodeRow, "node", "up", "health", "5 min", "in DRAM", "slots used", "on SSD", "SSD used", "sessions", "pins", "leases",
-                     "bad proofs", "streams", "lag");
   for (const auto& node : nodes) {
-    out += node.reply.ok() ? NodeRow(*node.reply, SeenOf(*this, node.reply->address().node()))
-                           : fmt::format("{}: {}\n", node.target, node.reply.status().ToString());
+    if (!node.reply.ok()) {
+      silent += Silent("node " + node.target, node.reply.status());
+      continue;
+    }
+    if (work.empty()) {
+      out += fmt::format(kNodeRow, "node", "state", "up", "health", "hit now", "5 min", "1 h", "DRAM", "SSD");
+      work = "\n" + fmt::format(kWorkRow, "node", "version", "in DRAM", "on SSD", "sessions", "pins", "leases", "bad", "stream", "lag");
+    }
+    out += NodeRow(*this, *node.reply);
+    work += WorkRow(*node.reply);
   }
+  out += work + GroupRows(*this);
+  bool headed = false;
   for (const auto& directory : directories) {
-    out += directory.reply.ok()
-               ? DirectoryRows(directory.target, *directory.reply)
-               : fmt::format("directory {}: {}\n", directory.target, directory.reply.status().ToString());
+    if (!directory.reply.ok()) {
+      silent += Silent("directory " + directory.target, directory.reply.status());
+      continue;
+    }
+    if (!headed) out += "\n" + fmt::format(kDirectoryRow, "directory", "version", "up", "blocks", "ghosts", "index", "shed");
+    headed = true;
+    out += DirectoryRows(directory.target, *directory.reply);
   }
-  return out;
+  return out + (silent.empty() ? "" : "\n" + silent);
 }
+
+std::string StateOf(const v1::DirectoryStatusReply::Node& node) { return node.state() == "live" && node.draining() ? "draining" : node.state(); }
 
 ClusterStatus QueryStatus(const StatusTargets& targets) {
   ClusterStatus status;
   const absl::StatusOr<std::optional<ClusterSecret>> secret = ReadSecret(targets.secret_file);
   const absl::Status secret_status = secret.status();
   const ClusterSecret* const shown = secret.ok() && secret->has_value() ? &**secret : nullptr;
-  for (const std::string& target : targets.nodes) {
-    status.nodes.push_back({target, Ask(target, shown, targets.deadline, &v1::Node::Stub::NodeStatus)});
-  }
-  for (const std::string& target : targets.directories) {
-    if (!secret_status.ok()) {
-      status.directories.push_back({target, secret_status});
-      continue;
+  const absl::StatusOr<std::vector<NamedNode>> nodes = NodesToAsk(targets, "", LostNodes::kToo);
+  status.nodes.resize(nodes.ok() ? nodes->size() : 0);
+  status.directories.resize(targets.directories.size());
+  AskAtOnce(status.nodes.size() + status.directories.size(), [&](size_t i) {
+    if (i < status.nodes.size()) {
+      const NamedNode& node = (*nodes)[i];
+      status.nodes[i] = {node.name, Ask(node.address, shown, targets.deadline, &v1::Node::Stub::NodeStatus)};
+      return;
     }
-    status.directories.push_back({target, Ask(target, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus)});
-  }
+    auto& directory = status.directories[i - status.nodes.size()];
+    directory.target = targets.directories[i - status.nodes.size()];
+    directory.reply = secret_status;
+    if (secret_status.ok()) directory.reply = Ask(directory.target, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus);
+  });
   if (targets.directories.empty() || !secret_status.ok()) return status;
   const HistorySource history{.directories = targets.directories, .secret = shown, .deadline = targets.deadline};
   status.traffic = AskTrafficWindows(history);
-  for (const auto& node : status.nodes) {
-    if (!node.reply.ok()) continue;
-    const std::string& name = node.reply->address().node();
-    status.traffic_of.emplace(name, AskTraffic(history, 300, name));
+  if (!status.traffic->now.ok()) return status;  // no directory answers: not asked once more for each node
+  std::vector<TrafficWindows> windows(status.nodes.size());
+  AskAtOnce(windows.size(), [&](size_t i) {
+    if (status.nodes[i].reply.ok()) windows[i] = AskTrafficWindows(history, status.nodes[i].reply->address().node());
+  });
+  for (size_t i = 0; i < windows.size(); ++i) {
+    if (status.nodes[i].reply.ok()) status.traffic_of.emplace(status.nodes[i].reply->address().node(), windows[i]);
   }
   return status;
 }

@@ -19,20 +19,24 @@
 namespace stem {
 
 struct StatusTargets {
-  std::vector<std::string> nodes;        // paths of Unix sockets, or host:port
-  std::vector<std::string> directories;  // host:port
-  std::string secret_file;               // for TCP; may be empty when there are only sockets
+  std::vector<std::string> nodes = {};        // paths of Unix sockets, or host:port
+  std::vector<std::string> directories = {};  // host:port
+  std::string secret_file = "";               // for TCP; may be empty when there are only sockets
   absl::Duration deadline = absl::Seconds(2);  // of each answer
+  std::map<std::string, std::string> names = {};  // of nodes, by address, where they are known
 };
 
 StatusTargets TargetsOf(const ClusterState& state);
 
+// "live", "stale" or "lost" as the directory has it; "draining" of a live one that drains.
+std::string StateOf(const stemcache::v1::DirectoryStatusReply::Node& node);
+
 struct ClusterStatus {
-  std::vector<Answer<stemcache::v1::NodeStatusReply>> nodes;             // as asked
+  std::vector<Answer<stemcache::v1::NodeStatusReply>> nodes;             // by the names that are known, else by what was asked
   std::vector<Answer<stemcache::v1::DirectoryStatusReply>> directories;  // as asked
-  // Of the fleet and, over 5 minutes, of each node by name; empty where no directory was asked.
+  // Of the fleet, and of each node by name; empty where no directory was asked.
   std::optional<TrafficWindows> traffic;
-  std::map<std::string, absl::StatusOr<Traffic>> traffic_of;
+  std::map<std::string, TrafficWindows> traffic_of;
 
   // Everyone asked has answered.
   bool whole() const;
@@ -40,7 +44,7 @@ struct ClusterStatus {
   std::string ToTable() const;
 };
 
-// Asks each target in turn; who does not answer is in the result with why.
+// Asks the targets, and where they name no node those that the directories know, several at a time; who does not answer is in the result with why.
 ClusterStatus QueryStatus(const StatusTargets& targets);
 
 }  // namespace stem

@@ -1,5 +1,4 @@
 // stemctl status: what the processes of a cluster say of themselves.
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,11 +20,9 @@ struct Arguments {
 
 absl::StatusOr<int> Run(const Arguments& arguments) {
   STEM_ASSIGN(const StatusTargets targets, TargetsOf(arguments.targets));
-  if (targets.nodes.empty() && targets.directories.empty()) {
-    return absl::InvalidArgumentError("nobody to ask; give --dir, --nodes or --directory");
-  }
+  STEM_TRY(RequireSomebody(targets));
   const ClusterStatus status = QueryStatus(targets);
-  if (arguments.json != "-") std::fputs(status.ToTable().c_str(), stdout);
+  if (arguments.json != "-") STEM_TRY(PrintText(status.ToTable()));
   STEM_TRY(WriteJson(arguments.json, status.ToJson().dump(2)));
   return status.whole() ? kExitOk : kExitFailed;
 }

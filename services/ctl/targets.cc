@@ -23,4 +23,9 @@ absl::StatusOr<StatusTargets> TargetsOf(const TargetArguments& arguments) {
   return arguments.targets;
 }
 
+absl::Status RequireSomebody(const StatusTargets& targets) {
+  if (!targets.nodes.empty() || !targets.directories.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("nobody to ask; give --dir, --nodes or --directory");
+}
+
 }  // namespace stem

@@ -19,4 +19,7 @@ void AddTargets(CLI::App& command, TargetArguments* arguments);
 // Maybe nobody. Errors: why --dir is no cluster.
 absl::StatusOr<StatusTargets> TargetsOf(const TargetArguments& arguments);
 
+// Errors: InvalidArgument says by which flags somebody is to be asked.
+absl::Status RequireSomebody(const StatusTargets& targets);
+
 }  // namespace stem

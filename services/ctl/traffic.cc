@@ -128,12 +128,17 @@ absl::StatusOr<Traffic> AskTraffic(const HistorySource& source, uint32_t seconds
   return last;
 }
 
-TrafficWindows AskTrafficWindows(const HistorySource& source) {
-  return {.now = AskTraffic(source, kNowSeconds), .minutes = AskTraffic(source, kMinutesSeconds), .hour = AskTraffic(source, kHourSeconds)};
+TrafficWindows AskTrafficWindows(const HistorySource& source, const std::string& node) {
+  return {.now = AskTraffic(source, kNowSeconds, node), .minutes = AskTraffic(source, kMinutesSeconds, node), .hour = AskTraffic(source, kHourSeconds, node)};
 }
 
 Json TrafficWindows::ToJson() const {
   return {{"10s", WindowToJson(now)}, {"5m", WindowToJson(minutes)}, {"1h", WindowToJson(hour)}};
+}
+
+std::string HitRateText(const absl::StatusOr<Traffic>& traffic) {
+  if (!traffic.ok()) return "?";
+  return traffic->tokens_asked() == 0 ? "-" : Percent(traffic->hit_rate());
 }
 
 std::string Short(double amount) {

@@ -46,8 +46,11 @@ struct TrafficWindows {
 
   nlohmann::json ToJson() const;
 };
-TrafficWindows AskTrafficWindows(const HistorySource& source);
+// Of the fleet, or of one node.
+TrafficWindows AskTrafficWindows(const HistorySource& source, const std::string& node = "");
 
+// Of tokens: "43.1 %", "-" when none was asked, "?" when it is not known.
+std::string HitRateText(const absl::StatusOr<Traffic>& traffic);
 // "12.3k", "4.5M": three digits and a decimal prefix.
 std::string Short(double amount);
 // "1.5 GiB".

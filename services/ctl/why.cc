@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "services/ctl/printable.h"
 
 namespace stem {
 namespace {
@@ -13,7 +14,7 @@ namespace v1 = ::stemcache::v1;
 
 std::string DifferenceText(const v1::Difference& difference) {
   if (difference.field().empty()) return "its first tokens are known under another namespace of this tenant";
-  const auto shown = [](const std::string& value) { return value.empty() ? std::string("empty") : value; };
+  const auto shown = [](const std::string& value) { return value.empty() ? std::string("empty") : Printable(value); };
   return fmt::format("its first tokens are known under another namespace of this tenant: {} is {} here and {} there", difference.field(),
                      shown(difference.asked()), shown(difference.known()));
 }
@@ -44,6 +45,7 @@ std::string Meaning(const v1::Miss& miss, const v1::Difference& difference) {
 
 std::string RoughTime(absl::Duration duration) {
   const double seconds = absl::ToDoubleSeconds(duration);
+  if (seconds < 1e-3) return fmt::format("{:.0f} us", seconds * 1e6);
   if (seconds < 1) return fmt::format("{:.0f} ms", seconds * 1e3);
   if (seconds < 10) return fmt::format("{:.1f} s", seconds);
   if (seconds < 90) return fmt::format("{:.0f} s", seconds);
@@ -56,12 +58,12 @@ std::string TierName(v1::Tier tier) { return absl::AsciiStrToLower(absl::StripPr
 
 std::string WhyLeft(const v1::Departure& left) {
   const std::string tier = TierName(left.tier());
-  const std::string times = fmt::format("on {} {} ago, age {}", left.node(), RoughTime(absl::Milliseconds(left.ago_ms())),
+  const std::string times = fmt::format("on {} {} ago, age {}", Printable(left.node()), RoughTime(absl::Milliseconds(left.ago_ms())),
                                         RoughTime(absl::Milliseconds(left.age_ms())));
-  const std::string by = left.policy().empty() ? "" : fmt::format(", by {}", left.policy());
+  const std::string by = left.policy().empty() ? "" : fmt::format(", by {}", Printable(left.policy()));
   switch (left.reason()) {
     case v1::REMOVE_REASON_EVICTED: return fmt::format("evicted from {} {}{}", tier, times, by);
-    case v1::REMOVE_REASON_SPILL_REJECTED: return fmt::format("evicted from {} {}; spill rejected: {}", tier, times, left.policy());
+    case v1::REMOVE_REASON_SPILL_REJECTED: return fmt::format("evicted from {} {}; spill rejected: {}", tier, times, Printable(left.policy()));
     case v1::REMOVE_REASON_INTEGRITY: return fmt::format("failed its proof in {} {}", tier, times);
     case v1::REMOVE_REASON_WITHDRAWN: return fmt::format("withdrawn from {} {}", tier, times);
     default: return fmt::format("went from {} to ssd {}{}", tier, times, by);
@@ -88,9 +90,9 @@ std::string WhyMissed(const v1::RequestRecord& record, const v1::Miss& miss) {
   }
   for (const v1::RequestStep& step : record.steps()) {
     if (step.error().empty()) continue;
-    absl::StrAppend(&why, "; ", step.name(), step.peer().empty() ? "" : " ", step.peer(), ": ", step.error());
+    absl::StrAppend(&why, "; ", Printable(step.name()), step.peer().empty() ? "" : " ", Printable(step.peer()), ": ", Printable(step.error()));
   }
-  if (!record.error().empty()) absl::StrAppend(&why, "; ", record.error());
+  if (!record.error().empty()) absl::StrAppend(&why, "; ", Printable(record.error()));
   return why;
 }
 

@@ -8,7 +8,7 @@
 
 namespace stem {
 
-// "350 ms", "4.2 s", "11 min", "3.5 h", "2 d".
+// "250 us", "350 ms", "4.2 s", "11 min", "3.5 h", "2 d".
 std::string RoughTime(absl::Duration duration);
 
 // "dram", "ssd".

@@ -18,6 +18,7 @@
 #include "proto/miss_cause.h"
 #include "proto/validate_operator.h"
 #include "services/ctl/levers.h"
+#include "services/ctl/request_streams.h"
 #include "services/ctl/requests.h"
 #include "services/ctl/why.h"
 #include "tests/support/eventually.h"
@@ -221,6 +222,13 @@ TEST_F(ExplainTest, IncompatibleWithTheFieldThatDiffers) {
   const Explanation explanation = OfRequest("incompatible");
   EXPECT_EQ(FirstCause(explanation), v1::MISS_CAUSE_INCOMPATIBLE);
   EXPECT_THAT(explanation.ToText(), HasSubstr("kv_dtype is bf16 here and fp8_e4m3 there"));
+  // The whole answer: what was then, and what is now, by no word of it cold.
+  EXPECT_THAT(explanation.ToText(), ::testing::Not(HasSubstr("cold")));
+  EXPECT_THAT(explanation.ToText(), ::testing::Not(HasSubstr("never published")));
+  const nlohmann::json json = explanation.ToJson();
+  ASSERT_EQ(json["misses"].size(), 1u);
+  EXPECT_EQ(json["misses"][0]["cause"], "incompatible");
+  if (json.contains("first_missing_now")) EXPECT_EQ(json["first_missing_now"]["cause"], "incompatible");
 
   AcquireOptions computing;
   computing.compute = absl::Seconds(1);
@@ -369,12 +377,11 @@ TEST_F(ExplainTest, HitsAndCausesAddUpToWhatWasAsked) {
   }
   v1::RequestsRequest all;
   all.set_recent(kRequestsRecentMax);
-  std::vector<std::pair<std::string, std::string>> nodes;
-  for (const std::string& socket : cluster_->sockets()) nodes.emplace_back(socket, socket);
+  const std::vector<NamedNode> nodes = *NodesToAsk(Targets());
   size_t acquires = 0;
   uint64_t missed = 0, caused = 0;
   const auto check = [&](const v1::RequestRecord& record) {
-    if (record.kind() != "acquire") return;
+    if (record.kind() != "acquire") return true;
     ++acquires;
     uint64_t next = 0;
     for (const v1::RequestRecord::Hit& hit : record.hits()) next += hit.blocks();
@@ -387,10 +394,11 @@ TEST_F(ExplainTest, HitsAndCausesAddUpToWhatWasAsked) {
     }
     EXPECT_EQ(next, record.blocks_asked()) << record.ShortDebugString();
     missed += record.blocks_asked() - record.blocks_matched();
+    return true;
   };
   EXPECT_TRUE(Eventually([&] {
     acquires = missed = caused = 0;
-    for (const auto& end : FollowRequests(nodes, cluster_->secret_file(), all, check, [] { return false; })) EXPECT_TRUE(end.reply.ok());
+    for (const auto& end : FollowRequests(nodes, cluster_->secret_file(), all, absl::Seconds(20), {.show = check})) EXPECT_TRUE(end.reply.ok());
     return acquires >= 120;  // the hastiest never reach a node
   }));
   EXPECT_EQ(caused, missed);

@@ -26,6 +26,7 @@ v1::ExplainReply::Missing Missing(v1::MissCause cause) {
 }
 
 TEST(WhyTest, TimesAreAsRoughAsTheyAreLong) {
+  EXPECT_EQ(RoughTime(absl::Microseconds(240)), "240 us");
   EXPECT_EQ(RoughTime(absl::Milliseconds(350)), "350 ms");
   EXPECT_EQ(RoughTime(absl::Milliseconds(4210)), "4.2 s");
   EXPECT_EQ(RoughTime(absl::Seconds(42)), "42 s");
