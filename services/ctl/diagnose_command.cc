@@ -1,5 +1,4 @@
 // stemctl diagnose: what is wrong, and what to change.
-#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -20,9 +19,10 @@ struct Arguments {
 
 absl::StatusOr<int> Run(const Arguments& arguments) {
   STEM_ASSIGN(const StatusTargets targets, TargetsOf(arguments.targets));
+  STEM_TRY(RequireSomebody(targets));
   STEM_TRY(ReadSecret(targets.secret_file).status());
   const Diagnosis diagnosis = Diagnose(AskDiagnosis(targets));
-  if (arguments.json != "-") std::fputs(diagnosis.ToText().c_str(), stdout);
+  if (arguments.json != "-") STEM_TRY(PrintText(diagnosis.ToText()));
   STEM_TRY(WriteJson(arguments.json, diagnosis.ToJson().dump(2)));
   return diagnosis.healthy() ? kExitOk : kExitFailed;
 }

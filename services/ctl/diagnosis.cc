@@ -15,6 +15,7 @@
 #include "proto/validate.h"
 #include "services/ctl/at_once.h"
 #include "services/ctl/levers.h"
+#include "services/ctl/printable.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 #include "stemcache/v1/node.grpc.pb.h"
 #include "stemcache/v1/operator.grpc.pb.h"
@@ -106,7 +107,7 @@ Finding OfRoom(const NodeRoom& room, const v1::HitCurveReply& curve) {
 void DiagnoseRoom(const DiagnosisInputs& inputs, Diagnosis* diagnosis) {
   for (const DiagnosisInputs::Node& node : inputs.nodes) {
     if (!node.curve.ok()) {
-      diagnosis->findings.push_back({Kind::kTrouble, "health", fmt::format("node {} does not answer: {}", node.name, std::string(node.curve.status().message())),
+      diagnosis->findings.push_back({Kind::kTrouble, "health", fmt::format("node {} does not answer: {}", Printable(node.name), Printable(node.curve.status().message())),
                                      "is it running, and reachable from here?"});
       continue;
     }
@@ -128,7 +129,7 @@ void DiagnoseSharing(const v1::DirectoryStatusReply& directory, uint64_t orphan_
   diagnosis->duplicate_bytes = static_cast<uint64_t>(static_cast<double>(copies) * block_bytes);
   diagnosis->orphan_bytes = static_cast<uint64_t>(static_cast<double>(orphan_blocks) * block_bytes);
   const double share = held == 0 ? 0 : static_cast<double>(copies) / static_cast<double>(held);
-  const std::string what = fmt::format("{} of {} held in the fleet are second copies ({})", Bytes(static_cast<double>(diagnosis->duplicate_bytes)),
+  const std::string what = fmt::format("about {} of {} held in the fleet are second copies ({} of blocks, at their mean size)", Bytes(static_cast<double>(diagnosis->duplicate_bytes)),
                                        Bytes(static_cast<double>(bytes)), Percent(share));
   if (share >= kDuplicateShare) {
     diagnosis->findings.push_back({Kind::kNote, "duplicates", what,
@@ -138,7 +139,7 @@ void DiagnoseSharing(const v1::DirectoryStatusReply& directory, uint64_t orphan_
     diagnosis->findings.push_back({Kind::kFine, "duplicates", what, ""});
   }
   if (orphan_blocks > 0) {
-    diagnosis->findings.push_back({Kind::kTrouble, "orphans", fmt::format("{} blocks ({}) are held without their parent", orphan_blocks,
+    diagnosis->findings.push_back({Kind::kTrouble, "orphans", fmt::format("{} blocks (about {}) are held without their parent", orphan_blocks,
                                                                           Bytes(static_cast<double>(diagnosis->orphan_bytes))),
                                    "this is a bug of ours: report it with the node's log"});
   }
@@ -149,7 +150,13 @@ void DiagnoseNodes(const v1::DirectoryStatusReply& directory, Diagnosis* diagnos
     if (node.state() != "live") {
       diagnosis->findings.push_back({Kind::kTrouble, "health", fmt::format("node {} is {}, silent for {} ms", node.address().node(), node.state(), node.silent_ms()),
                                      "look at its log; what it alone held is missed as node_lost"});
-    } else if (node.health_percent() < kHealthPercent) {
+      continue;
+    }
+    if (node.draining()) {
+      diagnosis->findings.push_back({Kind::kNote, "health", fmt::format("node {} drains: it takes no new sessions and publishes", Printable(node.address().node())),
+                                     fmt::format("end it, or `stemctl drain {} --resume`", Printable(node.address().node()))});
+    }
+    if (node.health_percent() < kHealthPercent) {
       diagnosis->findings.push_back({Kind::kTrouble, "health", fmt::format("other nodes find reads from {} late or bad: health {} %", node.address().node(), node.health_percent()),
                                      "see its load, its network and stemcache_node_integrity_failures_total"});
     }
@@ -183,9 +190,9 @@ void DiagnoseNamespaces(const DiagnosisInputs& inputs, Diagnosis* diagnosis) {
     for (size_t i = 1; i < known.size(); ++i) {
       diagnosis->findings.push_back(
           {Kind::kTrouble, "namespaces",
-           fmt::format("engines of model '{}' (trust group {}) differ and share nothing: {}; on {} and on {}", name.second, name.first,
-                       absl::StrJoin(DifferingFields(known[0].spec, known[i].spec), ", "), absl::StrJoin(known[0].nodes, ", "),
-                       absl::StrJoin(known[i].nodes, ", ")),
+           Printable(fmt::format("engines of model '{}' (trust group {}) differ and share nothing: {}; on {} and on {}", name.second, name.first,
+                                 absl::StrJoin(DifferingFields(known[0].spec, known[i].spec), ", "), absl::StrJoin(known[0].nodes, ", "),
+                                 absl::StrJoin(known[i].nodes, ", "))),
            "start them alike, or settle the namespace in etcd so that one that differs is refused"});
     }
   }
@@ -193,7 +200,7 @@ void DiagnoseNamespaces(const DiagnosisInputs& inputs, Diagnosis* diagnosis) {
 
 std::pair<std::string, std::string> MissAdvice(const std::string& cause) {
   static const auto* const kAdvice = new std::map<std::string, std::pair<std::string, std::string>>{
-      {"refused", {"a node had no slot, thread or quota for it", "see stemcache_node_refused_total by reason; --fetch-threads, --dram, or the tenant's quota"}},
+      {"refused", {"a node had no slot, thread or quota for it", "see stemcache_node_refused_blocks_total by reason; --fetch-threads, --dram, or the tenant's quota"}},
       {"deadline", {"the engine's deadline came first", "give Acquire more time, raise --fetch-threads, or let engines tell block_compute_us so that slow blocks are computed"}},
       {"unknown", {"no directory could say", "is a directory reachable, and has it run for long enough? else stem-directory --ghosts-max"}},
       {"integrity", {"copies failed their proof", "look for failing memory or disks: stemcache_node_integrity_failures_total by tier and node"}},
@@ -256,10 +263,15 @@ Diagnosis Diagnose(const DiagnosisInputs& inputs) {
     DiagnoseNodes(*inputs.directory, &diagnosis);
     DiagnoseSharing(*inputs.directory, inputs.hour.ok() ? inputs.hour->sum.change().orphan_blocks() : 0, &diagnosis);
   } else {
-    diagnosis.findings.push_back({Kind::kTrouble, "health", absl::StrCat("no directory answers: ", inputs.directory.status().message()), "is one running?"});
+    diagnosis.findings.push_back({Kind::kTrouble, "health", absl::StrCat("no directory answers, so nothing is said of misses, copies and the index here: ", Printable(inputs.directory.status().message())), "is one running?"});
   }
   DiagnoseNamespaces(inputs, &diagnosis);
-  if (inputs.hour.ok()) DiagnoseMisses(*inputs.hour, &diagnosis);
+  if (inputs.hour.ok()) {
+    DiagnoseMisses(*inputs.hour, &diagnosis);
+  } else if (inputs.directory.ok()) {
+    diagnosis.findings.push_back({Kind::kTrouble, "misses", absl::StrCat("no history, so nothing is said of misses and orphans here: ", Printable(inputs.hour.status().message())),
+                                  "an older directory keeps none; else see its log"});
+  }
   std::stable_sort(diagnosis.findings.begin(), diagnosis.findings.end(), [](const Finding& a, const Finding& b) { return a.kind > b.kind; });
   return diagnosis;
 }

@@ -11,7 +11,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "services/ctl/at_once.h"
+#include "services/ctl/printable.h"
 #include "stemcache/v1/directory.grpc.pb.h"
+#include "stemcache/v1/node.grpc.pb.h"
 #include "stemcache/v1/operator.grpc.pb.h"
 
 namespace stem {
@@ -22,25 +24,23 @@ using Json = nlohmann::json;
 
 constexpr uint32_t kStemsAsked = 200;  // of each node
 constexpr double kHealthy = 90;        // percent
+constexpr size_t kRowsUnbounded = 20;  // of a table, where no height is given
+constexpr size_t kSilentShown = 3;     // the rest is counted
 
 TopStyle StyleOfShare(double used) { return used >= 0.97 ? TopStyle::kWarn : TopStyle::kPlain; }
 
 double Share(uint64_t part, uint64_t all) { return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all); }
 
-std::string Rate(const absl::StatusOr<Traffic>& traffic) {
-  if (!traffic.ok()) return "?";
-  return traffic->tokens_asked() == 0 ? "-" : Percent(traffic->hit_rate());
-}
-
-std::string Fit(std::string text, size_t width) {
-  if (text.size() > width) text = text.substr(0, width - 1) + "~";
-  return text;
-}
-
 void CutAt(size_t width, TopLine* line) {
   for (TopSpan& span : *line) {
-    if (span.text.size() > width) span.text.resize(width);
-    width -= span.text.size();
+    size_t bytes = 0, columns = 0;  // a character is a column
+    for (; bytes < span.text.size(); ++bytes) {
+      const bool begins = (static_cast<unsigned char>(span.text[bytes]) & 0xC0) != 0x80;
+      if (begins && columns == width) break;
+      columns += begins ? 1 : 0;
+    }
+    span.text.resize(bytes);
+    width -= columns;
   }
 }
 
@@ -59,11 +59,12 @@ std::vector<TopLine> Header(const TopView& view) {
   size_t live = 0;
   for (const TopView::Node& node : view.nodes) live += node.status.state() == "live" ? 1 : 0;
   lines.push_back({{"stemcache  ", TopStyle::kTitle},
-                   {fmt::format("{} of {} nodes live", live, view.nodes.size()), live == view.nodes.size() ? TopStyle::kGood : TopStyle::kBad},
+                   {view.directory.ok() ? fmt::format("{} of {} nodes live", live, view.nodes.size()) : std::string("no directory answers"),
+                    view.directory.ok() && live == view.nodes.size() ? TopStyle::kGood : TopStyle::kBad},
                    {fmt::format("   {} requests/s   {} tokens/s asked", Short(traffic.PerSecond(sum.change().requests())),
                                 Short(traffic.PerSecond(traffic.tokens_asked())))}});
   lines.push_back({{"hit rate   "},
-                   {fmt::format("now {}   5 min {}   1 h {}", Rate(view.windows.now), Rate(view.windows.minutes), Rate(view.windows.hour)),
+                   {fmt::format("now {}   5 min {}   1 h {}", HitRateText(view.windows.now), HitRateText(view.windows.minutes), HitRateText(view.windows.hour)),
                     TopStyle::kTitle},
                    {fmt::format("   prefill saved {} s/s", Short(traffic.PerSecond(sum.change().prefill_saved_us()) * 1e-6))}});
   const double dram = Share(sum.dram_bytes_used(), sum.dram_bytes());
@@ -80,7 +81,10 @@ std::vector<TopLine> Header(const TopView& view) {
     absl::StrAppend(&paths, word, " ", Bytes(traffic.PerSecondOf(path)), "/s   ");
   }
   lines.push_back({{paths}});
-  for (const std::string& silent : view.silent) lines.push_back({{silent, TopStyle::kBad}});
+  for (size_t i = 0; i < std::min(view.silent.size(), kSilentShown); ++i) lines.push_back({{Printable(view.silent[i]), TopStyle::kBad}});
+  if (view.silent.size() > kSilentShown) {
+    lines.push_back({{fmt::format("and {} more do not answer", view.silent.size() - kSilentShown), TopStyle::kBad}});
+  }
   return lines;
 }
 
@@ -149,7 +153,7 @@ Section Tenants(const TopView& view) {
 
 Section Nodes(const TopView& view) {
   Section section{.title = "nodes",
-                  .heads = fmt::format("{:<16}{:<8}{:>8}{:>9}{:>9}{:>9}{:>9}{:>12}{:>12}", "node", "state", "health", "req/s", "hit", "DRAM",
+                  .heads = fmt::format("{:<16}{:<10}{:>7}{:>7}{:>8}{:>8}{:>8}{:>13}{:>13}", "node", "state", "health", "req/s", "hit", "DRAM",
                                        "SSD", "from peers", "published"),
                   .rows = {},
                   .empty = "none is known"};
@@ -159,14 +163,28 @@ Section Nodes(const TopView& view) {
     const double dram = Share(status.dram_bytes_used(), status.dram_bytes());
     section.rows.push_back(
         {{fmt::format("{:<16}", Fit(status.address().node(), 15))},
-         {fmt::format("{:<8}", status.state()), status.state() == "live" ? TopStyle::kGood : TopStyle::kBad},
-         {fmt::format("{:>8}", fmt::format("{} %", status.health_percent())), status.health_percent() >= kHealthy ? TopStyle::kPlain : TopStyle::kWarn},
-         {fmt::format("{:>9}{:>9}", Short(traffic.PerSecond(traffic.sum.change().requests())), Rate(node.now))},
-         {fmt::format("{:>9}", Percent(dram)), StyleOfShare(dram)},
-         {fmt::format("{:>9}", status.ssd_bytes() == 0 ? std::string("-") : Percent(Share(status.ssd_bytes_used(), status.ssd_bytes())))},
-         {fmt::format("{:>12}{:>12}",
+         {fmt::format("{:<10}", Fit(StateOf(status), 9)), status.state() != "live" ? TopStyle::kBad : status.draining() ? TopStyle::kWarn : TopStyle::kGood},
+         {fmt::format("{:>7}", fmt::format("{} %", status.health_percent())), status.health_percent() >= kHealthy ? TopStyle::kPlain : TopStyle::kWarn},
+         {fmt::format("{:>7}{:>8}", Short(traffic.PerSecond(traffic.sum.change().requests())), HitRateText(node.now))},
+         {fmt::format("{:>8}", Percent(dram)), StyleOfShare(dram)},
+         {fmt::format("{:>8}", status.ssd_bytes() == 0 ? std::string("-") : Percent(Share(status.ssd_bytes_used(), status.ssd_bytes())))},
+         {fmt::format("{:>13}{:>13}",
                       absl::StrCat(Bytes(traffic.PerSecondOf(v1::BYTE_PATH_SAME_HOST) + traffic.PerSecondOf(v1::BYTE_PATH_REMOTE)), "/s"),
                       absl::StrCat(Bytes(traffic.PerSecondOf(v1::BYTE_PATH_PUBLISH)), "/s"))}});
+  }
+  return section;
+}
+
+Section Peers(const TopView& view) {
+  Section section{.title = "peers: who reads from whom",
+                  .heads = fmt::format("{:<16}{:<16}{:>12}{:>10}{:>14}", "reader", "from", "rate", "reading", "in all"),
+                  .rows = {},
+                  .empty = "no node has read from another"};
+  for (const TopView::Link& link : view.links) {
+    section.rows.push_back(
+        {{fmt::format("{:<16}{:<16}{:>12}{:>10}{:>14}", Fit(link.node, 15), Fit(link.peer, 15),
+                      link.bytes_per_second.has_value() ? fmt::format("{:.2f} GB/s", *link.bytes_per_second * 1e-9) : std::string("-"),
+                      link.busy_share.has_value() ? Percent(*link.busy_share) : std::string("-"), Bytes(static_cast<double>(link.bytes)))}});
   }
   return section;
 }
@@ -228,49 +246,93 @@ std::vector<FleetStem> MergeStems(const std::vector<v1::HotStemsReply>& replies)
   return stems;
 }
 
+namespace {
+
+struct NodeWords {
+  absl::StatusOr<v1::HotStemsReply> stems;
+  absl::StatusOr<v1::NodeStatusReply> status;
+  absl::Time asked;
+};
+
+void AddLinks(const v1::NodeStatusReply& status, absl::Time asked, std::vector<TopView::Link>* links) {
+  for (const v1::NodeStatusReply::Link& link : status.links()) {
+    links->push_back({.node = status.address().node(), .incarnation = status.address().incarnation(), .peer = link.peer(), .asked = asked,
+                      .bytes = link.bytes(), .busy_us = link.busy_us(), .bytes_per_second = std::nullopt, .busy_share = std::nullopt});
+  }
+}
+
+}  // namespace
+
+void RateLinks(const TopView& before, TopView* view) {
+  for (TopView::Link& link : view->links) {
+    const auto same = [&](const TopView::Link& other) {
+      return other.node == link.node && other.incarnation == link.incarnation && other.peer == link.peer;
+    };
+    const auto then = std::find_if(before.links.begin(), before.links.end(), same);
+    if (then == before.links.end()) continue;
+    const double seconds = absl::ToDoubleSeconds(link.asked - then->asked);
+    if (seconds <= 0 || link.bytes < then->bytes || link.busy_us < then->busy_us) continue;
+    link.bytes_per_second = static_cast<double>(link.bytes - then->bytes) / seconds;
+    link.busy_share = static_cast<double>(link.busy_us - then->busy_us) * 1e-6 / seconds;
+  }
+  std::stable_sort(view->links.begin(), view->links.end(),
+                   [](const TopView::Link& a, const TopView::Link& b) { return a.bytes_per_second.value_or(-1) > b.bytes_per_second.value_or(-1); });
+}
+
 TopView AskTop(const StatusTargets& targets) {
-  TopView view{.windows = {}, .directory = absl::InvalidArgumentError("no directory to ask"), .nodes = {}, .stems = {}, .silent = {}};
+  TopView view{.windows = {}, .directory = absl::InvalidArgumentError("no directory to ask"), .nodes = {}, .links = {}, .stems = {}, .silent = {}};
   const absl::StatusOr<std::optional<ClusterSecret>> secret = ReadSecret(targets.secret_file);
   if (!secret.ok()) view.silent.push_back(std::string(secret.status().message()));
   const ClusterSecret* const shown = secret.ok() && secret->has_value() ? &**secret : nullptr;
   const HistorySource history{.directories = targets.directories, .secret = shown, .deadline = targets.deadline};
-  view.windows = AskTrafficWindows(history);
   for (const std::string& directory : targets.directories) {
     view.directory = Ask(directory, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus);
     if (view.directory.ok()) break;
     view.silent.push_back(absl::StrCat("directory ", directory, ": ", view.directory.status().message()));
   }
+  if (view.directory.ok()) view.windows = AskTrafficWindows(history);
   if (view.directory.ok()) {
     for (const auto& node : view.directory->nodes()) view.nodes.push_back({node, absl::UnknownError("not asked")});
     AskAtOnce(view.nodes.size(), [&](size_t i) { view.nodes[i].now = AskTraffic(history, 10, view.nodes[i].status.address().node()); });
   }
+  if (!view.directory.ok() && targets.nodes.empty()) return view;
   const absl::StatusOr<std::vector<NamedNode>> nodes = NodesToAsk(targets);
   if (!nodes.ok()) view.silent.push_back(std::string(nodes.status().message()));
   if (!nodes.ok()) return view;
+  std::vector<NodeWords> answers(nodes->size());
   v1::HotStemsRequest request;
   request.set_stems_max(kStemsAsked);
-  std::vector<absl::StatusOr<v1::HotStemsReply>> answers(nodes->size());
   AskAtOnce(nodes->size(), [&](size_t i) {
-    answers[i] = Ask((*nodes)[i].address, shown, targets.deadline, &v1::NodeOperator::Stub::HotStems, request);
+    const std::string& address = (*nodes)[i].address;
+    answers[i].stems = Ask(address, shown, targets.deadline, &v1::NodeOperator::Stub::HotStems, request);
+    if (answers[i].stems.ok()) answers[i].status = Ask(address, shown, targets.deadline, &v1::Node::Stub::NodeStatus);
+    answers[i].asked = absl::Now();
   });
   std::vector<v1::HotStemsReply> replies;
   for (size_t i = 0; i < answers.size(); ++i) {
-    if (answers[i].ok()) {
-      replies.push_back(*std::move(answers[i]));
-    } else {
-      view.silent.push_back(absl::StrCat("node ", (*nodes)[i].name, ": ", answers[i].status().message()));
+    if (!answers[i].stems.ok()) {
+      view.silent.push_back(absl::StrCat((*nodes)[i].name, " did not answer: ", answers[i].stems.status().message()));
+      continue;
     }
+    replies.push_back(*std::move(answers[i].stems));
+    if (answers[i].status.ok()) AddLinks(*answers[i].status, answers[i].asked, &view.links);
   }
   view.stems = MergeStems(replies);
   return view;
 }
 
 Json TopView::ToJson() const {
-  Json json = {{"traffic", windows.ToJson()}, {"nodes", Json::array()}, {"stems", Json::array()}, {"silent", silent}};
+  Json json = {{"traffic", windows.ToJson()}, {"nodes", Json::array()}, {"links", Json::array()}, {"stems", Json::array()}, {"silent", silent}};
   for (const Node& node : nodes) {
     Json entry = stem::ToJson(node.status);
     entry["now"] = node.now.ok() ? node.now->ToJson() : Json{{"error", node.now.status().ToString()}};
     json["nodes"].push_back(std::move(entry));
+  }
+  for (const Link& link : links) {
+    Json entry = {{"node", link.node}, {"peer", link.peer}, {"bytes", link.bytes}, {"busy_us", link.busy_us}};
+    if (link.bytes_per_second.has_value()) entry["bytes_per_second"] = *link.bytes_per_second;
+    if (link.busy_share.has_value()) entry["busy_share"] = *link.busy_share;
+    json["links"].push_back(std::move(entry));
   }
   for (const FleetStem& each : stems) json["stems"].push_back(StemToJson(each));
   return json;
@@ -279,24 +341,25 @@ Json TopView::ToJson() const {
 std::vector<TopLine> LayOut(const TopView& view, TopPage page, size_t width, size_t height) {
   std::vector<TopLine> lines = Header(view);
   constexpr size_t kFrame = 3;  // an empty line, title and heads
-  const size_t unlimited = SIZE_MAX / 2;
   const auto whole = [&](const Section& section) {
-    Append(section, height == 0 ? unlimited : std::max<size_t>(height, lines.size() + kFrame + 1) - lines.size() - kFrame, &lines);
+    Append(section, height == 0 ? kRowsUnbounded : std::max<size_t>(height, lines.size() + kFrame + 1) - lines.size() - kFrame, &lines);
   };
   switch (page) {
     case TopPage::kStems: whole(Stems(view)); break;
     case TopPage::kMisses: whole(Misses(view)); break;
     case TopPage::kTenants: whole(Tenants(view)); break;
     case TopPage::kNodes: whole(Nodes(view)); break;
+    case TopPage::kPeers: whole(Peers(view)); break;
     case TopPage::kAll: {
-      const std::array<Section, 4> sections = {Stems(view), Misses(view), Nodes(view), Tenants(view)};
+      const std::array<Section, 5> sections = {Stems(view), Misses(view), Nodes(view), Peers(view), Tenants(view)};
       // What is left for rows, in turns: those that need little get all they need.
-      size_t left = height == 0 ? unlimited : std::max<size_t>(height, lines.size() + 4 * (kFrame + 1)) - lines.size() - 4 * kFrame;
-      std::array<size_t, 4> rows = {};
+      size_t left = height == 0 ? SIZE_MAX : std::max<size_t>(height, lines.size() + sections.size() * (kFrame + 1)) - lines.size() - sections.size() * kFrame;
+      std::array<size_t, sections.size()> rows = {};
       for (bool more = true; more && left > 0;) {
         more = false;
         for (size_t i = 0; i < sections.size() && left > 0; ++i) {
-          if (rows[i] >= std::max<size_t>(sections[i].rows.size(), 1)) continue;
+          const size_t enough = height == 0 ? kRowsUnbounded : sections[i].rows.size();
+          if (rows[i] >= std::max<size_t>(std::min(sections[i].rows.size(), enough), 1)) continue;
           ++rows[i];
           --left;
           more = true;

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <csignal>
 #include <cstdio>
 
 #define NCURSES_NOMACROS  // some are named as the standard library's functions are
@@ -27,6 +29,15 @@ attr_t AttributeOf(TopStyle style) {
   return A_NORMAL;
 }
 
+constexpr std::array<int, 4> kEnding = {SIGINT, SIGTERM, SIGQUIT, SIGHUP};
+
+sigset_t EndingSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : kEnding) sigaddset(&signals, number);
+  return signals;
+}
+
 void Put(const TopLine& line) {
   for (const TopSpan& span : line) {
     attrset(AttributeOf(span.style));
@@ -41,10 +52,13 @@ absl::StatusOr<std::unique_ptr<TopScreen>> TopScreen::Open() {
   if (::isatty(STDOUT_FILENO) == 0 || ::isatty(STDIN_FILENO) == 0) {
     return absl::FailedPreconditionError("top needs a terminal; use --once or --json - for scripts");
   }
+  std::unique_ptr<TopScreen> screen(new TopScreen());
+  const sigset_t ending = EndingSignals();
+  pthread_sigmask(SIG_BLOCK, &ending, &screen->before_);
   if (newterm(nullptr, stdout, stdin) == nullptr) {
     return absl::FailedPreconditionError("ncurses does not know this terminal (TERM); use --once");
   }
-  std::unique_ptr<TopScreen> screen(new TopScreen());
+  screen->open_ = true;
   cbreak();
   noecho();
   keypad(stdscr, TRUE);
@@ -59,7 +73,19 @@ absl::StatusOr<std::unique_ptr<TopScreen>> TopScreen::Open() {
   return screen;
 }
 
-TopScreen::~TopScreen() { endwin(); }
+TopScreen::~TopScreen() {
+  if (open_) endwin();
+  pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+}
+
+bool TopScreen::interrupted() const {
+  sigset_t pending;
+  if (sigpending(&pending) != 0) return false;
+  for (const int number : kEnding) {
+    if (sigismember(&pending, number) == 1) return true;
+  }
+  return false;
+}
 
 size_t TopScreen::width() const { return static_cast<size_t>(std::max(COLS, 1)); }
 

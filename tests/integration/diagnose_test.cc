@@ -1,5 +1,6 @@
 // `diagnose`, `status` and `top` of real clusters that have each kind of trouble.
 #include <cstdlib>
+#include <regex>
 
 #include <nlohmann/json.hpp>
 
@@ -7,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "httplib.h"
 #include "services/ctl/diagnosis.h"
 #include "services/ctl/status.h"
 #include "services/ctl/top.h"
@@ -133,6 +135,28 @@ TEST_F(DiagnoseTest, EnginesThatDifferInOneFieldAreToldWhichOne) {
   EXPECT_THAT(finding->what, HasSubstr("kv_dtype (bf16, fp16)"));
 }
 
+// Whatever metric an advice sends the operator to, a node exports it, once it has something to count.
+TEST_F(DiagnoseTest, MetricsThatAdviceNamesAreExported) {
+  Start(1);
+  const auto client = cluster_->Connect(0, TestSpec(kBlockBytes));
+  Serve(*client, 0, 1);
+  httplib::Client http("http://" + cluster_->node(0).http_address());
+  const httplib::Result page = http.Get("/metrics");
+  ASSERT_TRUE(page);
+  DiagnosisInputs inputs{.hour = Traffic(), .directory = v1::DirectoryStatusReply(), .nodes = {}};
+  inputs.directory->add_nodes()->set_state("live");  // and its health 0 %
+  v1::NodeCounters& change = *inputs.hour->sum.mutable_change();
+  change.set_tokens_asked(v1::MissCause_ARRAYSIZE);
+  for (int cause = 0; cause < v1::MissCause_ARRAYSIZE; ++cause) change.add_tokens_missed(1);
+  const std::string text = Diagnose(inputs).ToText();
+  size_t named = 0;
+  const std::regex metric("stemcache_[a-z_]+");
+  for (std::sregex_iterator name(text.begin(), text.end(), metric); name != std::sregex_iterator(); ++name, ++named) {
+    EXPECT_THAT(page->body, HasSubstr("# TYPE " + name->str() + " ")) << "advice names it";
+  }
+  EXPECT_GE(named, 3u) << text;
+}
+
 TEST_F(DiagnoseTest, LostNodeIsTrouble) {
   Start(2);
   {
@@ -160,7 +184,7 @@ TEST_F(DiagnoseTest, StatusAndTopShowWhatClientsDid) {
   ASSERT_TRUE(status.traffic->hour.ok()) << status.traffic->hour.status();
   EXPECT_DOUBLE_EQ(status.traffic->hour->hit_rate(), 0.75);
   EXPECT_THAT(status.ToTable(), ::testing::AllOf(HasSubstr("1 h 75.0 %"), HasSubstr("100 %"), HasSubstr("lag")));
-  EXPECT_DOUBLE_EQ(status.ToJson()["traffic_5m_of"]["node-0"]["hit_rate"], 0.75);
+  EXPECT_DOUBLE_EQ(status.ToJson()["traffic_of"]["node-0"]["5m"]["hit_rate"], 0.75);
   EXPECT_EQ(status.ToJson()["traffic"]["1h"]["requests"], 8);
   const TopView view = AskTop(targets_);
   EXPECT_TRUE(view.silent.empty());

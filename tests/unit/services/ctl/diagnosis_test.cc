@@ -158,6 +158,30 @@ TEST(Diagnosis, MissesAreToldByShareWithWhatToDo) {
   EXPECT_DOUBLE_EQ(diagnosis.ToJson()["misses"]["not_yet"], 0.02);
 }
 
+TEST(Diagnosis, ANodeThatDrainsIsNoted) {
+  DiagnosisInputs inputs = Inputs(Curve({0.4, 0.4}, kGiB));
+  auto* const node = inputs.directory->add_nodes();
+  node->mutable_address()->set_node("node-1");
+  node->set_state("live");
+  node->set_health_percent(100);
+  EXPECT_EQ(Find(Diagnose(inputs), "health", Finding::Kind::kNote), nullptr);
+  node->set_draining(true);
+  const Diagnosis diagnosis = Diagnose(inputs);
+  const Finding* const finding = Find(diagnosis, "health", Finding::Kind::kNote);
+  ASSERT_NE(finding, nullptr);
+  EXPECT_THAT(finding->advice, HasSubstr("stemctl drain node-1 --resume"));
+  EXPECT_TRUE(diagnosis.healthy());
+}
+
+TEST(Diagnosis, WithoutHistoryItIsSaidThatMissesAreNotKnown) {
+  DiagnosisInputs inputs = Inputs(Curve({0.4, 0.4}, kGiB));
+  inputs.hour = absl::DeadlineExceededError("too slow");
+  const Diagnosis diagnosis = Diagnose(inputs);
+  const Finding* const finding = Find(diagnosis, "misses", Finding::Kind::kTrouble);
+  ASSERT_NE(finding, nullptr);
+  EXPECT_THAT(finding->what, testing::AllOf(HasSubstr("no history"), HasSubstr("too slow")));
+}
+
 TEST(Diagnosis, RateIsReadBetweenPoints) {
   const v1::HitCurveReply curve = Curve({0.1, 0.2, 0.4}, kGiB);
   EXPECT_DOUBLE_EQ(RateAt(curve, static_cast<double>(kGiB)), 0.1);

@@ -90,7 +90,7 @@ TEST(Top, LinesSayWhatIsAskedFirst) {
 TEST(Top, AnyScreenIsFilledAndNotOverrun) {
   const TopView view = View(300);
   for (const auto& [width, height] : {std::pair<size_t, size_t>(80, 24), {200, 60}, {40, 10}, {1, 1}}) {
-    for (const TopPage page : {TopPage::kAll, TopPage::kStems, TopPage::kMisses, TopPage::kTenants, TopPage::kNodes}) {
+    for (const TopPage page : {TopPage::kAll, TopPage::kStems, TopPage::kMisses, TopPage::kTenants, TopPage::kNodes, TopPage::kPeers}) {
       const std::vector<TopLine> lines = LayOut(view, page, width, height);
       EXPECT_LE(lines.size(), height);
       for (const TopLine& line : lines) {
@@ -116,6 +116,56 @@ TEST(Top, WhoIsSilentIsSaid) {
   EXPECT_EQ(json["traffic"]["5m"]["misses"]["cold"], 4000);
   EXPECT_TRUE(json["traffic"]["1h"].contains("error"));
   EXPECT_EQ(json["nodes"].size(), 2u);
+}
+
+TEST(Top, ManySilentNodesLeaveRoomForTheRest) {
+  TopView view = View(3);
+  for (int i = 0; i < 40; ++i) view.silent.push_back("node-" + std::to_string(i) + " did not answer: gone");
+  const std::vector<TopLine> lines = LayOut(view, TopPage::kAll, 80, 40);
+  const std::string text = ToText(lines);
+  EXPECT_THAT(text, HasSubstr("node-2 did not answer"));
+  EXPECT_THAT(text, Not(HasSubstr("node-3 did not answer")));
+  EXPECT_THAT(text, HasSubstr("and 37 more do not answer"));
+  EXPECT_THAT(text, HasSubstr("hottest stems"));
+  EXPECT_EQ(view.ToJson()["silent"].size(), 40u);
+}
+
+TEST(Top, ADrainedNodeDoesNotLookHealthy) {
+  TopView view = View(0);
+  view.nodes[0].status.set_draining(true);
+  EXPECT_THAT(ToText(LayOut(view, TopPage::kNodes, 0, 0)), HasSubstr("draining"));
+  view.nodes[0].status.set_state("lost");
+  EXPECT_THAT(ToText(LayOut(view, TopPage::kNodes, 0, 0)), Not(HasSubstr("draining")));
+}
+
+TEST(Top, LinksAreRatedByWhatTheyReadBetweenTwoViews) {
+  TopView before = View(0), after = View(0);
+  const absl::Time began = absl::FromUnixSeconds(1000);
+  const auto link = [](const std::string& peer, uint64_t incarnation, absl::Time asked, uint64_t bytes, uint64_t busy_us) {
+    return TopView::Link{.node = "node-1", .incarnation = incarnation, .peer = peer, .asked = asked, .bytes = bytes, .busy_us = busy_us,
+                         .bytes_per_second = std::nullopt, .busy_share = std::nullopt};
+  };
+  before.links = {link("node-2", 1, began, 1'000'000'000, 0), link("node-3", 1, began, 5'000, 0), link("node-4", 1, began, 50, 0)};
+  after.links = {link("node-3", 1, began + absl::Seconds(2), 5'000, 0), link("node-2", 1, began + absl::Seconds(2), 4'000'000'000, 1'000'000),
+                 link("node-4", 2, began + absl::Seconds(2), 40, 0), link("node-5", 1, began + absl::Seconds(2), 7, 0)};
+  RateLinks(before, &after);
+  EXPECT_EQ(after.links[0].peer, "node-2") << "the busiest first";
+  EXPECT_DOUBLE_EQ(*after.links[0].bytes_per_second, 1.5e9);
+  EXPECT_DOUBLE_EQ(*after.links[0].busy_share, 0.5);
+  EXPECT_DOUBLE_EQ(*after.links[1].bytes_per_second, 0);
+  EXPECT_FALSE(after.links[2].bytes_per_second.has_value()) << "another life of the node";
+  EXPECT_FALSE(after.links[3].bytes_per_second.has_value());
+  EXPECT_THAT(ToText(LayOut(after, TopPage::kPeers, 0, 0)), HasSubstr("1.50 GB/s"));
+  EXPECT_DOUBLE_EQ(after.ToJson()["links"][0]["bytes_per_second"], 1.5e9);
+}
+
+TEST(Top, WithoutADirectoryNothingLooksWell) {
+  TopView view = View(0);
+  view.directory = absl::UnavailableError("gone");
+  view.nodes.clear();
+  const std::string text = ToText(LayOut(view, TopPage::kAll, 0, 0));
+  EXPECT_THAT(text, HasSubstr("no directory answers"));
+  EXPECT_THAT(text, Not(HasSubstr("0 of 0 nodes live")));
 }
 
 TEST(Top, NumbersAreShort) {
