@@ -74,9 +74,10 @@ void AddOptions(CLI::App& app, NodeConfig& config) {
   AddBytesOption(app, "--lane-min-bytes-per-second", config.lane_min_bytes_per_second, {0, kTierBytesMax},
                  "Least that each UCX lane must do when it is measured at start, e.g. 2GiB; 0 = any");
   app.add_option("--kv-events", config.kv_events.endpoint,
-                 "Follow this engine's own cache: the endpoint of vLLM's --kv-events-config, e.g. ipc:///run/stemcache/kv-events");
+                 "Follow this engine's own cache: the endpoint of vLLM's --kv-events-config, e.g. ipc:///run/stemcache/kv-events; the node listens "
+                 "where vLLM connects, at tcp:// without *");
   app.add_option("--kv-events-replay", config.kv_events.replay, "Its replay_endpoint, for what was missed");
-  app.add_option("--kv-events-namespace", config.kv_events.namespace_file, "File that the engine's connector wrote (its setting namespace_file)");
+  app.add_option("--kv-events-namespace", config.kv_events.namespace_file, "File that the engine's connector wrote (its setting namespace_file), as a user of the trust group that is followed");
   app.add_option("--ready-file", config.ready_file, "Written, as JSON, once clients and peers may connect");
   AddOptions(app, config.tracing);
   AddCheckedOption(app, "--log-format", config.log_format,

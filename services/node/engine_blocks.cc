@@ -31,11 +31,18 @@ struct EngineBlocks::Block {
   bool begins = false;               // its block of the namespace is the chain's first
   std::optional<BlockKey> before;    // else: key of the block before; absent: that has none, and so nothing behind it has
   std::optional<BlockKey> key;       // the last of its block alone
-  // Of its block up to here, where it is not the last:
-  std::string salt;                  // in a chain's first block
+  // Where it is not the last of its block, and that may have a key:
+  std::string salt;                  // of a chain's first
   std::vector<uint32_t> tokens;
   std::vector<EngineExtra> items;    // offsets count from the namespace's block
   std::vector<Block*> next;          // within the same block of the namespace
+
+  bool keyed() const { return begins || before.has_value(); }
+  size_t kept_bytes() const {
+    size_t bytes = salt.size() + tokens.size() * sizeof(uint32_t) + items.size() * sizeof(EngineExtra);
+    for (const EngineExtra& item : items) bytes += item.text.size();
+    return bytes;
+  }
 };
 
 EngineBlocks::~EngineBlocks() = default;
@@ -73,7 +80,9 @@ absl::Status EngineBlocks::Apply(const EngineEvent& event) {
 }
 
 void EngineBlocks::Store(const EngineEvent& event) {
-  if (const uint32_t parts = block_tokens_ / event.block_tokens; per_block_ == 0 || (parts < per_block_ && parts * event.block_tokens == block_tokens_)) {
+  const uint32_t parts = block_tokens_ / event.block_tokens;
+  const bool fits = parts * event.block_tokens == block_tokens_ && parts <= kPiecesMax;
+  if (fits && (per_block_ == 0 || parts < per_block_)) {
     ClearLocked();  // what came before were prompts' tails, which are shorter
     per_block_ = parts;
   }
@@ -84,7 +93,7 @@ void EngineBlocks::Store(const EngineEvent& event) {
   Block* parent = parent_of(event.parent);
   // A block behind one that is not known has no key; one of another size is a prompt's tail.
   if ((event.parent.has_value() && parent == nullptr) || event.block_tokens * per_block_ != block_tokens_ ||
-      blocks_.size() + event.hashes.size() > kEngineBlocksMax) {
+      blocks_.size() + event.hashes.size() > kEngineBlocksMax || kept_bytes_ > kKeptBytesMax) {
     stats_.dropped += event.hashes.size();
     return;
   }
@@ -110,14 +119,9 @@ std::unique_ptr<EngineBlocks::Block> EngineBlocks::NewBlock(Block* parent, const
     block->index = first ? 0 : parent->index + 1;
     block->before = first ? parent->key : parent->before;
   }
-  if (!first) {
-    parent->next.push_back(block.get());
-    block->salt = parent->salt;
-    block->tokens = parent->tokens;
-    block->items = parent->items;
-  }
+  if (!first) parent->next.push_back(block.get());
   const auto tokens = std::span(event.tokens).subspan(index * event.block_tokens, event.block_tokens);
-  block->tokens.insert(block->tokens.end(), tokens.begin(), tokens.end());
+  block->tokens.assign(tokens.begin(), tokens.end());
   for (const EngineExtra& extra : index < event.extras.size() ? event.extras[index] : std::vector<EngineExtra>()) {
     if (!extra.offset_tokens.has_value()) {
       block->salt = Bounded(extra.text);
@@ -125,36 +129,44 @@ std::unique_ptr<EngineBlocks::Block> EngineBlocks::NewBlock(Block* parent, const
       block->items.push_back({Bounded(extra.text), *extra.offset_tokens + int64_t{block->index} * event.block_tokens});
     }
   }
-  // What is of no use is not kept: more items than a key may cover, and what belongs to no key.
   if (block->items.size() > kExtrasPerBlockMax) {
     block->begins = false;
     block->before.reset();
   }
   const bool last = block->index + 1 == per_block_;
-  const bool keyed = block->begins || block->before.has_value();
-  if (last && keyed) block->key = KeyOf(*block);
-  if (last || !keyed) {
+  if (last && block->keyed()) block->key = KeyOf(*block);
+  if (last || !block->keyed()) {
     block->salt = {};
     block->tokens = {};
     block->items = {};
   }
+  kept_bytes_ += block->kept_bytes();
   return block;
 }
 
-std::optional<BlockKey> EngineBlocks::KeyOf(Block& block) {
-  if (!block.begins) {
-    hasher_.GoOnAfter(*block.before);
-  } else if (!hasher_.Restart(block.salt).ok()) {
+std::optional<BlockKey> EngineBlocks::KeyOf(const Block& last) {
+  std::vector<const Block*> pieces(per_block_);
+  const Block* each = &last;
+  for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece, each = each->parent) *piece = each;
+  if (!last.begins) {
+    hasher_.GoOnAfter(*last.before);
+  } else if (!hasher_.Restart(pieces.front()->salt).ok()) {
     return std::nullopt;
   }
-  std::ranges::stable_sort(block.items, {}, [](const EngineExtra& item) { return *item.offset_tokens; });
-  for (const EngineExtra& item : block.items) {
-    const ExtraKey extra = {.tag = ExtraTag::kMultimodal, .bytes = item.text, .offset_tokens = static_cast<uint32_t>(*item.offset_tokens)};
-    if (!hasher_.AddExtra(extra).ok()) return std::nullopt;
+  std::vector<const EngineExtra*> items;
+  for (const Block* piece : pieces) {
+    for (const EngineExtra& item : piece->items) items.push_back(&item);
+  }
+  std::ranges::stable_sort(items, {}, [](const EngineExtra* item) { return *item->offset_tokens; });
+  for (const EngineExtra* item : items) {
+    const auto offset = static_cast<uint32_t>(*item->offset_tokens);
+    if (!hasher_.AddExtra({.tag = ExtraTag::kMultimodal, .bytes = item->text, .offset_tokens = offset}).ok()) return std::nullopt;
   }
   std::vector<BlockKey> keys;
-  if (!hasher_.AppendTokens(block.tokens, keys).ok() || keys.empty()) return std::nullopt;
-  return keys.front();
+  for (const Block* piece : pieces) {
+    if (!hasher_.AppendTokens(piece->tokens, keys).ok()) return std::nullopt;
+  }
+  return keys.size() == 1 ? std::optional(keys.front()) : std::nullopt;
 }
 
 void EngineBlocks::Announce(Block& block) {
@@ -195,6 +207,7 @@ void EngineBlocks::Forget(Block* block) {
       --parent->children;
       std::erase(parent->next, block);
     }
+    kept_bytes_ -= block->kept_bytes();
     blocks_.erase(blocks_.find(block->hash));
     block = parent;
   }
@@ -208,6 +221,7 @@ void EngineBlocks::Clear() {
 void EngineBlocks::ClearLocked() {
   for (const auto& [hash, block] : blocks_) Withdraw(*block);
   blocks_.clear();
+  kept_bytes_ = 0;
   stats_.engine_blocks = 0;
 }
 

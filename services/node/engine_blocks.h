@@ -30,7 +30,9 @@ struct EngineBlocksStats {
 // Threads: any.
 class EngineBlocks {
  public:
-  static constexpr size_t kEngineBlocksMax = 4 << 20;
+  static constexpr size_t kEngineBlocksMax = 1 << 20;   // 16 M tokens, of blocks of 16
+  static constexpr size_t kKeptBytesMax = 256 << 20;    // of tokens and items whose block of the namespace is not full yet
+  static constexpr uint32_t kPiecesMax = 4096;          // engine blocks in one of the namespace
 
   using OnChange = std::function<void(const BlockChange&)>;
   // `on_change` runs under a lock, in the order of changes. Errors: FailedPrecondition (keys of the namespace are not made from tokens).
@@ -55,8 +57,8 @@ class EngineBlocks {
 
   void Store(const EngineEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::unique_ptr<Block> NewBlock(Block* parent, const EngineEvent& event, size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Of a block's last piece. Nothing when it cannot be hashed.
-  std::optional<BlockKey> KeyOf(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Nothing when it cannot be hashed.
+  std::optional<BlockKey> KeyOf(const Block& last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(const std::string& hash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Forget(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Announce(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -70,6 +72,7 @@ class EngineBlocks {
   ChainHasher hasher_ ABSL_GUARDED_BY(mutex_);
   uint32_t per_block_ ABSL_GUARDED_BY(mutex_) = 0;  // engine blocks in one of the namespace; 0 = none was seen yet
   Blocks blocks_ ABSL_GUARDED_BY(mutex_);  // by the engine's hash; those that left stay while others come behind them
+  size_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   EngineBlocksStats stats_ ABSL_GUARDED_BY(mutex_);
 };
 

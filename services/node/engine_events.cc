@@ -11,6 +11,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr size_t kHashBytesMax = 64;  // twice what SHA-256 gives
+
 // Passes what is nested no deeper than a batch is: the reader below calls itself for each level.
 class ShallowOnly : public nlohmann::json_sax<Json> {
  public:
@@ -46,10 +48,12 @@ absl::StatusOr<std::string> HashOf(const Json& hash) {
     return absl::FailedPreconditionError(
         "the engine publishes block hashes that are cut to 64 bits; start it with VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0");
   }
-  if (hash.is_string()) return hash.get<std::string>();
-  if (!hash.is_binary()) return Bad("has a block hash that is no bytes");
-  const auto& bytes = hash.get_binary();
-  return std::string(bytes.begin(), bytes.end());
+  if (!hash.is_string() && !hash.is_binary()) return Bad("has a block hash that is no bytes");
+  std::string bytes = hash.is_string() ? hash.get<std::string>() : std::string(hash.get_binary().begin(), hash.get_binary().end());
+  if (bytes.empty() || bytes.size() > kHashBytesMax) {
+    return Bad(absl::StrCat("has a block hash of ", bytes.size(), " bytes; it must be 1 to ", kHashBytesMax));
+  }
+  return bytes;
 }
 
 absl::Status ReadHashes(const Json& event, EngineEvent& out) {
@@ -137,18 +141,18 @@ absl::StatusOr<EngineEvent> ReadEvent(const Json& event) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<EngineEvent>> DecodeEngineEvents(absl::string_view payload) {
+absl::StatusOr<EngineEventBatch> DecodeEngineEvents(absl::string_view payload) {
   if (payload.size() > kEventBytesMax) return Bad(absl::StrCat("has ", payload.size(), " bytes; at most ", kEventBytesMax, " are read"));
   if (ShallowOnly shallow; !Json::sax_parse(payload.begin(), payload.end(), &shallow, Json::input_format_t::msgpack)) {
     return Bad("is no MessagePack, or nested deeper than events are");
   }
   const Json batch = Json::from_msgpack(payload.begin(), payload.end(), /*strict=*/true, /*allow_exceptions=*/false);
-  if (!batch.is_array() || batch.size() < 2 || !batch[1].is_array()) return Bad("is no [time, [event...], rank] in MessagePack");
-  std::vector<EngineEvent> events;
+  if (!batch.is_array() || batch.size() < 2 || !batch[0].is_number() || !batch[1].is_array()) return Bad("is no [time, [event...], rank] in MessagePack");
+  EngineEventBatch out{.unix_seconds = batch[0].get<double>(), .events = {}};
   for (const Json& each : batch[1]) {
-    STEM_ASSIGN(events.emplace_back(), ReadEvent(each));
+    STEM_ASSIGN(out.events.emplace_back(), ReadEvent(each));
   }
-  return events;
+  return out;
 }
 
 }  // namespace stem

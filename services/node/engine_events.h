@@ -36,7 +36,12 @@ struct EngineEvent {
   std::vector<std::vector<EngineExtra>> extras;  // by block; may be shorter
 };
 
+struct EngineEventBatch {
+  double unix_seconds = 0;  // when the engine made it
+  std::vector<EngineEvent> events;
+};
+
 // Errors: InvalidArgument (not such a batch), FailedPrecondition (hashes cut to 64 bits, with the setting that mends it).
-absl::StatusOr<std::vector<EngineEvent>> DecodeEngineEvents(absl::string_view payload);
+absl::StatusOr<EngineEventBatch> DecodeEngineEvents(absl::string_view payload);
 
 }  // namespace stem

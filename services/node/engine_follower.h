@@ -5,12 +5,14 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "proto/status.h"
 #include "services/node/engine_blocks.h"
 #include "services/node/space_table.h"
+#include "services/runtime/listen.h"
 #include "services/runtime/log.h"
 #include "services/runtime/metrics_page.h"
 
@@ -18,7 +20,7 @@ namespace stem {
 
 // As in vLLM's --kv-events-config.
 struct EngineFollowerOptions {
-  std::string endpoint;        // vLLM binds what has a * or is ipc://, and connects to anything else: this does the other
+  std::string endpoint;        // vLLM binds what has a * or :: or is ipc://, and connects to anything else: this does the other
   std::string replay;          // replay_endpoint; empty: what was missed is forgotten
   std::string namespace_file;  // that the engine's connector wrote
 };
@@ -26,7 +28,11 @@ struct EngineFollowerOptions {
 // Errors: InvalidArgument naming the flag.
 absl::Status CheckEngineFollower(const EngineFollowerOptions& options);
 
-// One thread of its own. Waits until the namespace is registered, which the engine's connector does.
+// Where the follower of checked options will listen, as the engine connects; nothing where it is the engine that listens.
+std::optional<HostPort> ListenAddressOf(const EngineFollowerOptions& options);
+
+// One thread of its own. Waits until the trust group of the namespace file's owner has registered that namespace, which the engine's
+// connector does.
 class EngineFollower {
  public:
   // Borrows all but the options; `on_change` as of EngineBlocks.
@@ -46,10 +52,12 @@ class EngineFollower {
   void Run();
   const Space* AwaitSpace();
   void Follow(EngineBlocks& blocks);
-  // Asks for batches from `next_` on, and applies them.
+  // Asks for batches from the last that was applied on, and applies those behind it; all, when that is not what it was.
   void CatchUp(Sockets& sockets, EngineBlocks& blocks);
   void OnBatch(Sockets& sockets, EngineBlocks& blocks, uint64_t number, const std::string& payload);
-  void ApplyBatch(EngineBlocks& blocks, const std::string& payload);
+  void ApplyBatch(EngineBlocks& blocks, uint64_t number, const absl::StatusOr<EngineEventBatch>& batch);
+  // The engine that was followed is gone, and its blocks with it.
+  void BeginAnew(EngineBlocks& blocks, uint64_t number);
 
   const EngineFollowerOptions options_;
   const SpaceTable& spaces_;
@@ -65,7 +73,8 @@ class EngineFollower {
   // Of the thread alone:
   uint64_t next_ = 0;  // number of the batch that comes next
   uint64_t last_live_ = 0;
-  std::string refused_;  // why, logged once
+  double applied_unix_seconds_ = 0;  // when the engine made the last batch that was applied
+  std::string refused_;              // why, logged once
   std::thread thread_;
 };
 

@@ -61,6 +61,9 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(const NodeConfig& config, Logg
     STEM_ASSIGN(const HostPort address, ParseHostPort(text));
     STEM_TRY(CheckListenAddress(flag, address, config.insecure_allow_remote, log));
   }
+  if (const std::optional<HostPort> address = ListenAddressOf(config.kv_events); address.has_value()) {
+    STEM_TRY(CheckListenAddress("--kv-events", *address, config.insecure_allow_remote, log));
+  }
   if (ParseHostPort(config.listen)->host == "0.0.0.0" || ParseHostPort(config.listen)->host == "::") {
     return absl::InvalidArgumentError(absl::StrCat("--listen: '", config.listen, "' is every address; peers must be told one: ",
                                                    "use this host's own"));

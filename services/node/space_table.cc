@@ -152,6 +152,11 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
   return added;
 }
 
+absl::StatusOr<const GroupMemory*> SpaceTable::MemoryOf(uid_t uid) const {
+  MutexLock lock(mutex_);
+  return MemoryFor(uid, /*shared_group=*/"");
+}
+
 const Space* SpaceTable::Find(const NamespaceFingerprint& fingerprint) const {
   MutexLock lock(mutex_);
   const auto it = spaces_.find(fingerprint);

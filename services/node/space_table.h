@@ -96,6 +96,9 @@ class SpaceTable {
   // What is in force for it.
   Quota QuotaOf(const GroupMemory& memory) const;
 
+  // Of the group that `uid` belongs to. Errors: PermissionDenied (no group).
+  absl::StatusOr<const GroupMemory*> MemoryOf(uid_t uid) const;
+
   // Null when unknown.
   const Space* Find(const NamespaceFingerprint& fingerprint) const;
 

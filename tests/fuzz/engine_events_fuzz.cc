@@ -10,9 +10,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const NamespaceSpec spec = {.model = "m", .kv_dtype = "bf16", .layout = "l", .block_tokens = 4, .parts = {{.block_bytes = 4096}}};
   const auto blocks = EngineBlocks::Create(spec, NamespaceFingerprint(), Root(), [](const BlockChange&) {});
   STEM_CHECK(blocks.ok());
-  const auto events = DecodeEngineEvents({reinterpret_cast<const char*>(data), size});
-  if (!events.ok()) return 0;
-  for (const EngineEvent& event : *events) {
+  const auto batch = DecodeEngineEvents({reinterpret_cast<const char*>(data), size});
+  if (!batch.ok()) return 0;
+  for (const EngineEvent& event : batch->events) {
     if (!(*blocks)->Apply(event).ok()) return 0;
   }
   size_t held = 0;

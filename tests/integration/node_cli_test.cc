@@ -101,6 +101,8 @@ TEST_F(NodeCliTest, ExampleConfigIsGood) {
 
 TEST_F(NodeCliTest, RemoteListenerIsRefusedUnlessAllowed) {
   ExpectOneLine(Run({"--listen", "0.0.0.0:0"}), 2, {"--listen", "0.0.0.0:0", "--insecure-allow-remote"});
+  ExpectOneLine(Run({"--kv-events", "tcp://0.0.0.0:5557", "--kv-events-namespace", "f"}), 2,
+                {"--kv-events", "0.0.0.0:5557", "--insecure-allow-remote"});
 }
 
 TEST_F(NodeCliTest, LaneBelowTheMinimumIsNamedWithItsFigure) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -177,6 +178,29 @@ TEST(EngineBlocksTest, SizesThatDoNotFitAreRefusedAndTailsAreNot) {
   EXPECT_EQ(tails.blocks().stats().dropped, 1u);
 }
 
+TEST(EngineBlocksTest, WhatIsKeptIsBoundedAndComesFreeAgain) {
+  constexpr uint32_t kTokens = 1 << 15;
+  Directory directory(2 * kTokens);
+  const auto half = [&](uint32_t n) {
+    EngineEvent event = Stored({absl::StrCat("half ", n)}, std::vector<uint32_t>(kTokens, n));
+    event.block_tokens = kTokens;
+    return event;
+  };
+  const uint32_t fit = EngineBlocks::kKeptBytesMax / (kTokens * sizeof(uint32_t)) + 1;
+  for (uint32_t n = 0; n < fit + 10; ++n) ASSERT_TRUE(directory.blocks().Apply(half(n)).ok());
+  EXPECT_EQ(directory.blocks().stats().engine_blocks, fit);
+  EXPECT_EQ(directory.blocks().stats().dropped, 10u);
+  ASSERT_TRUE(directory.blocks().Apply(Removed({"half 0", "half 1"})).ok());
+  ASSERT_TRUE(directory.blocks().Apply(half(fit)).ok());
+  EXPECT_EQ(directory.blocks().stats().engine_blocks, fit - 1);
+
+  Directory crumbs(EngineBlocks::kPiecesMax + 1);
+  EngineEvent crumb = Stored({"crumb"}, Tokens(1));
+  crumb.block_tokens = 1;
+  ASSERT_TRUE(crumbs.blocks().Apply(crumb).ok());
+  EXPECT_EQ(crumbs.blocks().stats().dropped, 1u);
+}
+
 std::string Packed(const Json& batch) {
   const std::vector<uint8_t> bytes = Json::to_msgpack(batch);
   return {bytes.begin(), bytes.end()};
@@ -190,10 +214,11 @@ TEST(EngineEventsTest, VllmsBatchesAreRead) {
                        {"token_ids", {1, 2, 3, 4}}, {"block_size", 2}, {"lora_id", nullptr}, {"medium", "GPU"}, {"lora_name", nullptr},
                        {"extra_keys", Json::array({Json::array({"salt", Json::array({"picture", 1})}), nullptr})}, {"group_idx", 0},
                        {"kv_cache_spec_kind", "full_attention"}};
-  const auto events = DecodeEngineEvents(Packed(BatchOf(stored)));
-  ASSERT_TRUE(events.ok()) << events.status();
-  ASSERT_EQ(events->size(), 1u);
-  const EngineEvent& event = events->front();
+  const auto batch = DecodeEngineEvents(Packed(BatchOf(stored)));
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  EXPECT_EQ(batch->unix_seconds, 1.5);
+  ASSERT_EQ(batch->events.size(), 1u);
+  const EngineEvent& event = batch->events.front();
   EXPECT_EQ(event.kind, Kind::kStored);
   EXPECT_THAT(event.hashes, ElementsAre("a", "b"));
   EXPECT_EQ(event.parent, std::nullopt);
@@ -203,22 +228,22 @@ TEST(EngineEventsTest, VllmsBatchesAreRead) {
   EXPECT_EQ(event.extras[0][1].offset_tokens, 1);
 
   const Json removed = {{"type", "BlockRemoved"}, {"block_hashes", Json::array({Bytes("a")})}, {"medium", "GPU"}};
-  EXPECT_EQ((*DecodeEngineEvents(Packed(BatchOf(removed))))[0].kind, Kind::kRemoved);
-  EXPECT_EQ((*DecodeEngineEvents(Packed(BatchOf({{"type", "AllBlocksCleared"}}))))[0].kind, Kind::kCleared);
+  EXPECT_EQ(DecodeEngineEvents(Packed(BatchOf(removed)))->events[0].kind, Kind::kRemoved);
+  EXPECT_EQ(DecodeEngineEvents(Packed(BatchOf({{"type", "AllBlocksCleared"}})))->events[0].kind, Kind::kCleared);
 }
 
 TEST(EngineEventsTest, WhatHasNoKeyHereIsLeftOut) {
   const Json stored = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {1, 2}}, {"block_size", 2}};
-  EXPECT_EQ((*DecodeEngineEvents(Packed(BatchOf(stored))))[0].kind, Kind::kStored) << "defaults are left out";
+  EXPECT_EQ(DecodeEngineEvents(Packed(BatchOf(stored)))->events[0].kind, Kind::kStored) << "defaults are left out";
   for (const auto& [name, value] : std::map<std::string, Json>{{"medium", "CPU"}, {"group_idx", 1}, {"lora_name", "adapter"},
                                                                {"kv_cache_spec_kind", "sliding_window"},
                                                                {"extra_keys", Json::array({Json::array({Bytes("embedding")})})},
                                                                {"type", "BlockMoved"}}) {
     Json other = stored;
     other[name] = value;
-    const auto events = DecodeEngineEvents(Packed(BatchOf(other)));
-    ASSERT_TRUE(events.ok()) << name << events.status();
-    EXPECT_EQ((*events)[0].kind, Kind::kOther) << name;
+    const auto batch = DecodeEngineEvents(Packed(BatchOf(other)));
+    ASSERT_TRUE(batch.ok()) << name << batch.status();
+    EXPECT_EQ(batch->events[0].kind, Kind::kOther) << name;
   }
 }
 
@@ -229,6 +254,10 @@ TEST(EngineEventsTest, CutHashesAreRefusedWithTheSettingAndNonsenseIsRefused) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0"));
   const Json short_tokens = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {1}}, {"block_size", 2}};
   const Json negative = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {-1, 2}}, {"block_size", 2}};
+  for (const size_t bytes : {0, 65}) {
+    const Json removed = {{"type", "BlockRemoved"}, {"block_hashes", Json::array({Bytes(std::string(bytes, 'h'))})}};
+    EXPECT_THAT(std::string(DecodeEngineEvents(Packed(BatchOf(removed))).status().message()), HasSubstr(absl::StrCat("hash of ", bytes, " bytes")));
+  }
   Json placed = {{"type", "BlockStored"}, {"block_hashes", Json::array({Bytes("a")})}, {"token_ids", {1, 2}}, {"block_size", 2}};
   for (const Json& offset : {Json(2), Json((1ULL << 32) + 1), Json(UINT64_MAX), Json(INT64_MAX)}) {
     placed["extra_keys"] = Json::array({Json::array({Json::array({"picture", offset})})});
