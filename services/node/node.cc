@@ -40,6 +40,20 @@ void RaiseFileLimit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// What other nodes need to read this one's arenas.
+v1::MemoryMap MemoryMapOf(const Transport& transport, const std::vector<std::unique_ptr<Registration>>& registrations) {
+  v1::MemoryMap map;
+  map.set_worker_address(transport.worker_address());
+  for (size_t i = 0; i < registrations.size(); ++i) {
+    v1::MemoryMap::Region* const region = map.add_regions();
+    region->set_arena(static_cast<uint32_t>(i));
+    region->set_base(reinterpret_cast<uint64_t>(registrations[i]->memory().data()));
+    region->set_bytes(registrations[i]->memory().size());
+    region->set_rkey(registrations[i]->rkey());
+  }
+  return map;
+}
+
 }  // namespace
 
 Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
@@ -74,14 +88,17 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(const NodeConfig& config, Logg
   node->fleet_ = std::move(fleet);
   STEM_TRY(node->OpenTiers());
   STEM_TRY(node->OpenTransport());
-  STEM_TRY(node->Serve());
+  STEM_TRY(node->MakeParts());
+  node->MakeServices();
+  STEM_TRY(node->Listen());
   node->StartAnnouncers();
   node->JoinFleet();
   node->housekeeper_ = std::thread([raw = node.get()] { raw->KeepHouse(); });
-  node->http_->SetHealth(Health::kOk);
+  node->started_whole_ = true;
+  node->ShowHealth();
   log.Info("node_ready", {{"node", config.name},
                           {"incarnation", absl::StrFormat("%016x", node->incarnation_)},
-                          {"peer", node->peer_address_},
+                          {"peer", node->peer_address()},
                           {"socket", config.socket},
                           {"http", node->http_address_}});
   return node;
@@ -89,25 +106,25 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(const NodeConfig& config, Logg
 
 Node::~Node() {
   stopping_ = true;
-  if (http_ != nullptr) http_->SetHealth(Health::kDraining);
+  if (http_ != nullptr) ShowHealth();
   if (housekeeper_.joinable()) housekeeper_.join();
   if (fleet_ != nullptr) fleet_->Leave();
   attach_.reset();
   if (sessions_ != nullptr) sessions_->CloseAll();
   if (announcers_ != nullptr) announcers_->SetDirectories({});
-  engine_follower_.reset();
   request_log_.Stop();  // who follows it hangs up
   if (server_ != nullptr) {
     server_->Shutdown(absl::ToChronoTime(absl::Now() + kDrain));
     server_->Wait();
   }
+  http_.reset();  // scrapes read from all that follows
+  engine_follower_.reset();
   if (directories_ != nullptr) directories_->Stop();  // who waits for others goes on, and ends
   fetcher_.reset();
   publisher_.reset();
   copier_.reset();
   peer_service_.reset();
   spiller_.reset();
-  http_.reset();
   if (transport_ != nullptr) transport_->Close();  // reads that outlived their fetch give up their slots
   registrations_.clear();
   transport_.reset();
@@ -202,7 +219,7 @@ absl::Status Node::OpenTransport() {
   return absl::OkStatus();
 }
 
-absl::Status Node::Serve() {
+absl::Status Node::MakeParts() {
   announcers_ = std::make_unique<Announcers>(changes_, *spaces_, secret_, log_);
   directories_ = std::make_unique<DirectoryStub>(
       DirectoryStub::Options{.requester = config_.name,
@@ -221,6 +238,14 @@ absl::Status Node::Serve() {
   lent_runs_ = std::make_unique<LentRuns>(*peers_, peer_reports_);
   copier_ = std::make_unique<Copier>(Copier::Options{}, *lent_runs_, metrics_, log_);
   demand_ = std::make_unique<Demand>(*spaces_, config_.ssd_bytes);
+  if (!config_.kv_events.endpoint.empty()) {
+    engine_follower_ = std::make_unique<EngineFollower>(config_.kv_events, *spaces_,
+                                                        [this](const BlockChange& change) { changes_.Append(change); }, log_);
+  }
+  return absl::OkStatus();
+}
+
+void Node::MakeServices() {
   fetcher_ = std::make_unique<Fetcher>(Fetcher::Parts{.directories = *directories_,
                                                       .peers = *peers_,
                                                       .host_peers = *host_peers_,
@@ -254,15 +279,6 @@ absl::Status Node::Serve() {
                                                                    .metrics = metrics_,
                                                                    .secret = secret_,
                                                                    .status = [this] { return Status(); }});
-  v1::MemoryMap map;
-  map.set_worker_address(transport_->worker_address());
-  for (size_t i = 0; i < registrations_.size(); ++i) {
-    v1::MemoryMap::Region* const region = map.add_regions();
-    region->set_arena(static_cast<uint32_t>(i));
-    region->set_base(reinterpret_cast<uint64_t>(registrations_[i]->memory().data()));
-    region->set_bytes(registrations_[i]->memory().size());
-    region->set_rkey(registrations_[i]->rkey());
-  }
   peer_service_ = std::make_unique<PeerService>(
       PeerService::Parts{.spaces = *spaces_,
                          .leases = *leases_,
@@ -270,7 +286,7 @@ absl::Status Node::Serve() {
                          .metrics = metrics_,
                          .sinks = request_sinks_,
                          .secret = secret_},
-      PeerService::Options{.incarnation = incarnation_, .memory = std::move(map), .lease = config_.lease});
+      PeerService::Options{.incarnation = incarnation_, .memory = MemoryMapOf(*transport_, registrations_), .lease = config_.lease});
   levers_ = std::make_unique<Levers>(Levers::Parts{.spaces = *spaces_,
                                                    .promoter = *promoter_,
                                                    .kept = kept_,
@@ -278,7 +294,7 @@ absl::Status Node::Serve() {
                                                    .sessions = *sessions_,
                                                    .leases = *leases_,
                                                    .log = log_,
-                                                   .on_drain = [this](bool on) { http_->SetHealth(on ? Health::kDraining : Health::kOk); }});
+                                                   .on_drain = [this](bool) { ShowHealth(); }});
   operator_service_ = std::make_unique<NodeOperatorService>(NodeOperatorService::Parts{.secret = secret_,
                                                                                    .node = config_.name,
                                                                                    .spaces = *spaces_,
@@ -287,9 +303,14 @@ absl::Status Node::Serve() {
                                                                                    .demand = *demand_,
                                                                                    .levers = *levers_});
   if (store_ != nullptr) spiller_ = std::make_unique<Spiller>(*spaces_, *store_, latest_publish_, request_sinks_, log_);
+}
 
+absl::Status Node::Listen() {
   STEM_ASSIGN(const HostPort listen, ParseHostPort(config_.listen));
   STEM_ASSIGN(const HostPort http, ParseHostPort(config_.http));
+  // First, as a call may change what it shows.
+  STEM_ASSIGN(http_, MetricsServer::Start({.listen = http, .fill = [this](MetricsPage& page) { FillMetrics(page); }}));
+  http_address_ = HostPort{http.host, http_->port()}.ToString();
   grpc::ServerBuilder builder;
   builder.RegisterService(node_service_.get());
   builder.RegisterService(peer_service_.get());
@@ -297,30 +318,38 @@ absl::Status Node::Serve() {
   STEM_ASSIGN(GrpcServer started, StartGrpcServer(builder, {listen}, {config_.socket}));
   server_ = std::move(started.server);
   chmod(config_.socket.c_str(), 0666);  // sessions open with a token that only the attach socket gives
-  peer_address_ = HostPort{listen.host, started.ports[0]}.ToString();
+  {
+    MutexLock lock(mutex_);
+    peer_address_ = HostPort{listen.host, started.ports[0]}.ToString();
+  }
   STEM_ASSIGN(attach_, AttachServer::Start({.path = absl::StrCat(config_.socket, ".attach"),
                                             .node = config_.name,
                                             .incarnation = incarnation_,
                                             .drain = drain_},
                                            *spaces_, *sessions_, secret_, log_));
-  STEM_ASSIGN(http_, MetricsServer::Start({.listen = http, .fill = [this](MetricsPage& page) { FillMetrics(page); }}));
-  http_address_ = HostPort{http.host, http_->port()}.ToString();
   return absl::OkStatus();
+}
+
+void Node::ShowHealth() {
+  MutexLock lock(mutex_);
+  const bool draining = stopping_ || drain_.on();
+  http_->SetHealth(draining ? Health::kDraining : started_whole_ ? Health::kOk : Health::kStarting);
+}
+
+std::string Node::peer_address() const {
+  MutexLock lock(mutex_);
+  return peer_address_;
 }
 
 void Node::StartAnnouncers() {
   v1::Hello hello;
   hello.mutable_node()->set_node(config_.name);
   hello.mutable_node()->set_incarnation(incarnation_);
-  hello.mutable_node()->set_peer_address(peer_address_);
+  hello.mutable_node()->set_peer_address(peer_address());
   hello.mutable_node()->set_host_id(HostId());
   hello.mutable_node()->set_attach_path(absl::StrCat(config_.socket, ".attach"));
   for (const auto& memory : spaces_->memories()) hello.set_dram_bytes(hello.dram_bytes() + memory->group.dram_bytes);
   hello.set_ssd_bytes(config_.ssd_bytes);
-  if (!config_.kv_events.endpoint.empty()) {
-    engine_follower_ = std::make_unique<EngineFollower>(config_.kv_events, *spaces_,
-                                                        [this](const BlockChange& change) { changes_.Append(change); }, log_);
-  }
   announcers_->Introduce({.hello = std::move(hello),
                           .heartbeat = config_.heartbeat,
                           .usage_of_a_stream = [this] {
@@ -354,7 +383,7 @@ absl::Status Node::SetDirectories(const std::vector<std::string>& directories) {
 void Node::JoinFleet() {
   const FleetMember self{.name = config_.name,
                          .incarnation = incarnation_,
-                         .address = peer_address_,
+                         .address = peer_address(),
                          .host_id = HostId(),
                          .zone = config_.fleet.zone};
   fleet_->RegisterNode(self);
@@ -424,7 +453,7 @@ v1::NodeStatusReply Node::Status() const {
   v1::NodeStatusReply status;
   status.mutable_address()->set_node(config_.name);
   status.mutable_address()->set_incarnation(incarnation_);
-  status.mutable_address()->set_peer_address(peer_address_);
+  status.mutable_address()->set_peer_address(peer_address());
   status.set_version(std::string(kVersion));
   status.set_uptime_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(absl::Now() - started_)));
   for (const auto& memory : spaces_->memories()) {
@@ -464,7 +493,7 @@ std::string Node::ReadyJson() const {
   return nlohmann::json{{"node", config_.name},
                         {"incarnation", absl::StrFormat("%016x", incarnation_)},
                         {"socket", config_.socket},
-                        {"peer", peer_address_},
+                        {"peer", peer_address()},
                         {"http", http_address_},
                         {"pid", getpid()}}
       .dump();

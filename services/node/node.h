@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "client/directory_stub.h"
+#include "proto/mutex.h"
 #include "services/node/announcers.h"
 #include "services/node/attach_server.h"
 #include "services/node/change_log.h"
@@ -52,7 +53,7 @@ class Node {
   Node& operator=(const Node&) = delete;
 
   uint64_t incarnation() const { return incarnation_; }
-  const std::string& peer_address() const { return peer_address_; }  // as bound
+  std::string peer_address() const;  // as bound
   const std::string& http_address() const { return http_address_; }  // as bound
   const NodeConfig& config() const { return config_; }
   v1::NodeStatusReply Status() const;
@@ -72,7 +73,11 @@ class Node {
   absl::Status OpenTiers();
   absl::Status RestoreSpilled();
   absl::Status OpenTransport();
-  absl::Status Serve();
+  absl::Status MakeParts();
+  void MakeServices();
+  // HTTP, then calls, then attaching clients.
+  absl::Status Listen();
+  void ShowHealth();
   void StartAnnouncers();
   void JoinFleet();
   void OnFleet(const FleetSnapshot& fleet, const FleetMember& self);
@@ -89,7 +94,8 @@ class Node {
   Logger& log_;
   const uint64_t incarnation_;
   const absl::Time started_;
-  std::string peer_address_;
+  mutable Mutex mutex_;
+  std::string peer_address_ ABSL_GUARDED_BY(mutex_);
   std::string http_address_;
 
   NodeMetrics metrics_;
@@ -135,6 +141,7 @@ class Node {
   std::unique_ptr<AttachServer> attach_;
   std::unique_ptr<Announcers> announcers_;
   std::unique_ptr<MetricsServer> http_;
+  std::atomic<bool> started_whole_{false};
   std::atomic<bool> stopping_{false};
   std::thread housekeeper_;
 };

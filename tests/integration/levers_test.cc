@@ -336,5 +336,19 @@ TEST_F(LeversTest, CommandsFindNodesByNameAndStemsInFiles) {
   EXPECT_THAT(ReadStem("nowhere").status().ToString(), HasSubstr("neither a key"));
 }
 
+TEST_F(LeversTest, ADrainWhileTheNodeStartsCounts) {
+  Up({.nodes = 1});
+  for (int round = 0; round < 5; ++round) {
+    cluster_->StopNode(0);
+    std::thread operators([&] {
+      while (!Ask(cluster_->socket(0), &*secret_, absl::Seconds(20), &Lever::Drain).ok()) absl::SleepFor(absl::Milliseconds(1));
+    });
+    cluster_->StartNode(0);
+    operators.join();
+    EXPECT_TRUE(cluster_->node(0).Status().draining());
+    EXPECT_EQ(HealthOf(0), 503);
+  }
+}
+
 }  // namespace
 }  // namespace stem
