@@ -15,7 +15,7 @@ constexpr char kName[] = "stem-directory";
 absl::Status TellToken(const std::string& token, const std::string& ready_file, stem::Logger& log) {
   if (token.empty()) return absl::OkStatus();
   if (ready_file.empty()) {
-    log.Info("admin_token", {{"token", token}});
+    log.Warn("admin_token", {{"token", token}});  // with --log-level warn too
     return absl::OkStatus();
   }
   const std::string path = ready_file + ".token";
