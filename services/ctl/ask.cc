@@ -42,8 +42,11 @@ void NumbersFromText(const Descriptor& message, Json* json) {
       if (is_number) NumberFromText(one);
       if (is_message) NumbersFromText(*value->message_type(), one);
     };
-    if (!field.is_repeated()) read(&*found);
-    for (Json& one : field.is_repeated() ? *found : Json::array()) read(&one);
+    if (field.is_repeated()) {
+      for (Json& one : *found) read(&one);
+    } else {
+      read(&*found);
+    }
   }
 }
 

@@ -39,6 +39,7 @@ class NodeStream {
   }
 
   void Start() {
+    reader_.reset();  // it lies in memory of the context's call
     context_ = std::make_unique<grpc::ClientContext>();
     if (secret_ != nullptr) secret_->AddToken(*context_);
     if (!request_.follow()) context_->set_deadline(absl::ToChronoTime(absl::Now() + deadline_));

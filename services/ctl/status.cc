@@ -212,8 +212,11 @@ ClusterStatus QueryStatus(const StatusTargets& targets) {
     }
     auto& directory = status.directories[i - status.nodes.size()];
     directory.target = targets.directories[i - status.nodes.size()];
-    directory.reply = secret_status;
-    if (secret_status.ok()) directory.reply = Ask(directory.target, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus);
+    if (!secret_status.ok()) {
+      directory.reply = secret_status;
+      return;
+    }
+    directory.reply = Ask(directory.target, shown, targets.deadline, &v1::Directory::Stub::DirectoryStatus);
   });
   if (targets.directories.empty() || !secret_status.ok()) return status;
   const HistorySource history{.directories = targets.directories, .secret = shown, .deadline = targets.deadline};

@@ -183,7 +183,7 @@ Section Peers(const TopView& view) {
   for (const TopView::Link& link : view.links) {
     section.rows.push_back(
         {{fmt::format("{:<16}{:<16}{:>12}{:>10}{:>14}", Fit(link.node, 15), Fit(link.peer, 15),
-                      link.bytes_per_second.has_value() ? fmt::format("{:.2f} GB/s", *link.bytes_per_second * 1e-9) : std::string("-"),
+                      link.bytes_per_second.has_value() ? Short(*link.bytes_per_second) + "B/s" : std::string("-"),
                       link.busy_share.has_value() ? Percent(*link.busy_share) : std::string("-"), Bytes(static_cast<double>(link.bytes)))}});
   }
   return section;

@@ -155,7 +155,7 @@ TEST(Top, LinksAreRatedByWhatTheyReadBetweenTwoViews) {
   EXPECT_DOUBLE_EQ(*after.links[1].bytes_per_second, 0);
   EXPECT_FALSE(after.links[2].bytes_per_second.has_value()) << "another life of the node";
   EXPECT_FALSE(after.links[3].bytes_per_second.has_value());
-  EXPECT_THAT(ToText(LayOut(after, TopPage::kPeers, 0, 0)), HasSubstr("1.50 GB/s"));
+  EXPECT_THAT(ToText(LayOut(after, TopPage::kPeers, 0, 0)), HasSubstr("1.5GB/s"));
   EXPECT_DOUBLE_EQ(after.ToJson()["links"][0]["bytes_per_second"], 1.5e9);
 }
 
