@@ -57,7 +57,7 @@ class NodeStream {
       return true;
     }
     bool go_on = true;
-    if (ok && state_ == State::kReading) go_on = Take();
+    if (ok && state_ == State::kReading && !stopping) go_on = Take();
     if (ok) {
       state_ = State::kReading;
       record_.Clear();

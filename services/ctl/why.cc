@@ -15,7 +15,7 @@ namespace v1 = ::stemcache::v1;
 std::string DifferenceText(const v1::Difference& difference) {
   if (difference.field().empty()) return "its first tokens are known under another namespace of this tenant";
   const auto shown = [](const std::string& value) { return value.empty() ? std::string("empty") : Printable(value); };
-  return fmt::format("its first tokens are known under another namespace of this tenant: {} is {} here and {} there", difference.field(),
+  return fmt::format("its first tokens are known under another namespace of this tenant: {} is {} here and {} there", Printable(difference.field()),
                      shown(difference.asked()), shown(difference.known()));
 }
 
