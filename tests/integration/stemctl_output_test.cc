@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
+#include <utmp.h>
 
 #include <array>
 #include <cstdio>
@@ -35,7 +36,7 @@ struct Ended {
   std::string out;
 };
 
-Ended Run(const std::string& command) {
+Ended Shell(const std::string& command) {
   Ended ended;
   std::FILE* const pipe = popen(absl::StrCat("bash -c '", command, "' 2>&1").c_str(), "r");
   if (pipe == nullptr) return ended;
@@ -57,7 +58,7 @@ class StemctlOutputTest : public ::testing::Test {
     AcquireOptions options;
     options.request = request;
     ASSERT_TRUE(client->Acquire(testing::ChainOf(*client, 2), options, Soon()).ok());
-    ASSERT_TRUE(Eventually([&] { return Run(absl::StrCat(kStemctl, " tail --once", targets_)).out.find(request) != std::string::npos; }));
+    ASSERT_TRUE(Eventually([&] { return Shell(absl::StrCat(kStemctl, " tail --once", targets_)).out.find(request) != std::string::npos; }));
   }
   std::string Stemctl(const std::string& command) const { return absl::StrCat(kStemctl, " ", command, targets_); }
 
@@ -69,7 +70,7 @@ TEST_F(StemctlOutputTest, TailEndsWithItsReader) {
   Start();
   Serve("one");
   // Nothing more is asked of the node: no write would tell.
-  const Ended ended = Run(absl::StrCat(Stemctl("tail --json -"), " | head -1; exit ${PIPESTATUS[0]}"));
+  const Ended ended = Shell(absl::StrCat(Stemctl("tail --json -"), " | head -1; exit ${PIPESTATUS[0]}"));
   EXPECT_EQ(ended.code, 1);
   EXPECT_THAT(ended.out, HasSubstr("\"request\":\"one\""));
 }
@@ -77,11 +78,11 @@ TEST_F(StemctlOutputTest, TailEndsWithItsReader) {
 TEST_F(StemctlOutputTest, AFullDiskIsAFailure) {
   Start();
   Serve("one");
-  const Ended file = Run(Stemctl("tail --once --json /dev/full"));
+  const Ended file = Shell(Stemctl("tail --once --json /dev/full"));
   EXPECT_EQ(file.code, 1);
   EXPECT_THAT(file.out, HasSubstr("cannot write /dev/full: No space left on device"));
   for (const char* const command : {"tail --once", "status", "top --once", "diagnose", "explain --request one"}) {
-    const Ended ended = Run(absl::StrCat(Stemctl(command), " > /dev/full"));
+    const Ended ended = Shell(absl::StrCat(Stemctl(command), " > /dev/full"));
     EXPECT_EQ(ended.code, 1) << command;
     EXPECT_THAT(ended.out, HasSubstr("cannot write standard output: No space left on device")) << command;
   }
@@ -89,7 +90,7 @@ TEST_F(StemctlOutputTest, AFullDiskIsAFailure) {
 
 TEST_F(StemctlOutputTest, WithNobodyToAskTheCommandWasAskedWrongly) {
   for (const char* const command : {"status", "top", "top --once", "diagnose", "tail --once", "explain --request one", "drain node-1", "quota a --dram 1GiB"}) {
-    const Ended ended = Run(absl::StrCat(kStemctl, " ", command, " < /dev/null"));
+    const Ended ended = Shell(absl::StrCat(kStemctl, " ", command, " < /dev/null"));
     EXPECT_EQ(ended.code, 2) << command;
     EXPECT_THAT(ended.out, HasSubstr("nobody to ask")) << command;
   }
@@ -100,24 +101,24 @@ TEST_F(StemctlOutputTest, EveryCommandWritesJsonThatParses) {
   Serve("007");
   for (const char* const command : {"status", "top", "diagnose", "explain --request 007", "tail --once --recent 1 --node node-0", "drain node-1",
                                     "drain node-1 --resume", "quota nobody --dram 1GiB"}) {
-    const Ended ended = Run(absl::StrCat(Stemctl(command), " --json - 2>/dev/null"));
+    const Ended ended = Shell(absl::StrCat(Stemctl(command), " --json - 2>/dev/null"));
     EXPECT_FALSE(nlohmann::json::parse(ended.out, nullptr, false).is_discarded()) << command << ": " << ended.out;
   }
 }
 
 TEST_F(StemctlOutputTest, StatusOfADirectoryShowsItsNodesByName) {
   Start(2);
-  const Ended ended = Run(Stemctl("status"));
+  const Ended ended = Shell(Stemctl("status"));
   EXPECT_EQ(ended.code, 0) << ended.out;
   EXPECT_THAT(ended.out, AllOf(HasSubstr("node-0"), HasSubstr("node-1"), HasSubstr("live")));
-  EXPECT_EQ(Run(Stemctl("drain node-1")).code, 0);
+  EXPECT_EQ(Shell(Stemctl("drain node-1")).code, 0);
   EXPECT_TRUE(Eventually([&] {
-    const Ended status = Run(Stemctl("status")), top = Run(Stemctl("top --once")), diagnose = Run(Stemctl("diagnose"));
+    const Ended status = Shell(Stemctl("status")), top = Shell(Stemctl("top --once")), diagnose = Shell(Stemctl("diagnose"));
     return status.out.find("draining") != status.out.npos && top.out.find("draining") != top.out.npos &&
            diagnose.out.find("node node-1 drains") != diagnose.out.npos;
   }));
   cluster_->StopNode(1);
-  const Ended down = Run(Stemctl("status"));
+  const Ended down = Shell(Stemctl("status"));
   EXPECT_EQ(down.code, 1);
   EXPECT_THAT(down.out, HasSubstr("node node-1 does not answer"));
 }
