@@ -73,7 +73,7 @@ TEST(SpaceTableTest, QuotaBeyondWhatTheNodeHasIsRefusedWhateverItAddsUpTo) {
                                                      {.name = "b", .uids = {1001}, .dram_bytes = 1 << 20, .ssd_bytes = 1 << 20}},
                                           .ssd_bytes = 4 << 20},
                                          std::vector<uint8_t>(32, 7));
-  for (const uint64_t ssd_bytes : {UINT64_MAX, UINT64_MAX - (1 << 20) + 1, (3ULL << 20) + 1}) {
+  for (const uint64_t ssd_bytes : {UINT64_MAX, UINT64_MAX - (1 << 20) + 1, uint64_t{3 << 20} + 1}) {
     EXPECT_EQ(table->SetQuota("a", {.ssd_bytes = ssd_bytes}).status().code(), absl::StatusCode::kInvalidArgument) << ssd_bytes;
   }
   EXPECT_EQ(table->SetQuota("a", {.dram_bytes = UINT64_MAX}).status().code(), absl::StatusCode::kInvalidArgument);
