@@ -3,10 +3,10 @@
 
 #include <functional>
 
-#include "services/node/fetcher.h"
-#include "services/node/promoter.h"
+#include "services/node/fetch/fetcher.h"
 #include "services/node/publisher.h"
-#include "services/node/session.h"
+#include "services/node/sessions/session.h"
+#include "services/node/tiers/promoter.h"
 #include "services/runtime/cluster_secret.h"
 #include "services/runtime/tracing.h"
 #include "stemcache/v1/node.grpc.pb.h"

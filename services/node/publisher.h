@@ -5,13 +5,13 @@
 
 #include "absl/time/time.h"
 #include "proto/validate.h"
-#include "services/node/copier.h"
-#include "services/node/drain.h"
-#include "services/node/metrics.h"
-#include "services/node/published_prompts.h"
-#include "services/node/reservations.h"
-#include "services/node/session.h"
-#include "services/node/work_queue.h"
+#include "services/node/fetch/copier.h"
+#include "services/node/records/metrics.h"
+#include "services/node/records/published_prompts.h"
+#include "services/node/sessions/drain.h"
+#include "services/node/sessions/reservations.h"
+#include "services/node/sessions/session.h"
+#include "services/runtime/work_queue.h"
 
 namespace stem {
 

@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "services/node/hot_stems.h"
+#include "services/node/records/hot_stems.h"
 #include "storage/policy/sampled_hit_curve.h"
 
 namespace stem {

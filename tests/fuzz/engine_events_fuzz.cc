@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "proto/check.h"
-#include "services/node/engine_blocks.h"
+#include "services/node/engines/engine_blocks.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace stem;

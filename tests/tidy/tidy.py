@@ -16,6 +16,8 @@ FOLDERS = {
     "services/runtime": [], "services/console": ["services/runtime"], "services/directory": ["services/runtime", "services/console"], "services/node": ["services/runtime"],
     "services/ctl": ["services/runtime"],
 }
+# Rooms inside a folder, in dependency order; what lies beside them stands above them all.
+LAYERS = {"services/node": ["spaces", "records", "tiers", "peers", "sessions", "fetch", "announce", "engines", "operators"]}
 # The engine process links words, kernels and the pool's mapping, neither UCX nor RocksDB.
 ONLY = {"client": ("storage/", ["storage/pool/"]),
         # Kernels know the protobuf-free words only.
@@ -90,6 +92,13 @@ class House:
         in_a_folder = included.count("/") > 1  # a header of the room itself is for all its folders
         if room == target and folder in FOLDERS and in_a_folder and other != folder and other not in FOLDERS[folder]:
             self.find(name, f'includes "{included}": {folder} may use {FOLDERS[folder] or "no other folder"} of its room')
+        if folder == other and folder in LAYERS:
+            self.check_layer(name, included, LAYERS[folder])
+
+    def check_layer(self, name, included, layers):
+        mine, theirs = (path.split("/")[2] for path in (name, included))
+        if mine in layers and (theirs not in layers or layers.index(theirs) > layers.index(mine)):
+            self.find(name, f'includes "{included}": the order is {", ".join(layers)}, and then what lies beside them')
 
     def registered_tests(self):
         register = self.files.get("tests/CMakeLists.txt", "")

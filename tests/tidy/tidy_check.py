@@ -56,6 +56,18 @@ class TidyTest(unittest.TestCase):
         self.write("services/CMakeLists.txt", "d.cc\n")
         self.expect("client/c.h", "client may use only storage/pool/")
 
+    def test_include_of_a_higher_layer(self):
+        self.write("services/node/fetch/b.h", "")
+        self.write("services/node/peers/c.cc", '#include "services/node/fetch/b.h"\n')
+        self.write("services/CMakeLists.txt", "c.cc\n")
+        self.expect("services/node/peers/c.cc", "the order is spaces")
+
+    def test_include_of_what_stands_above_the_layers(self):
+        self.write("services/node/b.h", "")
+        self.write("services/node/peers/c.cc", '#include "services/node/b.h"\n')
+        self.write("services/CMakeLists.txt", "c.cc\n")
+        self.expect("services/node/peers/c.cc", "what lies beside them")
+
     def test_unregistered_test(self):
         self.write("tests/unit/proto/b_test.cc", "")
         self.expect("b_test.cc", "not registered")

@@ -5,12 +5,12 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "services/node/change_log.h"
-#include "services/node/lease_table.h"
-#include "services/node/peer_reports.h"
-#include "services/node/reservations.h"
-#include "services/node/session.h"
-#include "services/node/work_queue.h"
+#include "services/node/announce/change_log.h"
+#include "services/node/peers/lease_table.h"
+#include "services/node/peers/peer_reports.h"
+#include "services/node/sessions/reservations.h"
+#include "services/node/sessions/session.h"
+#include "services/runtime/work_queue.h"
 
 namespace stem {
 namespace {

@@ -1,0 +1,100 @@
+#include "services/node/tiers/spiller.h"
+
+#include <vector>
+
+#include "absl/time/clock.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kBatchBytes = 16ULL << 20;  // sequential enough for the disk, short enough for a waiting publish
+constexpr absl::Duration kIdle = absl::Milliseconds(50);
+constexpr absl::Duration kRetryAfterFailure = absl::Seconds(1);
+
+}  // namespace
+
+Spiller::Spiller(SpaceTable& spaces, SpillStore& store, LatestPublish& latest, const RequestSinks& sinks, Logger& log)
+    : spaces_(spaces), store_(store), latest_(latest), sinks_(sinks), log_(log), thread_([this] { Run(); }) {}
+
+Spiller::~Spiller() {
+  stopping_ = true;
+  thread_.join();
+}
+
+void Spiller::Run() {
+  while (!stopping_) {
+    size_t spilled = 0;
+    const std::vector<BlockPool*> pools = spaces_.pools();
+    for (BlockPool* pool : pools) spilled += Step(*pool);
+    if (failing_) {
+      absl::SleepFor(kRetryAfterFailure);
+    } else if (spilled == 0) {
+      // With several pools none may be waited for alone.
+      if (pools.size() == 1) {
+        pools.front()->WaitForSpillDemand(kIdle);
+      } else {
+        absl::SleepFor(absl::Milliseconds(5));
+      }
+    }
+  }
+}
+
+size_t Spiller::Step(BlockPool& pool) {
+  const absl::Time begin = absl::Now();
+  std::vector<BlockPin> batch = pool.TakeSpillBatch(kBatchBytes);
+  uint64_t bytes = 0;
+  std::vector<SpillWrite> writes;
+  writes.reserve(batch.size());
+  for (const BlockPin& pin : batch) {
+    const BlockMeta& meta = pin.meta();
+    writes.push_back({.meta = meta, .payload = pin.view().payload(meta.length)});
+    bytes += SpillRecordBytes(meta.length);
+  }
+  // Here alone records are given up for room, and removed before the next batch, which may write the same ones again. Without a batch too: the
+  // quota may be smaller now.
+  const std::vector<SpillRecordId> gone = pool.MakeSsdRoom(bytes);
+  absl::Status status = gone.empty() ? absl::OkStatus() : store_.Remove(gone);
+  if (batch.empty()) {
+    if (!gone.empty()) Note(status, gone.size());
+    return status.ok() ? gone.size() : 0;
+  }
+  if (status.ok()) status = store_.Put(writes);
+  sinks_.metrics.Observe(Stage::kSpill, absl::Now() - begin);
+  if (sinks_.tracer.on()) Trace(begin, batch.size(), bytes, status);
+  if (status.ok()) {
+    sinks_.metrics.AddBytes(v1::BYTE_PATH_SSD_WRITE, bytes);
+    sinks_.metrics.AddSeconds(v1::BYTE_PATH_SSD_WRITE, absl::Now() - begin);
+    sinks_.metrics.CountSpilled(batch.size());
+  }
+  Note(status, batch.size());
+  const size_t blocks = batch.size();
+  const std::vector<SpillRecordId> withdrawn = pool.FinishSpill(std::move(batch), status.ok());
+  if (status.ok() && !withdrawn.empty()) status = store_.Remove(withdrawn);
+  return status.ok() ? blocks : 0;
+}
+
+void Spiller::Note(const absl::Status& status, size_t blocks) {
+  if (!status.ok() && !failing_) log_.Error("spill_failed", {{"blocks", blocks}, {"why", status.message()}});
+  if (status.ok() && failing_) log_.Info("spill_recovered");
+  failing_ = !status.ok();
+}
+
+void Spiller::Trace(absl::Time begin, size_t blocks, uint64_t bytes, const absl::Status& status) {
+  const TraceContext publish = latest_.Take();
+  const absl::Time end = absl::Now();
+  Span span{.name = StageName(Stage::kSpill),
+            .self = sinks_.tracer.Begin(publish),
+            .parent = publish.span,
+            .begin = begin,
+            .end = end,
+            .attributes = {{"stemcache.blocks", static_cast<int64_t>(blocks)},
+                           {"stemcache.bytes", static_cast<int64_t>(bytes)},
+                           {"stemcache.tier", std::string("ssd")}},
+            .error = std::string(status.message())};
+  if (!span.self.sampled && status.ok() && !sinks_.tracer.IsSlow(end - begin)) return;
+  std::vector<Span> spans;
+  spans.push_back(std::move(span));
+  sinks_.tracer.Keep(std::move(spans));
+}
+
+}  // namespace stem

@@ -1,0 +1,200 @@
+// What comes back from disk is proved before anyone may read it: every field of the record and every byte.
+#include "services/node/tiers/promoter.h"
+
+#include <functional>
+#include <sstream>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "kernels/checksum.h"
+#include "tests/support/memory_spill_store.h"
+#include "tests/support/spill_block.h"
+
+namespace stem {
+namespace {
+
+constexpr uint64_t kBlockBytes = 10000;
+
+// A disk that answers well-formed records with something changed in them.
+class TamperingStore final : public SpillStore {
+ public:
+  std::function<void(SpillRead&)> tamper;
+
+  absl::Status Put(std::span<const SpillWrite> writes) override { return inner_.Put(writes); }
+  void Get(std::span<SpillRead> reads) override {
+    inner_.Get(reads);
+    for (SpillRead& read : reads) {
+      if (tamper && read.status.ok()) tamper(read);
+    }
+  }
+  absl::Status Remove(std::span<const SpillRecordId> records) override { return inner_.Remove(records); }
+  absl::Status ForEach(absl::FunctionRef<void(const BlockMeta&)> visit) override { return inner_.ForEach(visit); }
+  SpillStats stats() const override { return inner_.stats(); }
+
+ private:
+  MemorySpillStore inner_;
+};
+
+class PromoterTest : public ::testing::Test {
+ protected:
+  PromoterTest()
+      : memory_(8 * SlotGeometry::For(kBlockBytes).slot_bytes),
+        pool_(std::span(memory_), SlotGeometry::For(kBlockBytes), {.ssd_bytes_max = 1 << 30, .spill_ahead_slots = 1}),
+        metrics_("n1"),
+        log_({.process = "test", .out = &lines_}),
+        promoter_(&store_, metrics_, log_) {
+    // A chain of three on disk, as a restart finds it.
+    for (uint64_t number = 0; number < 3; ++number) {
+      const SpillBlock block(number, kBlockBytes, 5);
+      EXPECT_TRUE(store_.Put(std::vector<SpillWrite>{block.write()}).ok());
+      pool_.Restore(block.meta());
+    }
+    EXPECT_TRUE(pool_.FinishRestore().empty());
+  }
+  std::vector<absl::StatusOr<BlockPin>> PromoteAll() {
+    std::vector<Filling> fillings;
+    for (uint64_t number = 0; number < 3; ++number) {
+      fillings.push_back(*pool_.BeginFill(SpillBlock::NameOf(number), std::nullopt, absl::Now()));
+    }
+    return promoter_.Promote(pool_, std::move(fillings), nullptr);
+  }
+  static std::vector<Filling> One(Filling filling) {
+    std::vector<Filling> fillings;
+    fillings.push_back(std::move(filling));
+    return fillings;
+  }
+  void ExpectBlockOneRefused() {
+    {
+      const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+      EXPECT_TRUE(pins[0].ok()) << pins[0].status();
+      EXPECT_EQ(pins[1].status().code(), absl::StatusCode::kDataLoss) << pins[1].status();
+      EXPECT_FALSE(pins[2].ok()) << "it hangs on a block that is gone";
+    }
+    EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kAbsent);
+    EXPECT_EQ(pool_.Find(SpillBlock::NameOf(2)), BlockPool::Presence::kAbsent);
+    EXPECT_EQ(store_.stats().records, 1u) << "quarantined on disk too";
+    EXPECT_EQ(metrics_.integrity_failures(), 1u);
+    EXPECT_EQ(pool_.stats().slots_free, 7u);
+  }
+  void TamperWithBlockOne(std::function<void(SpillRead&)> change) {
+    store_.tamper = [change = std::move(change)](SpillRead& read) {
+      if (read.name == SpillBlock::NameOf(1)) change(read);
+    };
+  }
+
+  std::vector<std::byte> memory_;
+  BlockPool pool_;
+  TamperingStore store_;
+  NodeMetrics metrics_;
+  std::ostringstream lines_;
+  Logger log_;
+  Promoter promoter_;
+};
+
+TEST_F(PromoterTest, GoodRecordsBecomeReadable) {
+  const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+  for (uint64_t number = 0; number < 3; ++number) {
+    ASSERT_TRUE(pins[number].ok()) << pins[number].status();
+    const std::span<const std::byte> payload = pins[number]->view().payload(kBlockBytes);
+    EXPECT_TRUE(std::ranges::equal(payload, SpillBlock(number, kBlockBytes, 5).payload()));
+    EXPECT_EQ(pins[number]->view().header().name, SpillBlock::NameOf(number));
+  }
+  EXPECT_EQ(metrics_.integrity_failures(), 0u);
+}
+
+TEST_F(PromoterTest, WhatHasLeftTheSsdIsGoneAndNoFailedProof) {
+  const uint64_t free = pool_.stats().slots_free;
+  EXPECT_EQ(Promoter::Begin(pool_, SpillBlock::NameOf(99), absl::Now() + absl::Seconds(1)).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(pool_.stats().slots_free, free);
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(99)), BlockPool::Presence::kAbsent);
+}
+
+TEST_F(PromoterTest, BlockThatIsEvictedAndPublishedAgainWhileItIsReadIsAMissAndNoFailedProof) {
+  TamperWithBlockOne([this](SpillRead& read) {
+    pool_.Evict(read.name);
+    Filling again = *pool_.BeginFill(read.name, SpillBlock::NameOf(0).key, absl::Now());
+    ASSERT_TRUE(std::move(again).Commit(kBlockBytes, 1, 2).ok());
+    read.status = absl::NotFoundError("no record");
+  });
+  {
+    const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+    EXPECT_TRUE(pins[0].ok()) << pins[0].status();
+    EXPECT_TRUE(absl::IsNotFound(pins[1].status())) << pins[1].status();
+  }
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kDram) << "the new one has failed no proof";
+  EXPECT_EQ(metrics_.integrity_failures(), 0u);
+}
+
+TEST_F(PromoterTest, RunIsBroughtInOrderAndEndsWhereABlockIsNotHeld) {
+  std::vector<BlockName> names;
+  for (uint64_t number = 0; number < 4; ++number) names.push_back(SpillBlock::NameOf(number));
+  { const auto here = promoter_.Promote(pool_, One(*Promoter::Begin(pool_, names[0], absl::Now())), nullptr); }
+  std::vector<std::pair<BlockName, bool>> taken;
+  std::vector<BlockPin> pins;
+  const absl::Status ended = promoter_.BringRun(pool_, names, absl::Now(), nullptr, [&](BlockPin pin, bool waited) {
+    taken.push_back({pin.meta().name, waited});
+    pins.push_back(std::move(pin));
+  });
+  EXPECT_TRUE(absl::IsNotFound(ended)) << ended;
+  EXPECT_EQ(taken, (std::vector<std::pair<BlockName, bool>>{{names[0], false}, {names[1], true}, {names[2], true}}));
+}
+
+TEST_F(PromoterTest, RunWaitsForABlockThatAnotherBrings) {
+  std::vector<BlockName> names;
+  for (uint64_t number = 0; number < 3; ++number) names.push_back(SpillBlock::NameOf(number));
+  Filling others = *Promoter::Begin(pool_, names[1], absl::Now());
+  std::vector<BlockPin> pins;
+  const auto take = [&](BlockPin pin, bool /*waited*/) { pins.push_back(std::move(pin)); };
+  EXPECT_TRUE(absl::IsDeadlineExceeded(promoter_.BringRun(pool_, names, absl::Now(), nullptr, take)));
+  EXPECT_EQ(pins.size(), 1u) << "what was before it is here";
+  pins.clear();
+  std::thread other([&] {
+    absl::SleepFor(absl::Milliseconds(10));
+    EXPECT_TRUE(promoter_.Promote(pool_, One(std::move(others)), nullptr)[0].ok());
+  });
+  EXPECT_TRUE(promoter_.BringRun(pool_, names, absl::Now() + absl::Seconds(60), nullptr, take).ok());
+  other.join();
+  EXPECT_EQ(pins.size(), 3u);
+}
+
+TEST_F(PromoterTest, RecordOfOtherBytesIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.meta.digest ^= 1; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, WhatTheStoreCouldNotProveIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.status = absl::DataLossError("payload does not have its digest"); });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, RecordOfAnotherKeyIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.meta.name.key.low ^= 1; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, RecordOfAnotherNamespaceIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.meta.name.space.low ^= 1; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, RecordOfAnotherGenerationIsRefused) {
+  TamperWithBlockOne([](SpillRead& read) { read.meta.generation += 1; });
+  ExpectBlockOneRefused();
+}
+
+TEST_F(PromoterTest, ReadersWordAloneWithdrawsNothing) {
+  const std::vector<absl::StatusOr<BlockPin>> pins = PromoteAll();
+  promoter_.Recheck(pool_, SpillBlock::NameOf(1), "client");
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kDram);
+  const SlotGeometry geometry = pool_.geometry();
+  SlotView<std::byte>(std::span(memory_).subspan(pins[1]->slot() * geometry.slot_bytes, geometry.slot_bytes), geometry)
+      .payload(kBlockBytes)[3] ^= std::byte{1};
+  promoter_.Recheck(pool_, SpillBlock::NameOf(1), "client");
+  EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kAbsent);
+}
+
+}  // namespace
+}  // namespace stem
