@@ -156,16 +156,24 @@ test("totals stay those of the cluster while it is asked", async () => {
 
 test("one browser too many is told all the same, and follows when there is room", async () => {
   const others = Array.from({ length: 16 }, () => new AbortController());
-  const follow = async ({ signal }) => (await fetch(`${cluster.url}/api/events`, { signal })).status;
+  const answers = []; // kept: one that is forgotten is hung up on
+  const follow = async ({ signal }) => {
+    answers.push(await fetch(`${cluster.url}/api/events`, { signal }));
+    return answers[answers.length - 1].status;
+  };
   await page.goto("about:blank"); // which followed too
   for (const other of others) for (let tries = 0; (await follow(other)) !== 200; ++tries) assert.ok(tries < 100);
   const late = await (await browser.newContext()).newPage();
+  const refused = late.waitForResponse((response) => response.url().endsWith("/api/events") && response.status() === 503, WAIT);
   await late.goto(`${cluster.url}/#/capacity`);
+  await refused;
   await late.waitForSelector(".pulse.good:has-text('all live')", WAIT);
   await late.waitForTimeout(9000);
   assert.equal(await late.locator(".pulse.good:has-text('all live')").count(), 1, "it is not told that the directory is silent");
+  assert.ok(answers.filter(({ status }) => status === 200).length === 16);
+  const follows = late.waitForResponse((response) => response.url().endsWith("/api/events") && response.status() === 200, WAIT);
   for (const other of others) other.abort();
-  await late.waitForResponse((response) => response.url().endsWith("/api/events") && response.status() === 200, WAIT);
+  await follows;
   await late.context().close();
 });
 
