@@ -291,7 +291,11 @@ DiagnosisInputs AskDiagnosis(const StatusTargets& targets) {
   AskAtOnce(nodes->size(), [&](size_t i) {
     const std::string& address = (*nodes)[i].address;
     const auto status = Ask(address, shown, targets.deadline, &v1::Node::Stub::NodeStatus);
-    inputs.nodes[i] = {.name = status.ok() ? status->address().node() : (*nodes)[i].name,
+    if (!status.ok()) {  // not waited for three times
+      inputs.nodes[i] = {.name = (*nodes)[i].name, .curve = status.status(), .namespaces = status.status()};
+      return;
+    }
+    inputs.nodes[i] = {.name = status->address().node(),
                        .curve = Ask(address, shown, targets.deadline, &v1::NodeOperator::Stub::HitCurve),
                        .namespaces = Ask(address, shown, targets.deadline, &v1::NodeOperator::Stub::Namespaces)};
   });

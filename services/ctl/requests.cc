@@ -47,7 +47,7 @@ uint32_t HitBlocks(const v1::RequestRecord& record, bool remote, bool ssd) {
   return blocks;
 }
 
-constexpr char kRow[] = "{:<13}{:<12}{:<9}{:<24}{:<20}{:>8}{:>8}{:>8}{:>8}{:>8}{:>11}  {}\n";
+constexpr char kRow[] = "{:<13}{:<11}{:<8}{:<20}{:<16}{:>7}{:>7}{:>7}{:>7}{:>7}{:>9}  {}\n";  // 114 columns and the causes
 
 }  // namespace
 
@@ -102,8 +102,8 @@ std::string RecordHeads() {
 }
 
 std::string RecordRow(const v1::RequestRecord& record) {
-  std::string row = fmt::format(kRow, TimeOfDay(record.began_unix_ms()), Fit(record.node(), 11), Fit(record.kind(), 8), Fit(record.request(), 23),
-                                Fit(record.model(), 19), record.blocks_asked(), record.blocks_matched(), HitBlocks(record, false, false),
+  std::string row = fmt::format(kRow, TimeOfDay(record.began_unix_ms()), Fit(record.node(), 10), Fit(record.kind(), 7), Fit(record.request(), 19),
+                                Fit(record.model(), 15), record.blocks_asked(), record.blocks_matched(), HitBlocks(record, false, false),
                                 HitBlocks(record, true, false), HitBlocks(record, false, true),
                                 RoughTime(absl::Microseconds(record.duration_us())), Causes(record));
   if (record.skipped() > 0) row = fmt::format("({} more on {})\n", record.skipped(), Printable(record.node())) + row;
