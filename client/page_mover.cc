@@ -192,7 +192,7 @@ MoveResult PageMover::Run(const MoveJob& job) {
 }
 
 void PageMover::Load(const MoveJob& job, absl::Time deadline, MoveResult& result) {
-  AcquireOptions options{.parts = {pages_.part}, .request = job.request, .traceparent = job.traceparent, .probe = job.probe};
+  AcquireOptions options{.parts = {pages_.part}, .request = job.request, .traceparent = job.traceparent, .probe = job.probe, .conversation = job.conversation};
   absl::StatusOr<Stem> stem = client_.Acquire(job.keys, options, deadline);
   if (!stem.ok()) {
     result.status = stem.status();
@@ -237,7 +237,7 @@ absl::Status PageMover::LoadBlock(const Stem& stem, const MoveJob& job, uint32_t
 }
 
 void PageMover::Save(const MoveJob& job, absl::Time deadline, MoveResult& result) {
-  ReserveOptions options{.parent = {}, .parts = {pages_.part}, .traceparent = job.traceparent, .probe = job.probe};
+  ReserveOptions options{.parent = {}, .parts = {pages_.part}, .traceparent = job.traceparent, .probe = job.probe, .conversation = job.conversation};
   // As much as staging holds at a time.
   for (size_t first = job.first_block; first < job.keys.size();) {
     if (first > 0) options.parent = job.keys[first - 1];

@@ -51,6 +51,7 @@ struct MoveJob {
   std::string request;  // for logs; 0..128 bytes
   std::string traceparent;
   std::optional<Probe> probe;  // of the chain, for the node
+  Conversation conversation;   // as in AcquireOptions
 };
 
 struct MoveResult {

@@ -26,8 +26,8 @@ def payload(block: int) -> np.ndarray:
     return ((np.arange(BLOCK_BYTES) * 7 + block * 31) % 251).astype(np.uint8)
 
 
-def publish(client: stemcache.Client, keys: bytes) -> int:
-    reservation = client.reserve(keys, timeout_s=20)
+def publish(client: stemcache.Client, keys: bytes, **told) -> int:
+    reservation = client.reserve(keys, timeout_s=20, **told)
     for block, _, staging in reservation.wanted:
         np.asarray(staging)[:] = payload(block)
     return client.commit(reservation, timeout_s=20).committed
@@ -268,6 +268,29 @@ while len(freed) < 400 and time.monotonic() < end:
 assert any("Dummy" in name for name in freed), "none was let go on a thread of the client"
 print("let go of", len(freed))
 """)
+
+
+def test_what_is_told_of_conversations_decides_who_leaves_first(new_cluster):
+    with stemcache.Client(new_cluster(nodes=1, dram="1MiB").node(0), namespace(), timeout_s=20) as client:
+        def chain(first: int, blocks: int) -> bytes:
+            return stemcache.Hasher(client).append(range(first, first + 16 * blocks))
+
+        kept, told, ended, small = chain(1, 16), chain(100_000, 8), chain(200_000, 8), chain(300_000, 2)
+        chat = [stemcache.conversation_id(f"chat-{i}") for i in range(6)]
+        publish(client, kept, conversation=chat[1], outlook="will_resume")
+        publish(client, told, conversation=chat[2], outlook="ended")
+        publish(client, ended, conversation=chat[3])
+        client.end_conversation(chat[3])
+        publish(client, small, conversation=chat[4])
+        for _ in range(50):
+            client.acquire(small, timeout_s=20, conversation=chat[4]).release()
+        publish(client, chain(400_000, 24), conversation=chat[5])
+        assert client.acquire(kept, timeout_s=20).matched_blocks == 16, "the oldest"
+        assert sum(client.acquire(keys, timeout_s=20).matched_blocks for keys in (told, ended)) < 16
+        with pytest.raises(ValueError, match="outlook"):
+            client.acquire(kept, outlook="soon")
+        assert client.start_acquire(kept, conversation=chat[1], outlook="ended") is not None
+    assert len(set(chat)) == 6 and all(0 < number < 1 << 64 for number in chat)
 
 
 def test_errors_are_told_by_kind(cluster, client, keys):

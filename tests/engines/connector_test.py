@@ -100,6 +100,25 @@ def test_the_scheduler_is_told_to_ask_again_while_a_lookup_runs(cluster, engine)
     assert request.loaded_tokens > 0 and request.output == truth(tokens)
 
 
+def test_what_a_request_tells_of_its_conversation_goes_to_the_node(cluster, engine):
+    a = engine(cluster.node(0))
+    plans = []
+    a.scheduler.plan = lambda *args, plan=a.scheduler.plan: plans.append(plan(*args)) or plans[-1]
+    chat = {"conversation": stemcache.conversation_id("chat-7"), "outlook": "will_resume"}
+    tokens = prompt(31)
+    for _ in range(2):  # computed and saved, then loaded
+        a.answer(tokens, kv_transfer_params={"stemcache_conversation": "chat-7", "stemcache_outlook": "will_resume"})
+    saved, loaded = ([move.conversation for plan in plans for move in moves(plan)] for moves in (lambda p: p.save, lambda p: p.load))
+    assert saved and loaded and all(told == chat for told in saved + loaded)
+    plans.clear()
+    for said in ({"stemcache_conversation": ["no", "name"]}, {"do_remote_decode": True}, {"stemcache_conversation": ""}):
+        a.answer(prompt(32), kv_transfer_params=said)
+    assert all(move.conversation == {} for plan in plans for move in plan.save + plan.load)
+    request = a.answer(prompt(33), kv_transfer_params={"stemcache_conversation": 7, "stemcache_outlook": "maybe"})
+    assert request.output == truth(prompt(33)), "a hint that is no good changes nothing"
+    assert plans[-1].save == [] or plans[-1].save[0].conversation["outlook"] == "unknown"
+
+
 def _with_client(scheduler, client, call):
     fake, scheduler._client = scheduler._client, lambda: client
     try:

@@ -36,6 +36,7 @@ class Request:
     max_tokens: int
     cache_salt: str | None = None
     lora_request: Any = None
+    kv_transfer_params: dict[str, Any] | None = None
     num_computed_tokens: int = 0
     status: str = "waiting"  # loading, running, finished
     blocks: list[int] = dataclasses.field(default_factory=list)

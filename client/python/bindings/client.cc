@@ -170,12 +170,13 @@ uint32_t Load(const PyClient& self, const Stem& stem, uint32_t first_block, nb::
 }
 
 AcquireOptions AcquireOptionsOf(std::vector<uint32_t> parts, std::string request, std::string traceparent, double compute_s,
-                                const nb::bytes& probe) {
+                                const nb::bytes& probe, const Conversation& conversation) {
   return {.parts = std::move(parts),
           .request = std::move(request),
           .traceparent = std::move(traceparent),
           .compute = absl::Seconds(compute_s),
-          .probe = ProbeFrom(probe)};
+          .probe = ProbeFrom(probe),
+          .conversation = conversation};
 }
 
 const Stem& Held(const Stem& stem) {
@@ -223,8 +224,12 @@ class PyReservation {
 };
 
 ReserveOptions ReserveOptionsOf(const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts, std::string traceparent,
-                                const nb::bytes& probe) {
-  ReserveOptions options{.parent = {}, .parts = std::move(parts), .traceparent = std::move(traceparent), .probe = ProbeFrom(probe)};
+                                const nb::bytes& probe, const Conversation& conversation) {
+  ReserveOptions options{.parent = {},
+                         .parts = std::move(parts),
+                         .traceparent = std::move(traceparent),
+                         .probe = ProbeFrom(probe),
+                         .conversation = conversation};
   if (!parent.has_value()) return options;
   const std::vector<BlockKey> key = KeysOf(*parent);
   if (key.size() != 1) throw nb::value_error("parent is one key of 16 bytes");
@@ -353,14 +358,17 @@ void BindStarts(nb::class_<PyClient>& client) {
   client
       .def("start_acquire",
            [](const PyClient& self, const nb::bytes& keys, std::vector<uint32_t> parts, std::string request,
-              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe, nb::object notify) {
+              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe, uint64_t conversation,
+              const std::string& outlook, nb::object notify) {
              Call<absl::StatusOr<Stem>> call;
-             self.get()->AcquireAsync(KeysOf(keys), AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe),
-                                      After(timeout_s), call.Ending(std::move(notify)));
+             AcquireOptions options = AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe,
+                                                       ConversationOf(conversation, outlook));
+             self.get()->AcquireAsync(KeysOf(keys), options, After(timeout_s), call.Ending(std::move(notify)));
              return call;
            },
            "keys"_a, nb::kw_only(), "parts"_a = std::vector<uint32_t>(), "request"_a = "", "traceparent"_a = "",
-           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "probe"_a = nb::bytes("", 0), "notify"_a.none() = nb::none(),
+           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
+           "notify"_a.none() = nb::none(),
            "As `acquire`, without waiting. `notify` is called without arguments on a thread of the client.")
       .def("start_load",
            [](const PyClient& self, const Stem& stem, uint32_t first_block, nb::handle destinations, double timeout_s,
@@ -373,14 +381,17 @@ void BindStarts(nb::class_<PyClient>& client) {
            "stem"_a, "first_block"_a, "destinations"_a, nb::kw_only(), "timeout_s"_a = 5.0, "notify"_a.none() = nb::none())
       .def("start_reserve",
            [](const PyClient& self, const nb::bytes& keys, const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts,
-              std::string traceparent, double timeout_s, const nb::bytes& probe, nb::object notify) {
+              std::string traceparent, double timeout_s, const nb::bytes& probe, uint64_t conversation, const std::string& outlook,
+              nb::object notify) {
              Call<absl::StatusOr<Reservation>> call;
-             self.get()->ReserveAsync(KeysOf(keys), ReserveOptionsOf(parent, std::move(parts), std::move(traceparent), probe),
-                                      After(timeout_s), call.Ending(std::move(notify)));
+             const ReserveOptions options =
+                 ReserveOptionsOf(parent, std::move(parts), std::move(traceparent), probe, ConversationOf(conversation, outlook));
+             self.get()->ReserveAsync(KeysOf(keys), options, After(timeout_s), call.Ending(std::move(notify)));
              return call;
            },
            "keys"_a, nb::kw_only(), "parent"_a = nb::none(), "parts"_a = std::vector<uint32_t>(), "traceparent"_a = "",
-           "timeout_s"_a = 1.0, "probe"_a = nb::bytes("", 0), "notify"_a.none() = nb::none())
+           "timeout_s"_a = 1.0, "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
+           "notify"_a.none() = nb::none())
       .def("start_commit",
            [](const PyClient& self, PyReservation& reservation, double timeout_s, nb::object notify) {
              Call<absl::StatusOr<CommitResult>> call;
@@ -405,15 +416,19 @@ void BindWaits(nb::class_<PyClient>& client) {
   client
       .def("acquire",
            [](const PyClient& self, const nb::bytes& keys, std::vector<uint32_t> parts, std::string request,
-              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe) {
+              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe, uint64_t conversation,
+              const std::string& outlook) {
              const std::vector<BlockKey> chain = KeysOf(keys);
+             const AcquireOptions options = AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe,
+                                                             ConversationOf(conversation, outlook));
              const LiveClient live = self.get();
              const nb::gil_scoped_release released;
-             return ValueOf(live->Acquire(chain, AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe),
-                                          After(timeout_s)));
+             return ValueOf(live->Acquire(chain, options, After(timeout_s)));
            },
            "keys"_a, nb::kw_only(), "parts"_a = std::vector<uint32_t>(), "request"_a = "", "traceparent"_a = "",
-           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "probe"_a = nb::bytes("", 0), "Pins the longest stem of a chain. A miss is a Stem that matched nothing.")
+           "compute_s"_a = 0.0, "timeout_s"_a = 0.2, "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
+           "Pins the longest stem of a chain. A miss is a Stem that matched nothing. conversation: `stemcache.conversation_id` of the "
+           "chat that the request belongs to, 0 = not told; outlook: what comes after it there, unknown, will_resume or ended.")
       .def("load", &Load, "stem"_a, "first_block"_a, "destinations"_a, nb::kw_only(), "timeout_s"_a = 5.0,
            "Copies blocks from first_block on, each proved, into one buffer (or tensor) a position; None skips one. Returns how "
            "many; an exception has it as `blocks_loaded`.")
@@ -426,15 +441,17 @@ void BindWaits(nb::class_<PyClient>& client) {
            "stem"_a, "position"_a, nb::kw_only(), "timeout_s"_a = 5.0, "A payload in place, its header checked.")
       .def("reserve",
            [](const PyClient& self, const nb::bytes& keys, const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts,
-              std::string traceparent, double timeout_s, const nb::bytes& probe) {
+              std::string traceparent, double timeout_s, const nb::bytes& probe, uint64_t conversation, const std::string& outlook) {
              const std::vector<BlockKey> chain = KeysOf(keys);
-             const ReserveOptions options = ReserveOptionsOf(parent, std::move(parts), std::move(traceparent), probe);
+             const ReserveOptions options =
+                 ReserveOptionsOf(parent, std::move(parts), std::move(traceparent), probe, ConversationOf(conversation, outlook));
              const LiveClient live = self.get();
              const nb::gil_scoped_release released;
              return PyReservation(ValueOf(live->Reserve(chain, options, After(timeout_s))));
            },
            "keys"_a, nb::kw_only(), "parent"_a = nb::none(), "parts"_a = std::vector<uint32_t>(), "traceparent"_a = "",
-           "timeout_s"_a = 1.0, "probe"_a = nb::bytes("", 0), "Asks which blocks the node wants, and gives memory to write them to.")
+           "timeout_s"_a = 1.0, "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
+           "Asks which blocks the node wants, and gives memory to write them to.")
       .def("commit",
            [](const PyClient& self, PyReservation& reservation, double timeout_s) {
              Reservation taken = reservation.Take();
@@ -442,7 +459,9 @@ void BindWaits(nb::class_<PyClient>& client) {
              const nb::gil_scoped_release released;
              return ValueOf(live->Commit(std::move(taken), After(timeout_s)));
            },
-           "reservation"_a, nb::kw_only(), "timeout_s"_a = 5.0, "Publishes what was written, and uses the reservation up.");
+           "reservation"_a, nb::kw_only(), "timeout_s"_a = 5.0, "Publishes what was written, and uses the reservation up.")
+      .def("end_conversation", [](const PyClient& self, uint64_t conversation) { self.get()->EndConversation(conversation); }, "conversation"_a,
+           "Tells the node that a conversation ended after its last request. Never waits; nothing happens while there is no node.");
 }
 
 }  // namespace

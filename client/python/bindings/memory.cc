@@ -62,6 +62,13 @@ std::optional<Probe> ProbeFrom(const nb::bytes& bytes) {
   return (*UnpackNames<Probe>({bytes.c_str(), bytes.size()}))[0];
 }
 
+Conversation ConversationOf(uint64_t id, const std::string& outlook) {
+  if (outlook == "unknown") return {.id = id, .outlook = Outlook::kUnknown};
+  if (outlook == "will_resume") return {.id = id, .outlook = Outlook::kWillResume};
+  if (outlook == "ended") return {.id = id, .outlook = Outlook::kEnded};
+  throw nb::value_error("outlook is unknown, will_resume or ended");
+}
+
 std::vector<BlockKey> KeysOf(const nb::bytes& packed) {
   std::optional<std::vector<BlockKey>> keys = UnpackNames<BlockKey>({packed.c_str(), packed.size()});
   if (keys.has_value()) return *std::move(keys);

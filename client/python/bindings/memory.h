@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "nanobind/nanobind.h"
 #include "nanobind/ndarray.h"
 #include "proto/block_key.h"
+#include "proto/conversation.h"
 
 namespace stem::python {
 
@@ -36,6 +38,8 @@ std::vector<BlockKey> KeysOf(const nanobind::bytes& packed);
 
 // Empty = none. Raises ValueError for another length than 16.
 std::optional<Probe> ProbeFrom(const nanobind::bytes& bytes);
+// `outlook`: unknown, will_resume or ended; throws ValueError for others.
+Conversation ConversationOf(uint64_t id, const std::string& outlook);
 nanobind::bytes Packed(std::span<const BlockKey> keys);
 
 // Token ids: a list, an array of integers, or anything else that iterates over them. Throws ValueError outside 0..2^32-1.

@@ -74,7 +74,7 @@ class PyMover {
 };
 
 MoveJob JobOf(bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages, double timeout_s,
-              std::string request, std::string traceparent, const nb::bytes& probe) {
+              std::string request, std::string traceparent, const nb::bytes& probe, const Conversation& conversation) {
   return {.save = save,
           .keys = KeysOf(keys),
           .first_block = first_block,
@@ -82,7 +82,8 @@ MoveJob JobOf(bool save, const nb::bytes& keys, uint32_t first_block, std::vecto
           .timeout = absl::Seconds(timeout_s),
           .request = std::move(request),
           .traceparent = std::move(traceparent),
-          .probe = ProbeFrom(probe)};
+          .probe = ProbeFrom(probe),
+          .conversation = conversation};
 }
 
 }  // namespace
@@ -110,21 +111,24 @@ void BindPages(nb::module_& module) {
            "planes"_a, nb::kw_only(), "page_count"_a, "pages_per_block"_a, "part"_a = 0, "load_threads"_a = 1, "proof"_a = "full")
       .def("submit",
            [](const PyMover& self, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages,
-              double timeout_s, std::string request, std::string traceparent, const nb::bytes& probe) {
+              double timeout_s, std::string request, std::string traceparent, const nb::bytes& probe, uint64_t conversation,
+              const std::string& outlook) {
              return ValueOf(self.get().Submit(JobOf(save, keys, first_block, std::move(pages), timeout_s, std::move(request),
-                                                    std::move(traceparent), probe)));
+                                                    std::move(traceparent), probe, ConversationOf(conversation, outlook))));
            },
            nb::kw_only(), "save"_a, "keys"_a, "first_block"_a, "pages"_a, "timeout_s"_a = 5.0, "request"_a = "", "traceparent"_a = "",
-           "probe"_a = nb::bytes("", 0),
+           "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
            "Queues a job and returns its ticket. keys: of the chain from its first block to the last to move; pages: of the blocks "
            "from first_block on, -1 = a page that a load leaves alone.")
       .def("run",
            [](const PyMover& self, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages,
-              double timeout_s, std::string request, std::string traceparent, const nb::bytes& probe) {
-             return self.Run(JobOf(save, keys, first_block, std::move(pages), timeout_s, std::move(request), std::move(traceparent), probe));
+              double timeout_s, std::string request, std::string traceparent, const nb::bytes& probe, uint64_t conversation,
+              const std::string& outlook) {
+             return self.Run(JobOf(save, keys, first_block, std::move(pages), timeout_s, std::move(request), std::move(traceparent), probe,
+                                   ConversationOf(conversation, outlook)));
            },
            nb::kw_only(), "save"_a, "keys"_a, "first_block"_a, "pages"_a, "timeout_s"_a = 5.0, "request"_a = "", "traceparent"_a = "",
-           "probe"_a = nb::bytes("", 0),
+           "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
            "The same at once, in this thread.")
       .def("poll", [](const PyMover& self) { return self.get().Poll(); }, "Results of what ended since the last call.")
       .def_prop_ro("outstanding", [](const PyMover& self) { return self.get().outstanding(); })

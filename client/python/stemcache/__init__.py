@@ -14,7 +14,7 @@ Engine connectors: `stemcache.vllm`. A router: `stemcache.router`.
 """
 
 from stemcache._core import Committed, Directories, Hasher, MoveResult, Namespace, NodeScore, PageMover, Part, Reservation, Stem, View
-from stemcache.client import Client
+from stemcache.client import Client, conversation_id
 from stemcache.errors import (
     Aborted,
     DataLoss,
@@ -31,11 +31,13 @@ from stemcache.errors import (
 )
 
 KEY_BYTES = 16
+OUTLOOKS = ("unknown", "will_resume", "ended")  # what comes after a request in its conversation
 LORA, MULTIMODAL, PROMPT_EMBEDDING, OTHER = 1, 2, 3, 4  # tags of Hasher.add_extra
 
 __version__ = "0.1.0"
 __all__ = [
     "Aborted", "Client", "Committed", "DataLoss", "DeadlineExceeded", "Directories", "FailedPrecondition", "Hasher", "Internal", "InvalidArgument",
-    "KEY_BYTES", "LORA", "MULTIMODAL", "MoveResult", "Namespace", "NodeScore", "NotFound", "OTHER", "OutOfRange", "PROMPT_EMBEDDING", "PageMover",
-    "Part", "Reservation", "ResourceExhausted", "Stem", "StemcacheError", "Unavailable", "Unimplemented", "View", "__version__",
+    "KEY_BYTES", "LORA", "MULTIMODAL", "MoveResult", "Namespace", "NodeScore", "NotFound", "OTHER", "OUTLOOKS", "OutOfRange", "PROMPT_EMBEDDING",
+    "PageMover", "Part", "Reservation", "ResourceExhausted", "Stem", "StemcacheError", "Unavailable", "Unimplemented", "View", "__version__",
+    "conversation_id",
 ]

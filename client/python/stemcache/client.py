@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import hashlib
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,11 @@ def _close_all() -> None:
     # Threads of a client call back into Python, which must still be there.
     for client in list(_open):
         client.close()
+
+
+def conversation_id(name: str) -> int:
+    """The number of a conversation, e.g. of a chat's id, as `acquire`, `reserve` and `end_conversation` take it."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") or 1
 
 
 async def _finished(start: Callable[[Callable[[], None]], Any]) -> Any:

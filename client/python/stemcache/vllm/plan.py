@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Move:
     traceparent: str = ""
     job: int = 0  # of a save: its number
     probe: bytes = b""  # of the chain
+    conversation: dict[str, Any] = dataclasses.field(default_factory=dict)  # what was told of it, as the client takes it
 
 
 @dataclasses.dataclass

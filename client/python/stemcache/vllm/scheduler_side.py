@@ -106,7 +106,8 @@ class SchedulerSide:
         state.sources = [state.stem.source(block) for block in range(first, state.offered)]
         state.load_tokens, state.loading = external, True
         state.saved = max(state.saved, state.offered)
-        move = Move(request.request_id, state.chain.upto(state.offered), first, pages, _traceparent(request))
+        move = Move(request.request_id, state.chain.upto(state.offered), first, pages, _traceparent(request),
+                    conversation=_conversation(request))
         (self._plan.load if self._options.load == "async" else self._plan.load_now).append(move)
 
     def sources(self, request: Any, external: int) -> dict[str, int]:
@@ -234,7 +235,7 @@ class SchedulerSide:
         try:
             keys = chain.upto(usable)
             state.call = self._client().start_acquire(keys, request=state.request.request_id[:128], probe=chain.probe,
-                                                      traceparent=_traceparent(state.request),
+                                                      traceparent=_traceparent(state.request), **_conversation(state.request),
                                                       timeout_s=self._options.lookup_timeout_ms / 1000)
         except stemcache.StemcacheError:
             self._count("lookups_failed")
@@ -312,7 +313,7 @@ class SchedulerSide:
         self._next_job += 1
         self._jobs[job] = (state.request.request_id, blocks, self._geometry.ranks)
         plan.save.append(Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job,
-                              chain.probe))
+                              chain.probe, _conversation(state.request)))
 
     def _on_save_ended(self, job: int, ranks: int) -> None:
         if job not in self._jobs:
@@ -330,3 +331,13 @@ class SchedulerSide:
 
 def _traceparent(request: Any) -> str:
     return (getattr(request, "trace_headers", None) or {}).get("traceparent", "")
+
+
+def _conversation(request: Any) -> dict[str, Any]:
+    """What the request's `kv_transfer_params` tell of its conversation. A hint of whoever sent the request: what is no good is ignored."""
+    said = getattr(request, "kv_transfer_params", None)
+    name = said.get("stemcache_conversation") if isinstance(said, dict) else None
+    if not isinstance(name, (str, int)) or name == "":
+        return {}
+    outlook = said.get("stemcache_outlook", "unknown")
+    return {"conversation": stemcache.conversation_id(str(name)), "outlook": outlook if outlook in stemcache.OUTLOOKS else "unknown"}

@@ -178,7 +178,7 @@ class WorkerSide:
     @staticmethod
     def _job(move: Move, timeout_ms: int) -> dict[str, Any]:
         return {"keys": move.keys, "first_block": move.first_block, "pages": move.pages, "timeout_s": timeout_ms / 1000,
-                "request": move.request[:128], "traceparent": move.traceparent, "probe": move.probe}
+                "request": move.request[:128], "traceparent": move.traceparent, "probe": move.probe, **move.conversation}
 
     def _count(self, what: str, by: float = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + by
