@@ -43,7 +43,7 @@ constexpr char kWorkRow[] = "{:<14}{:<9}{:>10}{:>9}{:>9}{:>6}{:>7}{:>5}{:>7}{:>4
 // directory, version, up, blocks, ghosts, index, shed
 constexpr char kDirectoryRow[] = "{:<22}{:<9}{:>8}{:>9}{:>9}{:>16}{:>7}\n";
 // trust group, nodes, DRAM used, of which quota, arena, kept from eviction
-constexpr char kGroupRow[] = "{:<22}{:>6}{:>12}{:>8}{:>12}{:>12}{:>8}\n";
+constexpr char kGroupRow[] = "{:<13}{:>6}{:>10}{:>6}{:>11}{:>10}{:>6}{:>10}{:>8}\n";
 
 struct Slots {
   uint64_t all = 0, used = 0;
@@ -96,7 +96,7 @@ std::string WorkRow(const v1::NodeStatusReply& node) {
 // Of all nodes that answer, by trust group.
 std::string GroupRows(const ClusterStatus& status) {
   struct Group {
-    uint64_t nodes = 0, used = 0, quota = 0, arena = 0, kept = 0;
+    uint64_t nodes = 0, used = 0, quota = 0, ssd_used = 0, ssd_quota = 0, kept = 0;
   };
   std::map<std::string, Group> groups;
   for (const auto& node : status.nodes) {
@@ -106,15 +106,16 @@ std::string GroupRows(const ClusterStatus& status) {
       ++group.nodes;
       group.used += (arena.slots() - std::min(arena.slots(), arena.slots_free())) * arena.slot_bytes();
       group.quota += arena.bytes_max();
-      group.arena += arena.bytes();
+      group.ssd_used += arena.ssd_bytes_used();
+      group.ssd_quota += arena.ssd_bytes_max();
       group.kept += arena.bytes_kept();
     }
   }
   if (groups.empty()) return "";
-  std::string out = "\n" + fmt::format(kGroupRow, "trust group", "nodes", "DRAM used", "", "DRAM quota", "of arenas", "kept");
+  std::string out = "\n" + fmt::format(kGroupRow, "trust group", "nodes", "DRAM used", "", "of", "SSD used", "", "of", "kept");
   for (const auto& [name, group] : groups) {
-    out += fmt::format(kGroupRow, Fit(name, 21), group.nodes, Size(group.used), Percent(Share(group.used, group.quota)), Size(group.quota),
-                       Size(group.arena), group.kept == 0 ? "-" : Size(group.kept));
+    out += fmt::format(kGroupRow, Fit(name, 12), group.nodes, Size(group.used), Percent(Share(group.used, group.quota)), Size(group.quota),
+                       Size(group.ssd_used), Percent(Share(group.ssd_used, group.ssd_quota)), Size(group.ssd_quota), group.kept == 0 ? "-" : Size(group.kept));
   }
   return out;
 }
