@@ -147,6 +147,7 @@ absl::StatusOr<PublishedCall> ValidatePublished(const v1::PublishedPrompts& mess
 struct InternedNamespace {
   uint32_t number = 0;  // 1..
   NamespaceFingerprint space;
+  bool engine_cache = false;
 };
 // A batch or a snapshot chunk: the numbers it introduces, and changes in order.
 struct ValidChanges {

@@ -43,7 +43,7 @@ absl::StatusOr<ValidChanges> ValidateChanges(const Message& message) {
   for (const v1::InternedNamespace& each : message.namespaces()) {
     if (each.number() == 0) return Bad("namespace number", 0, "numbers start at 1");
     STEM_ASSIGN(const NamespaceFingerprint space, ValidateFingerprint(each.fingerprint()));
-    valid.namespaces.push_back({.number = each.number(), .space = space});
+    valid.namespaces.push_back({.number = each.number(), .space = space, .engine_cache = each.engine_cache()});
   }
   valid.runs.reserve(static_cast<size_t>(message.runs_size()));
   for (const v1::ChangeRun& each : message.runs()) {

@@ -124,11 +124,11 @@ absl::Status HolderStream::Intern(const std::vector<InternedNamespace>& namespac
       return absl::InvalidArgumentError(
           absl::StrCat("namespace ", each.number, " is one too many; a stream may intern ", kNamespacesMax));
     }
-    if (known != namespaces_.end() && !(known->second == each.space)) {
+    if (known != namespaces_.end() && !(known->second.space == each.space && known->second.engine_cache == each.engine_cache)) {
       return absl::InvalidArgumentError(absl::StrCat("namespace ", each.number, " is interned as ",
-                                                     known->second.ToHex(), " and cannot become ", each.space.ToHex()));
+                                                     known->second.space.ToHex(), " and cannot become ", each.space.ToHex()));
     }
-    namespaces_.emplace(each.number, each.space);
+    namespaces_.emplace(each.number, each);
   }
   return absl::OkStatus();
 }
@@ -150,7 +150,8 @@ uint64_t HolderStream::Apply(const ValidChanges& valid, uint64_t skip) {
       skip -= run.keys.size();
       continue;
     }
-    const NamespaceFingerprint space = namespaces_.at(run.namespace_number);
+    const InternedNamespace& interned = namespaces_.at(run.namespace_number);
+    const NamespaceFingerprint space = interned.space;
     const auto fingerprint = [&space](const BlockKey& key) { return IndexedAs({.space = space, .key = key}); };
     fingerprints_.resize(run.keys.size() - skip);
     std::transform(run.keys.begin() + static_cast<ptrdiff_t>(skip), run.keys.end(), fingerprints_.begin(), fingerprint);
@@ -158,7 +159,8 @@ uint64_t HolderStream::Apply(const ValidChanges& valid, uint64_t skip) {
       index_.RemoveRun(slot_, fingerprints_, CauseOf(run.reason));
     } else {
       const BlockKey* before = skip > 0 ? &run.keys[skip - 1] : run.parent ? &*run.parent : nullptr;
-      index_.AddRun(slot_, fingerprints_, before != nullptr ? std::optional(fingerprint(*before)) : std::nullopt, run.tier);
+      index_.AddRun(slot_, fingerprints_, before != nullptr ? std::optional(fingerprint(*before)) : std::nullopt, run.tier,
+                    interned.engine_cache ? PrefixIndex::Counted::kNo : PrefixIndex::Counted::kYes);
     }
     applied += run.keys.size() - skip;
     skip = 0;

@@ -87,7 +87,7 @@ class HolderStream {
   uint32_t idle_beats_ = 0;               // since the last step towards a whole snapshot
   uint32_t retry_beats_ = kRetryBeats;
   std::optional<uint64_t> promised_;      // sequence of an earlier heartbeat that we were behind
-  absl::flat_hash_map<uint32_t, NamespaceFingerprint> namespaces_;
+  absl::flat_hash_map<uint32_t, InternedNamespace> namespaces_;
   std::vector<uint64_t> fingerprints_;    // of the run that is being applied
 };
 

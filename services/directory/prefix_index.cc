@@ -60,13 +60,13 @@ PrefixIndex::Piece PrefixIndex::Reader::Find(std::span<const uint64_t> fingerpri
 }
 
 void PrefixIndex::AddRun(SlotHandle handle, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent,
-                         v1::Tier tier) {
+                         v1::Tier tier, Counted counted) {
   while (!fingerprints.empty()) {
     const auto some = fingerprints.first(std::min(fingerprints.size(), kTurnKeys));
     MutexLock lock(mutex_);
     // Checked under the lock: if the slot closes after this, the sweep comes later still.
     if (!IsOpen(handle)) return;
-    AddSome(handle.slot, some, parent, static_cast<uint8_t>(tier));
+    AddSome(handle.slot, some, parent, static_cast<uint8_t>(tier), counted);
     EndWrite();
     parent = some.back();
     fingerprints = fingerprints.subspan(some.size());
@@ -74,7 +74,7 @@ void PrefixIndex::AddRun(SlotHandle handle, std::span<const uint64_t> fingerprin
 }
 
 void PrefixIndex::AddSome(NodeSlot slot, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent,
-                          uint8_t tier) {
+                          uint8_t tier, Counted counted) {
   std::optional<Place> last = parent ? store_.Find(*parent) : std::nullopt;
   while (!fingerprints.empty()) {
     Place first;
@@ -90,13 +90,13 @@ void PrefixIndex::AddSome(NodeSlot slot, std::span<const uint64_t> fingerprints,
       }
     }
     if (count == 0) {
-      count = AddNew(fingerprints, last);
+      count = AddNew(fingerprints, last, counted);
       for (int tries = 0; count == 0 && tries < kRoomTriesMax; ++tries) {
         MakeRoom();
         last.reset();
-        count = AddNew(fingerprints, last);
+        count = AddNew(fingerprints, last, counted);
       }
-      if (count == 0) return Shed(fingerprints);
+      if (count == 0) return Shed(fingerprints, counted);
       first = {.stretch = last->stretch, .block = last->block + 1 - count};
     }
     last = Place{.stretch = first.stretch, .block = first.block + count - 1};
@@ -105,7 +105,7 @@ void PrefixIndex::AddSome(NodeSlot slot, std::span<const uint64_t> fingerprints,
   }
 }
 
-uint32_t PrefixIndex::AddNew(std::span<const uint64_t> fingerprints, std::optional<Place>& place) {
+uint32_t PrefixIndex::AddNew(std::span<const uint64_t> fingerprints, std::optional<Place>& place, Counted counted) {
   auto count = static_cast<uint32_t>(std::min<size_t>(fingerprints.size(), kStretchBlocksMax));
   for (uint32_t i = 1; i < std::min(count, kLookahead); ++i) store_.Prefetch(fingerprints[i]);
   Place next;
@@ -127,15 +127,18 @@ uint32_t PrefixIndex::AddNew(std::span<const uint64_t> fingerprints, std::option
       }
     }
   }
-  if (next.stretch == 0) next = {.stretch = store_.New(count), .block = 0};
-  if (next.stretch == 0) return 0;
+  if (next.stretch == 0) {
+    next = {.stretch = store_.New(count), .block = 0};
+    if (next.stretch == 0) return 0;
+    store_.At(next.stretch).uncounted = counted == Counted::kNo ? 1 : 0;
+  }
   uint32_t put = 0;
   while (put < count && (put == 0 || !store_.Find(fingerprints[put])) &&
          store_.Put(fingerprints[put], {.stretch = next.stretch, .block = next.block + put})) {
     ghosts_.Erase(fingerprints[put++]);
     if (put + kLookahead < count) store_.Prefetch(fingerprints[put + kLookahead - 1]);
   }
-  blocks_.fetch_add(put, std::memory_order_relaxed);
+  if (store_.At(next.stretch).uncounted == 0) blocks_.fetch_add(put, std::memory_order_relaxed);
   if (put > 0) {
     if (next.block == 0 && StretchStore::IsSparse(store_.At(next.stretch))) {  // the rest of the run was here already
       const IndexRef smaller = store_.Resize(next.stretch, put);
@@ -160,8 +163,8 @@ bool PrefixIndex::AddHolder(Place first, uint32_t count, NodeSlot slot, uint8_t 
     Withdraw(first.stretch, slot, before, blocks, v1::MISS_CAUSE_UNKNOWN);  // rather nothing than another tier
     return false;
   }
-  Count(slot, before, -1);
-  Count(slot, after, 1);
+  Count(stretch, slot, before, -1);
+  Count(stretch, slot, after, 1);
   return true;
 }
 
@@ -212,8 +215,8 @@ void PrefixIndex::Withdraw(IndexRef ref, NodeSlot slot, const TierMasks& before,
     shed_.fetch_add(CountBits(before.all() & ~kept & ~blocks), std::memory_order_relaxed);
     store_.SetHolder(stretch, slot, after);
   }
-  Count(slot, before, -1);
-  Count(slot, after, 1);
+  Count(stretch, slot, before, -1);
+  Count(stretch, slot, after, 1);
   const BlockMask dead = (before.all() | blocks) & ~Held(stretch);
   if (dead != 0) Drop(ref, dead, cause);
 }
@@ -226,7 +229,8 @@ BlockMask PrefixIndex::Held(const Stretch& stretch) const {
   return held;
 }
 
-void PrefixIndex::Count(NodeSlot slot, const TierMasks& masks, int64_t sign) {
+void PrefixIndex::Count(const Stretch& stretch, NodeSlot slot, const TierMasks& masks, int64_t sign) {
+  if (stretch.uncounted != 0) return;
   const auto pool = static_cast<int64_t>(CountBits(masks.tiers[v1::TIER_GPU] | masks.tiers[v1::TIER_DRAM]));
   const auto ssd = static_cast<int64_t>(CountBits(masks.tiers[v1::TIER_SSD]));
   if (pool != 0) counters_[slot].pool.fetch_add(static_cast<uint64_t>(sign * pool), std::memory_order_relaxed);
@@ -235,11 +239,11 @@ void PrefixIndex::Count(NodeSlot slot, const TierMasks& masks, int64_t sign) {
 
 void PrefixIndex::Drop(IndexRef ref, BlockMask blocks, v1::MissCause cause, BlockMask lost) {
   const Stretch& stretch = store_.At(ref);
-  for (BlockMask rest = blocks; rest != 0; rest &= rest - 1) {
+  for (BlockMask rest = stretch.uncounted == 0 ? blocks : 0; rest != 0; rest &= rest - 1) {
     const uint32_t block = LowestBit(rest);
     ghosts_.Remember(stretch.word(block), (lost >> block & 1) != 0 ? v1::MISS_CAUSE_NODE_LOST : cause);
   }
-  blocks_.fetch_sub(CountBits(blocks), std::memory_order_relaxed);
+  if (stretch.uncounted == 0) blocks_.fetch_sub(CountBits(blocks), std::memory_order_relaxed);
   store_.Erase(ref, blocks);
   if (stretch.state.load(std::memory_order_relaxed) != Stretch::kLive || !StretchStore::IsSparse(stretch)) return;
   const uint32_t live = CountBits(StretchStore::LiveBlocks(stretch));
@@ -267,7 +271,7 @@ void PrefixIndex::Forget(IndexRef ref) {
   ForEachSpan(stretch.holders.load(std::memory_order_relaxed), store_.memory(), [&](HolderSpan span) {
     TierMasks masks;
     masks.tiers[span.tier] = span.mask();
-    if (StateOf(span.slot) == SlotState::kOpen) Count(span.slot, masks, -1);
+    if (StateOf(span.slot) == SlotState::kOpen) Count(stretch, span.slot, masks, -1);
   });
   const BlockMask live = StretchStore::LiveBlocks(stretch);
   shed_.fetch_add(CountBits(live), std::memory_order_relaxed);
@@ -290,8 +294,10 @@ void PrefixIndex::MakeRoom() {
   store_.Reclaim();
 }
 
-void PrefixIndex::Shed(std::span<const uint64_t> fingerprints) {
-  for (const uint64_t fingerprint : fingerprints) ghosts_.Remember(fingerprint, v1::MISS_CAUSE_UNKNOWN);
+void PrefixIndex::Shed(std::span<const uint64_t> fingerprints, Counted counted) {
+  if (counted == Counted::kYes) {
+    for (const uint64_t fingerprint : fingerprints) ghosts_.Remember(fingerprint, v1::MISS_CAUSE_UNKNOWN);
+  }
   shed_.fetch_add(fingerprints.size(), std::memory_order_relaxed);
 }
 

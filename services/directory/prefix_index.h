@@ -59,10 +59,13 @@ class PrefixIndex {
   // What the slot said is out of sight when this returns. Closing twice changes nothing.
   void CloseSlot(SlotHandle handle, SlotEnd end);
 
+  // Of a space's blocks: whether they count as held. Those in engines' own caches do not, and leave no ghosts: they are none of a node's.
+  enum class Counted : uint8_t { kNo, kYes };
+
   // The slot now has these blocks in `tier` and nowhere else. Chain order makes them cheap, any order is right; `parent` is
   // the block before the first. Nothing happens when the slot is closed.
   void AddRun(SlotHandle handle, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent,
-              stemcache::v1::Tier tier);
+              stemcache::v1::Tier tier, Counted counted = Counted::kYes);
   // Forgets them; `cause` is remembered where no other slot has the block. Absent blocks and closed slots change nothing.
   void RemoveRun(SlotHandle handle, std::span<const uint64_t> fingerprints, stemcache::v1::MissCause cause);
 
@@ -115,7 +118,7 @@ class PrefixIndex {
   SlotBlocks slot_blocks(SlotHandle handle) const;
 
   struct Counts {
-    uint64_t blocks = 0;  // distinct, with those of closed slots that are not yet reclaimed
+    uint64_t blocks = 0;  // distinct, of nodes, with those of closed slots that are not yet reclaimed
     uint64_t ghosts = 0;
     uint64_t bytes = 0;   // of all of it
     uint64_t shed = 0;    // block announcements forgotten for want of room
@@ -139,11 +142,11 @@ class PrefixIndex {
 
   // The rest is the writer's.
 
-  void AddSome(NodeSlot slot, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent, uint8_t tier)
+  void AddSome(NodeSlot slot, std::span<const uint64_t> fingerprints, std::optional<uint64_t> parent, uint8_t tier, Counted counted)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Stores leading fingerprints, all of them new, behind `place` or in a stretch of their own; `place` is then the last
   // one's. Returns how many: 0 when there is no room.
-  uint32_t AddNew(std::span<const uint64_t> fingerprints, std::optional<Place>& place)
+  uint32_t AddNew(std::span<const uint64_t> fingerprints, std::optional<Place>& place, Counted counted)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // False when there is no room.
   bool AddHolder(Place first, uint32_t count, NodeSlot slot, uint8_t tier) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -161,8 +164,8 @@ class PrefixIndex {
   bool Clean(IndexRef ref) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Forgets what no match has asked for since it was last here, in one slab.
   void MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Shed(std::span<const uint64_t> fingerprints) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Count(NodeSlot slot, const TierMasks& masks, int64_t sign);
+  void Shed(std::span<const uint64_t> fingerprints, Counted counted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Count(const Stretch& stretch, NodeSlot slot, const TierMasks& masks, int64_t sign);
   void Forget(IndexRef ref) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

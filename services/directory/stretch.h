@@ -67,7 +67,8 @@ struct Stretch {
   std::atomic<uint8_t> count;    // fingerprints in use, with holes
   std::atomic<uint8_t> touched;  // a match saw it since it was last looked at
   uint8_t capacity;              // fingerprints, even
-  uint32_t reserved;
+  uint8_t uncounted;             // 1: in engines' own caches, see PrefixIndex::Counted
+  uint8_t reserved[3];
   // Two packed spans (0 = none), or kListed in the low half and the reference of a HolderList in the high one.
   std::atomic<uint64_t> holders;
 

@@ -55,6 +55,7 @@ IndexRef StretchStore::New(uint32_t blocks) {
   stretch.count.store(0, std::memory_order_relaxed);
   stretch.touched.store(1, std::memory_order_relaxed);
   stretch.capacity = static_cast<uint8_t>(std::min<size_t>(bytes / sizeof(uint64_t) - 2, kStretchBlocksMax));
+  stretch.uncounted = 0;
   stretch.holders.store(0, std::memory_order_relaxed);
   stretch.state.store(Stretch::kLive, std::memory_order_relaxed);
   return ref;
@@ -89,6 +90,7 @@ IndexRef StretchStore::Resize(IndexRef ref, uint32_t blocks) {
   if (fresh == 0) return 0;
   Stretch& stretch = At(fresh);
   stretch.touched.store(old.touched.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  stretch.uncounted = old.uncounted;
   const uint32_t count = CountBits(live);
   if (count == old.count.load(std::memory_order_relaxed)) {
     stretch.holders.store(holders, std::memory_order_relaxed);  // the list changes hands

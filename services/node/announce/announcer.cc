@@ -37,7 +37,8 @@ bool IsLast(const v1::ChangeRun& run, const std::optional<BlockKey>& key) {
 }  // namespace
 
 struct Announcer::Interned {
-  absl::flat_hash_map<NamespaceFingerprint, uint32_t> numbers;
+  const SpaceTable& spaces;
+  absl::flat_hash_map<NamespaceFingerprint, uint32_t> numbers = {};
 
   uint32_t Number(const NamespaceFingerprint& space, google::protobuf::RepeatedPtrField<v1::InternedNamespace>* added) {
     const auto [it, is_new] = numbers.try_emplace(space, static_cast<uint32_t>(numbers.size() + 1));
@@ -45,6 +46,7 @@ struct Announcer::Interned {
       v1::InternedNamespace* const interned = added->Add();
       interned->set_number(it->second);
       interned->set_fingerprint(std::string(space.bytes()));
+      interned->set_engine_cache(spaces.Find(space) == nullptr);  // EngineCacheOf one of them
     }
     return it->second;
   }
@@ -134,7 +136,7 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
   bool alive = stream->Write(hello);
   std::thread reader([this, &stream] { ReadReplies(*stream); });
 
-  Interned interned;
+  Interned interned{.spaces = spaces_};
   uint64_t sent = changes_.sequence();
   alive = alive && SendSnapshot(*stream, interned, sent);
   connected_ = alive;

@@ -68,6 +68,26 @@ TEST_F(HolderStreamTest, SnapshotThenBatchesMakeTheIndex) {
   EXPECT_TRUE(truth_.exact());
 }
 
+TEST_F(HolderStreamTest, WhatAnEngineHasInItsOwnCacheIsNoBlockOfTheNode) {
+  auto stream = Whole("n1", 1);
+  v1::AnnounceMessage adds = BatchOf(1, space_, {Adds(KeysOf(0, 3))});
+  adds.mutable_batch()->mutable_namespaces(0)->set_number(2);
+  adds.mutable_batch()->mutable_namespaces(0)->set_engine_cache(true);
+  adds.mutable_batch()->mutable_runs(0)->set_namespace_(2);
+  Send(*stream, adds);
+  EXPECT_EQ(Matched(0, 3), 3u) << "Score finds it";
+  EXPECT_EQ(membership_.Status(now_)[0].message.blocks_dram(), 0u);
+  EXPECT_EQ(index_.counts().blocks, 0u);
+  Send(*stream, [&] {
+    v1::AnnounceMessage removes = BatchOf(4, space_, {Removes(KeysOf(0, 3))});
+    removes.mutable_batch()->clear_namespaces();
+    removes.mutable_batch()->mutable_runs(0)->set_namespace_(2);
+    return removes;
+  }());
+  EXPECT_EQ(Matched(0, 3), 0u);
+  EXPECT_EQ(index_.counts().ghosts, 0u);
+}
+
 TEST_F(HolderStreamTest, NothingCountsUntilTheSnapshotIsWhole) {
   auto stream = Open();
   Send(*stream, HelloOf("n1", 1));

@@ -155,6 +155,29 @@ TEST(PrefixIndexGhosts, BlockThatComesAndGoesKeepsOneGhost) {
   EXPECT_EQ(FindBlock(index, 1).cause, v1::MISS_CAUSE_EVICTED);
 }
 
+TEST_F(PrefixIndexTest, WhatIsNotCountedIsFoundAndLeavesNoGhost) {
+  constexpr auto kNo = PrefixIndex::Counted::kNo;
+  AddBlock(index_, a_, 1, v1::TIER_DRAM);
+  std::vector<uint64_t> chain(300);
+  for (uint64_t i = 0; i < chain.size(); ++i) chain[i] = (i + 2) << 40;
+  index_.AddRun(a_, std::span(chain).first(100), std::nullopt, v1::TIER_DRAM, kNo);
+  index_.AddRun(a_, std::span(chain).subspan(100), chain[99], v1::TIER_DRAM, kNo);
+  index_.AddRun(b_, chain, std::nullopt, v1::TIER_SSD, kNo);
+  EXPECT_EQ(Find(chain[200]).holders.size(), 2u);
+  EXPECT_EQ(index_.counts().blocks, 1u);
+  EXPECT_EQ(index_.slot_blocks(a_).pool, 1u);
+  EXPECT_EQ(index_.slot_blocks(b_).ssd, 0u);
+  index_.RemoveRun(a_, std::span(chain).first(250), v1::MISS_CAUSE_EVICTED);
+  index_.RemoveRun(b_, std::span(chain).first(250), v1::MISS_CAUSE_EVICTED);
+  EXPECT_TRUE(Find(chain[200]).holders.empty());
+  EXPECT_EQ(Find(chain[299]).holders.size(), 2u) << "moved to a smaller stretch";
+  index_.CloseSlot(b_, SlotEnd::kLost);
+  index_.CloseSlot(a_, SlotEnd::kLost);
+  Settle();
+  EXPECT_EQ(index_.counts().blocks, 0u);
+  EXPECT_EQ(index_.counts().ghosts, 1u) << "of the one that counted";
+}
+
 // Readers, writers, closers and the sweeper at once: for TSan, and for the invariant that a reused slot never shows
 // blocks of its former tenant.
 TEST(PrefixIndexThreads, ReusedSlotNeverShowsAFormerTenantsBlocks) {
