@@ -31,8 +31,6 @@ Json AnswersToJson(const std::vector<Answer<Reply>>& answers) {
   return json;
 }
 
-double Share(uint64_t part, uint64_t all) { return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all); }
-
 std::string Size(uint64_t bytes) { return Bytes(static_cast<double>(bytes)); }
 
 // 80 columns each.

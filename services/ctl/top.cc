@@ -29,8 +29,6 @@ constexpr size_t kSilentShown = 3;     // the rest is counted
 
 TopStyle StyleOfShare(double used) { return used >= 0.97 ? TopStyle::kWarn : TopStyle::kPlain; }
 
-double Share(uint64_t part, uint64_t all) { return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all); }
-
 void CutAt(size_t width, TopLine* line) {
   for (TopSpan& span : *line) {
     size_t bytes = 0, columns = 0;  // a character is a column

@@ -162,6 +162,8 @@ std::string Bytes(double bytes) {
   return fmt::format("{:.{}f} {}", bytes, unit == 0 || bytes >= 99.95 ? 0 : 1, kUnits[unit]);
 }
 
+double Share(uint64_t part, uint64_t all) { return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all); }
+
 std::string Percent(double share) { return fmt::format("{:.1f} %", share * 100); }
 
 }  // namespace stem

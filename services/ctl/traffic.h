@@ -55,6 +55,8 @@ std::string HitRateText(const absl::StatusOr<Traffic>& traffic);
 std::string Short(double amount);
 // "1.5 GiB".
 std::string Bytes(double bytes);
+// Of a whole; 0 of nothing.
+double Share(uint64_t part, uint64_t all);
 std::string Percent(double share);  // "43.1 %"
 
 }  // namespace stem
