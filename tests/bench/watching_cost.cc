@@ -1,5 +1,5 @@
-// What it costs to be watched: requests per second of a node that counts (and is scraped each second) and logs, over those of one that does
-// neither. Two nodes in this process, with clients of their own, take turns of a fraction of a second; a pair's ratio is of turns side by side.
+// What it costs to be watched: requests per second of a node that counts (and is scraped each second), logs, and sends the traces of 1 % of its
+// requests to a collector (in this process too), over those of one that does nothing of it. Two nodes in this process, with clients of their own, take turns of a fraction of a second; a pair's ratio is of turns side by side.
 // "by CPU": the same ratio by processor time per request, which others that share the machine disturb less.
 // `watching_cost [--pairs N] [--turn-ms MS] [--clients N]`
 #include <sys/resource.h>
@@ -21,6 +21,7 @@
 #include "httplib.h"
 #include "proto/check.h"
 #include "services/node/node.h"
+#include "tests/support/span_receiver.h"
 #include "tests/support/temp_directory.h"
 
 namespace stem {
@@ -61,6 +62,7 @@ class Side {
     config.secret_file = directory_.path() + "/secret";
     config.dram_bytes = 64 << 20;
     config.counts = watched;
+    if (watched) config.tracing.otlp = collector_.url();
     absl::StatusOr<std::unique_ptr<Node>> node = Node::Start(config, log_);
     STEM_CHECK(node.ok());
     node_ = *std::move(node);
@@ -128,6 +130,7 @@ class Side {
   TempDirectory directory_;
   std::ofstream log_lines_;
   Logger log_;
+  SpanReceiver collector_;
   std::unique_ptr<Node> node_;
   std::vector<std::unique_ptr<CacheClient>> clients_;
   std::vector<BlockKey> keys_;
@@ -164,7 +167,7 @@ void Compare(const Shape& shape, int pairs, absl::Duration turn, size_t clients)
 int Main(int argc, char** argv) {
   int pairs = 50, turn_ms = 100;
   size_t clients = 2;
-  CLI::App app("what metrics and logs cost a node");
+  CLI::App app("what metrics, logs and traces cost a node");
   app.add_option("--pairs", pairs, "of turns, one unwatched and one watched")->capture_default_str()->check(CLI::Range(1, 1000));
   app.add_option("--turn-ms", turn_ms, "of one turn")->capture_default_str()->check(CLI::Range(10, 60000));
   app.add_option("--clients", clients, "threads, each with a session")->capture_default_str()->check(CLI::Range(1, 64));
