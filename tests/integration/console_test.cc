@@ -280,7 +280,9 @@ TEST_F(ConsoleTest, HoweverSlowAThousandNodesAreHealthAndMetricsAreAnswered) {
   const HeardNodes unreachable(cluster_->directory_address(), secret, 1000, hole.address());
   Json tick;
   ASSERT_TRUE(Eventually([&] {
-    tick = Ask("/api/tick");
+    const httplib::Response response = Get("/api/tick");
+    if (response.status != 200) return false;  // a slow machine, busy with a thousand streams
+    tick = Json::parse(response.body);
     return tick["counts"]["live"].get<int>() + tick["counts"]["stale"].get<int>() == 1001;
   })) << tick["counts"];
   EXPECT_EQ(Ask("/api/fleet")["nodes"].size(), 1001u);
