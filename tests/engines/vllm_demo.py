@@ -145,7 +145,8 @@ def plot(figures: dict, path: str) -> None:
              and "bytes" not in name]
     figure, axes = pyplot.subplots(figsize=(8, 0.6 * len(names) + 1.2))
     bars = axes.barh(names, [figures[name] * 1000 for name in names])
-    axes.bar_label(bars, fmt="%.0f ms")
+    axes.bar_label(bars, fmt="%.0f ms", padding=3)
+    axes.margins(x=0.15)  # room for the labels
     axes.invert_yaxis()
     axes.set_xlabel(f"time to the first token of a prompt of {figures['prompt_tokens']} tokens, ms")
     figure.tight_layout()
