@@ -5,10 +5,10 @@
 
 #include <cmath>
 #include <memory>
-#include <sstream>
 
 #include "absl/strings/escaping.h"
 #include "services/runtime/otlp.h"
+#include "tests/support/log_lines.h"
 #include "tests/support/span_receiver.h"
 
 namespace stem {
@@ -38,8 +38,8 @@ class TracingTest : public testing::Test {
     return Value(tracer, "stemcache_trace_spans_dropped_total", {{"reason", reason}});
   }
 
-  std::ostringstream lines_;
-  Logger log_{{.process = "test", .out = &lines_}};
+  LogLines lines_;
+  Logger log_{{.process = "test", .out = &lines_.stream()}};
 };
 
 TEST_F(TracingTest, ASpanArrivesAsItWas) {
@@ -96,7 +96,7 @@ TEST_F(TracingTest, ACollectorThatComesBackGetsWhatWasKept) {
   while (Value(*tracer, "stemcache_trace_send_failures_total") < 1) absl::SleepFor(absl::Milliseconds(5));
   receiver.set_status(200);
   EXPECT_TRUE(receiver.WaitFor([](const auto& got) { return got.size() == 3; }));
-  EXPECT_THAT(lines_.str(), HasSubstr("traces_not_sent"));
+  EXPECT_THAT(lines_.text(), HasSubstr("traces_not_sent"));
 }
 
 TEST_F(TracingTest, WhatTheCollectorRefusesIsDroppedAndCounted) {
