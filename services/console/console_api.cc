@@ -14,7 +14,7 @@
 #include "absl/time/clock.h"
 #include "proto/block_key.h"
 #include "proto/validate.h"
-#include "services/console/seen_stems.h"
+#include "services/runtime/fleet_stems.h"
 #include "services/runtime/version.h"
 
 namespace stem {
@@ -168,8 +168,12 @@ absl::StatusOr<std::string> ConsoleApi::Stems(const Parameters& asked) {
     STEM_ASSIGN(const uint32_t share, fleet_.ShareOf(most, "", by));
     request.set_stems_max(std::max(share, 1U));
     STEM_ASSIGN(const auto answers, fleet_.AskNodes(by, "", &OperatorStub::HotStems, request));
-    const std::vector<SeenStem> stems = MergeStems(answers, most);
-    return absl::StrCat("{\"stems\":[", absl::StrJoin(stems, ",", [](std::string* out, const SeenStem& seen) {
+    std::vector<NodeStems> told;
+    for (const auto& answer : answers) {
+      if (answer.reply.ok()) told.push_back({answer.node, &*answer.reply});
+    }
+    const std::vector<FleetStem> stems = MergeStems(told, most);
+    return absl::StrCat("{\"stems\":[", absl::StrJoin(stems, ",", [](std::string* out, const FleetStem& seen) {
       absl::StrAppend(out, "{\"stem\":", JsonOf(seen.stem), ",\"askedAt\":", Quoted(seen.nodes), "}");
     }), "],\"silent\":", SilentJson(answers), "}");
   });

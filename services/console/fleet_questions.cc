@@ -53,17 +53,6 @@ absl::StatusOr<uint32_t> FleetQuestions::ShareOf(uint32_t wanted, const std::str
   return std::clamp<uint32_t>(static_cast<uint32_t>(kNodesAskedAtOnce) * wanted / nodes, std::min(wanted, kShareMin), wanted);
 }
 
-void FleetQuestions::InParallel(size_t count, const std::function<void(size_t)>& task) {
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next++; i < count; i = next++) task(i);
-  };
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(count, kNodesAskedAtOnce); ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
-}
-
 absl::StatusOr<FleetQuestions::NodeAnswers<std::vector<stemcache::v1::RequestRecord>>> FleetQuestions::AskRequests(
     absl::Time by, const std::string& only, const stemcache::v1::RequestsRequest& request) {
   using Records = std::vector<stemcache::v1::RequestRecord>;

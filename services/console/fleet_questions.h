@@ -16,6 +16,7 @@
 #include "proto/mutex.h"
 #include "proto/status.h"
 #include "proto/wire_status.h"
+#include "services/runtime/at_once.h"
 #include "services/runtime/cluster_secret.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 #include "stemcache/v1/node.grpc.pb.h"
@@ -89,7 +90,7 @@ class FleetQuestions {
     STEM_ASSIGN(const std::vector<Target> targets, Targets(only, by));
     NodeAnswers<Reply> answers;
     for (const Target& target : targets) answers.push_back({target.node, absl::DeadlineExceededError("not asked in time: others were slow")});
-    InParallel(targets.size(), [&](size_t i) {
+    AskAtOnce(targets.size(), kNodesAskedAtOnce, [&](size_t i) {
       const absl::Time now = absl::Now();
       if (now < by) answers[i].reply = ask(targets[i].channel, std::min(by, now + kNodePatience));
     });
@@ -99,7 +100,6 @@ class FleetQuestions {
   absl::StatusOr<std::vector<Target>> Targets(const std::string& only, absl::Time by);
   absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelTo(const std::string& node, absl::Time by);
   std::shared_ptr<grpc::Channel> ChannelAt(const std::string& address);
-  static void InParallel(size_t count, const std::function<void(size_t)>& task);
 
   const std::shared_ptr<grpc::Channel> directory_;
   const ClusterSecret& secret_;

@@ -1,6 +1,7 @@
 // One question to one process of a cluster, and its answer as JSON.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 
@@ -17,6 +18,8 @@
 #include "services/runtime/cluster_secret.h"
 
 namespace stem {
+
+inline constexpr size_t kQuestionsAtOnce = 24;  // of a fleet, by one command
 
 template <typename Reply>
 struct Answer {

@@ -13,9 +13,9 @@
 #include "absl/strings/str_join.h"
 #include "proto/namespace_spec.h"
 #include "proto/validate.h"
-#include "services/ctl/at_once.h"
 #include "services/ctl/levers.h"
 #include "services/ctl/printable.h"
+#include "services/runtime/at_once.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 #include "stemcache/v1/node.grpc.pb.h"
 #include "stemcache/v1/operator.grpc.pb.h"
@@ -288,7 +288,7 @@ DiagnosisInputs AskDiagnosis(const StatusTargets& targets) {
   const absl::StatusOr<std::vector<NamedNode>> nodes = NodesToAsk(targets);
   if (!nodes.ok()) return inputs;
   inputs.nodes.resize(nodes->size());
-  AskAtOnce(nodes->size(), [&](size_t i) {
+  AskAtOnce(nodes->size(), kQuestionsAtOnce, [&](size_t i) {
     const std::string& address = (*nodes)[i].address;
     const auto status = Ask(address, shown, targets.deadline, &v1::Node::Stub::NodeStatus);
     if (!status.ok()) {  // not waited for three times

@@ -7,8 +7,8 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "services/ctl/ask.h"
-#include "services/ctl/at_once.h"
 #include "services/ctl/status.h"
+#include "services/runtime/at_once.h"
 #include "stemcache/v1/operator.grpc.pb.h"
 
 namespace stem {
@@ -39,7 +39,7 @@ std::vector<Answer<Reply>> Pull(const std::vector<NamedNode>& nodes, const Clust
                                 grpc::Status (stemcache::v1::NodeOperator::Stub::*lever)(grpc::ClientContext*, const Request&, Reply*),
                                 const Request& request) {
   std::vector<Answer<Reply>> answers(nodes.size());
-  AskAtOnce(nodes.size(), [&](size_t i) { answers[i] = {nodes[i].name, Ask(nodes[i].address, secret, deadline, lever, request)}; });
+  AskAtOnce(nodes.size(), kQuestionsAtOnce, [&](size_t i) { answers[i] = {nodes[i].name, Ask(nodes[i].address, secret, deadline, lever, request)}; });
   return answers;
 }
 

@@ -7,10 +7,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "services/ctl/at_once.h"
 #include "services/ctl/levers.h"
 #include "services/ctl/printable.h"
 #include "services/ctl/why.h"
+#include "services/runtime/at_once.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 #include "stemcache/v1/node.grpc.pb.h"
 
@@ -203,7 +203,7 @@ ClusterStatus QueryStatus(const StatusTargets& targets) {
   const absl::StatusOr<std::vector<NamedNode>> nodes = NodesToAsk(targets, "", LostNodes::kToo);
   status.nodes.resize(nodes.ok() ? nodes->size() : 0);
   status.directories.resize(targets.directories.size());
-  AskAtOnce(status.nodes.size() + status.directories.size(), [&](size_t i) {
+  AskAtOnce(status.nodes.size() + status.directories.size(), kQuestionsAtOnce, [&](size_t i) {
     if (i < status.nodes.size()) {
       const NamedNode& node = (*nodes)[i];
       status.nodes[i] = {node.name, Ask(node.address, shown, targets.deadline, &v1::Node::Stub::NodeStatus)};
@@ -222,7 +222,7 @@ ClusterStatus QueryStatus(const StatusTargets& targets) {
   status.traffic = AskTrafficWindows(history);
   if (!status.traffic->now.ok()) return status;  // no directory answers: not asked once more for each node
   std::vector<TrafficWindows> windows(status.nodes.size());
-  AskAtOnce(windows.size(), [&](size_t i) {
+  AskAtOnce(windows.size(), kQuestionsAtOnce, [&](size_t i) {
     if (status.nodes[i].reply.ok()) windows[i] = AskTrafficWindows(history, status.nodes[i].reply->address().node());
   });
   for (size_t i = 0; i < windows.size(); ++i) {

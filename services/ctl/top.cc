@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <map>
 #include <utility>
 
@@ -10,8 +11,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "services/ctl/at_once.h"
 #include "services/ctl/printable.h"
+#include "services/runtime/at_once.h"
 #include "stemcache/v1/directory.grpc.pb.h"
 #include "stemcache/v1/node.grpc.pb.h"
 #include "stemcache/v1/operator.grpc.pb.h"
@@ -98,7 +99,7 @@ Section Stems(const TopView& view) {
     section.rows.push_back({{fmt::format("{:>9}", Short(stem.requests_per_minute()))},
                             {fmt::format("{:>8}", Percent(stem.hit_fraction())), style},
                             {fmt::format("{:>8}{:>9}{:>7}  {:<14}{:<24}", stem.blocks(), Short(double{1} * stem.blocks() * stem.block_tokens()),
-                                         each.nodes, Fit(stem.tenant(), 13), Fit(stem.model(), 23))},
+                                         each.nodes.size(), Fit(stem.tenant(), 13), Fit(stem.model(), 23))},
                             {absl::BytesToHexString(stem.key()), TopStyle::kDim}});
   }
   return section;
@@ -213,38 +214,8 @@ Json StemToJson(const FleetStem& each) {
           {"requests", stem.requests()},
           {"last_asked_ago_ms", stem.last_asked_ago_ms()},
           {"hit_fraction", stem.hit_fraction()},
-          {"nodes", each.nodes}};
+          {"nodes", each.nodes.size()}};
 }
-
-}  // namespace
-
-std::vector<FleetStem> MergeStems(const std::vector<v1::HotStemsReply>& replies) {
-  std::map<std::pair<std::string, std::string>, FleetStem> merged;
-  for (const v1::HotStemsReply& reply : replies) {
-    for (const v1::HotStemsReply::Stem& stem : reply.stems()) {
-      FleetStem& into = merged[{stem.namespace_fingerprint(), stem.key()}];
-      if (into.nodes++ == 0) {
-        into.stem = stem;
-        continue;
-      }
-      const double rate = into.stem.requests_per_minute() + stem.requests_per_minute();
-      if (rate > 0) {
-        into.stem.set_hit_fraction((into.stem.hit_fraction() * into.stem.requests_per_minute() + stem.hit_fraction() * stem.requests_per_minute()) /
-                                   rate);
-      }
-      into.stem.set_requests_per_minute(rate);
-      into.stem.set_requests(into.stem.requests() + stem.requests());
-      into.stem.set_last_asked_ago_ms(std::min(into.stem.last_asked_ago_ms(), stem.last_asked_ago_ms()));
-    }
-  }
-  std::vector<FleetStem> stems;
-  for (auto& [name, stem] : merged) stems.push_back(std::move(stem));
-  std::stable_sort(stems.begin(), stems.end(),
-                   [](const FleetStem& a, const FleetStem& b) { return a.stem.requests_per_minute() > b.stem.requests_per_minute(); });
-  return stems;
-}
-
-namespace {
 
 struct NodeWords {
   absl::StatusOr<v1::HotStemsReply> stems;
@@ -291,7 +262,7 @@ TopView AskTop(const StatusTargets& targets) {
   if (view.directory.ok()) view.windows = AskTrafficWindows(history);
   if (view.directory.ok()) {
     for (const auto& node : view.directory->nodes()) view.nodes.push_back({node, absl::UnknownError("not asked")});
-    AskAtOnce(view.nodes.size(), [&](size_t i) { view.nodes[i].now = AskTraffic(history, 10, view.nodes[i].status.address().node()); });
+    AskAtOnce(view.nodes.size(), kQuestionsAtOnce, [&](size_t i) { view.nodes[i].now = AskTraffic(history, 10, view.nodes[i].status.address().node()); });
   }
   if (!view.directory.ok() && targets.nodes.empty()) return view;
   const absl::StatusOr<std::vector<NamedNode>> nodes = NodesToAsk(targets);
@@ -300,22 +271,22 @@ TopView AskTop(const StatusTargets& targets) {
   std::vector<NodeWords> answers(nodes->size());
   v1::HotStemsRequest request;
   request.set_stems_max(kStemsAsked);
-  AskAtOnce(nodes->size(), [&](size_t i) {
+  AskAtOnce(nodes->size(), kQuestionsAtOnce, [&](size_t i) {
     const std::string& address = (*nodes)[i].address;
     answers[i].stems = Ask(address, shown, targets.deadline, &v1::NodeOperator::Stub::HotStems, request);
     if (answers[i].stems.ok()) answers[i].status = Ask(address, shown, targets.deadline, &v1::Node::Stub::NodeStatus);
     answers[i].asked = absl::Now();
   });
-  std::vector<v1::HotStemsReply> replies;
+  std::vector<NodeStems> told;
   for (size_t i = 0; i < answers.size(); ++i) {
     if (!answers[i].stems.ok()) {
       view.silent.push_back(absl::StrCat((*nodes)[i].name, " did not answer: ", answers[i].stems.status().message()));
       continue;
     }
-    replies.push_back(*std::move(answers[i].stems));
+    told.push_back({(*nodes)[i].name, &*answers[i].stems});
     if (answers[i].status.ok()) AddLinks(*answers[i].status, answers[i].asked, &view.links);
   }
-  view.stems = MergeStems(replies);
+  view.stems = MergeStems(told, SIZE_MAX);
   return view;
 }
 

@@ -9,14 +9,9 @@
 
 #include "services/ctl/levers.h"
 #include "services/ctl/traffic.h"
+#include "services/runtime/fleet_stems.h"
 
 namespace stem {
-
-// A stem as all nodes together see it.
-struct FleetStem {
-  stemcache::v1::HotStemsReply::Stem stem;  // rates and counts added up
-  uint32_t nodes = 0;                       // that were asked for it
-};
 
 struct TopView {
   struct Node {
@@ -49,9 +44,6 @@ TopView AskTop(const StatusTargets& targets);
 
 // Sets the rates of `view`'s links by what they had read in `before`.
 void RateLinks(const TopView& before, TopView* view);
-
-// Of several nodes' hot stems one list, busiest first.
-std::vector<FleetStem> MergeStems(const std::vector<stemcache::v1::HotStemsReply>& replies);
 
 enum class TopStyle { kPlain, kTitle, kHead, kGood, kWarn, kBad, kDim };
 struct TopSpan {

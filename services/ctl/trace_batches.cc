@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "services/ctl/replay_router.h"
-#include "storage/policy/mixed.h"
+#include "proto/mixed.h"
 
 namespace stem {
 namespace {

@@ -56,9 +56,6 @@ DepartureSurvey SurveyDepartures(const std::vector<v1::NodeAddress>& nodes, cons
     }
     if (started < nodes.size()) start();
   }
-  for (std::vector<v1::Departure>& each : survey.departures) {
-    std::stable_sort(each.begin(), each.end(), [](const v1::Departure& a, const v1::Departure& b) { return a.ago_ms() < b.ago_ms(); });
-  }
   std::sort(survey.silent_nodes.begin(), survey.silent_nodes.end());
   return survey;
 }

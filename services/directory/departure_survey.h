@@ -11,7 +11,7 @@
 namespace stem {
 
 struct DepartureSurvey {
-  std::vector<std::vector<v1::Departure>> departures;  // by key asked, the latest first
+  std::vector<std::vector<v1::Departure>> departures;  // by key asked, as nodes answered
   std::vector<std::string> silent_nodes;               // by name: that gave no good answer in time
 };
 

@@ -150,7 +150,7 @@ absl::Status Directory::Running::Listen() {
                            AddFleetGauges(page, fleet->health());
                            metrics.Fill(page, index.counts(), membership.Status(MonotonicNow()));
                            tracer.Fill(page);
-                          },
+                         },
                           .routes = [this](httplib::Server& server) { console ? console->Route(server) : Console::RouteNone(server); },
                           .threads = kConsoleThreads};
   STEM_ASSIGN(http, MetricsServer::Start(std::move(options)));

@@ -41,7 +41,7 @@ v1::ExplainReply Explain(const MatchSources& sources, const ClusterSecret& secre
     v1::ExplainReply::Missing& missing = *reply.mutable_misses(static_cast<int>(i / call.parts.size()));
     for (v1::Departure& departure : survey.departures[i]) *missing.add_departures() = std::move(departure);
   }
-  for (v1::ExplainReply::Missing& missing : *reply.mutable_misses()) {  // parts of a block may have left at different times
+  for (v1::ExplainReply::Missing& missing : *reply.mutable_misses()) {  // the latest first, of all parts and nodes
     std::stable_sort(missing.mutable_departures()->begin(), missing.mutable_departures()->end(),
                      [](const v1::Departure& a, const v1::Departure& b) { return a.ago_ms() < b.ago_ms(); });
   }

@@ -65,7 +65,7 @@ Node::Node(const NodeConfig& config, ClusterSecret secret, Logger& log)
       metrics_(config.name, config.counts),
       tracer_(config.tracing, "stem-node", config.name, log),
       request_log_({.node = config.name, .slow = config.tracing.slow}),
-      request_sinks_{.metrics = metrics_, .tracer = tracer_, .log = [this](const RequestFacts& facts) { request_log_.Add(facts); }},
+      request_sinks_{.metrics = metrics_, .tracer = tracer_, .log = [this](RequestFacts facts) { request_log_.Add(std::move(facts)); }},
       directories_now_(config.directories),
       changes_(kChangesKept) {}
 

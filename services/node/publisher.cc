@@ -138,14 +138,13 @@ absl::StatusOr<v1::Reserved> Publisher::Decide(Session& session, uint64_t id, Pu
   }
   if (!may_publish.ok() && reserved.refused() > 0) reserved.set_reason(std::string(may_publish.message()));
   parts_.metrics.CountRefused(RefusedCall::kReserve, may_publish.ok() ? RefusedReason::kNoParent : RefusedReason::kDraining, reserved.refused());
-  const std::vector<BlockName> names = chain.names;
   chain.trace = std::move(publish.trace);
-  NoteReserve(*chain.trace, publish.step, names.size(), reserved);
+  NoteReserve(*chain.trace, publish.step, chain.names.size(), reserved);
   if (reserved.wanted().empty()) chain.trace->End();
   if (absl::Status added = session.AddReservation(id, std::move(chain)); !added.ok()) {
-    parts_.reservations.Free(names, session.id());
+    parts_.reservations.Free(chain.names, session.id());  // it was not taken
     chain.trace->facts().error = std::string(added.message());
-    if (absl::IsResourceExhausted(added)) parts_.metrics.CountRefused(RefusedCall::kReserve, RefusedReason::kLimit, names.size());
+    if (absl::IsResourceExhausted(added)) parts_.metrics.CountRefused(RefusedCall::kReserve, RefusedReason::kLimit, chain.names.size());
     return added;
   }
   return reserved;

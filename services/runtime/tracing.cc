@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/server_context.h"
+#include "proto/mixed.h"
 #include "services/runtime/backoff.h"
 #include "services/runtime/config.h"
 #include "services/runtime/otlp.h"
@@ -25,13 +26,6 @@ constexpr absl::Duration kRetryFirst = absl::Milliseconds(200);
 constexpr absl::Duration kRetryMax = absl::Seconds(10);
 constexpr absl::Duration kBatchAgeMax = absl::Seconds(60);  // then it is dropped, for what is newer
 constexpr char kDrops[3][16] = {"queue_full", "unreachable", "refused"};
-
-// splitmix64: ids are told apart by it, nothing is kept secret.
-uint64_t Mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
 
 uint64_t NotZero(uint64_t id) { return id == 0 ? 1 : id; }
 
@@ -100,7 +94,8 @@ void Tracer::Write(const TraceContext& trace, grpc::ClientContext& context) {
   if (trace.valid()) context.AddMetadata(kTraceparent, ToTraceparent(trace));
 }
 
-uint64_t Tracer::NewId() { return NotZero(Mix(ids_.fetch_add(0x9e3779b97f4a7c15, std::memory_order_relaxed))); }
+// Told apart, not kept secret.
+uint64_t Tracer::NewId() { return NotZero(Mixed(ids_.fetch_add(0x9e3779b97f4a7c15, std::memory_order_relaxed))); }
 
 TraceContext Tracer::Begin(const TraceContext& caller) {
   if (!on()) return caller;
@@ -117,7 +112,7 @@ TraceContext Tracer::Begin(const TraceContext& caller) {
 
 TraceContext Tracer::Child(const TraceContext& parent, uint64_t number) {
   TraceContext child = parent;
-  if (parent.valid()) child.span = NotZero(Mix(parent.span + (number + 1) * 0x9e3779b97f4a7c15));
+  if (parent.valid()) child.span = NotZero(Mixed(parent.span + (number + 1) * 0x9e3779b97f4a7c15));
   return child;
 }
 

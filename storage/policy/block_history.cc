@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "storage/policy/mixed.h"
+#include "proto/mixed.h"
 
 namespace stem {
 namespace {

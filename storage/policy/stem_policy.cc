@@ -7,7 +7,7 @@
 
 #include "storage/policy/leaf_first.h"
 #include "storage/policy/lfu.h"
-#include "storage/policy/mixed.h"
+#include "proto/mixed.h"
 #include "storage/policy/recency.h"
 
 namespace stem {

@@ -322,6 +322,8 @@ class BlockPool {
   // OK when `name` may be filled now: absent or only on SSD, its parent held or being filled.
   absl::Status MayFill(const BlockName& name, const std::optional<BlockKey>& parent) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What policies know a block by.
+  static uint64_t PolicyKey(const BlockName& name) { return name.key.low ^ name.space.low; }
   // Whether a block that leaves DRAM is to be written to SSD.
   bool WorthSpilling(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MayLeaveDram(const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -161,8 +161,11 @@ test("one browser too many is told all the same, and follows when there is room"
     answers.push(await fetch(`${cluster.url}/api/events`, { signal }));
     return answers[answers.length - 1].status;
   };
-  await page.goto("about:blank"); // which followed too
-  for (const other of others) for (let tries = 0; (await follow(other)) !== 200; ++tries) assert.ok(tries < 100);
+  await page.goto("about:blank"); // which followed too, until its end is noticed
+  for (const other of others) for (let tries = 0; (await follow(other)) !== 200; ++tries) {
+    assert.ok(tries < 100);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
   const late = await (await browser.newContext()).newPage();
   const refused = late.waitForResponse((response) => response.url().endsWith("/api/events") && response.status() === 503, WAIT);
   await late.goto(`${cluster.url}/#/capacity`);

@@ -60,6 +60,39 @@ def test_another_engine_loads_what_the_first_computed(cluster, engine, load, pip
     assert all_free(a) and all_free(b)
 
 
+class HeardLate:
+    """The scheduler's stem, to which the node's word that blocks landed comes after the worker loaded them."""
+
+    def __init__(self, stem, late: int):
+        self.stem, self.late = stem, late
+
+    def __getattr__(self, name):
+        return getattr(self.stem, name)
+
+    @property
+    def landed_blocks(self):
+        self.late -= 1
+        return 0 if self.late >= 0 else self.stem.landed_blocks
+
+    def source(self, block):
+        return "none" if self.late > 0 else self.stem.source(block)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_tokens_are_counted_by_tier_though_the_scheduler_hears_late_of_their_blocks(cluster, engine, load):
+    a, b = (engine(cluster.node(i), load=load) for i in (0, 1))
+    a.answer(prompt(41))
+
+    def take(state, taken=b.scheduler._take):
+        taken(state)
+        state.stem = HeardLate(state.stem, 3)
+
+    b.scheduler._take = take
+    second = b.answer(prompt(41))
+    assert b.scheduler.counts["tokens_from_remote_dram"] == second.loaded_tokens > 0
+    assert "tokens_from_none" not in b.scheduler.counts
+
+
 @pytest.mark.parametrize("load", LOADS)
 def test_the_last_token_is_never_claimed(cluster, engine, load):
     tokens = prompt(3, 8 * BLOCK_TOKENS)  # full blocks, nothing beyond

@@ -10,6 +10,7 @@
 #include "proto/validate.h"
 #include "proto/wire_status.h"
 #include "services/node/announce/chain_order.h"
+#include "services/node/spaces/remove_reason.h"
 
 namespace stem {
 namespace {
@@ -18,17 +19,6 @@ constexpr size_t kChangesPerBatch = 4096;
 constexpr absl::Duration kChunkPatience = absl::Seconds(30);
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(50);
 constexpr absl::Duration kBackoffMax = absl::Seconds(1);
-
-v1::RemoveReason ToMessage(GoneReason reason) {
-  switch (reason) {
-    case GoneReason::kSpillRejected: return v1::REMOVE_REASON_SPILL_REJECTED;
-    case GoneReason::kIntegrity: return v1::REMOVE_REASON_INTEGRITY;
-    case GoneReason::kWithdrawn: return v1::REMOVE_REASON_WITHDRAWN;
-    case GoneReason::kEvicted:
-    case GoneReason::kNone: return v1::REMOVE_REASON_EVICTED;
-  }
-  return v1::REMOVE_REASON_EVICTED;
-}
 
 bool IsLast(const v1::ChangeRun& run, const std::optional<BlockKey>& key) {
   return key && absl::EndsWith(run.keys(), key->bytes());
@@ -60,7 +50,8 @@ struct Announcer::Interned {
     const v1::Tier tier = remove ? v1::TIER_UNSPECIFIED
                           : change.residence == Residence::kDram ? v1::TIER_DRAM
                                                                  : v1::TIER_SSD;
-    const v1::RemoveReason reason = remove ? ToMessage(change.reason) : v1::REMOVE_REASON_UNSPECIFIED;
+    const GoneReason why = change.reason == GoneReason::kNone ? GoneReason::kEvicted : change.reason;  // what is not said made room
+    const v1::RemoveReason reason = remove ? ToMessage(why) : v1::REMOVE_REASON_UNSPECIFIED;
     v1::ChangeRun* run = message->runs().empty() ? nullptr : message->mutable_runs(message->runs_size() - 1);
     const bool goes_on = run != nullptr && run->namespace_() == number && run->remove() == remove && run->tier() == tier &&
                          run->reason() == reason && (remove || IsLast(*run, change.parent));

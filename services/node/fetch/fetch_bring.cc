@@ -81,8 +81,7 @@ void Fetch::LearnRates() {
 std::vector<absl::StatusOr<BlockPin>> Fetch::PromoteFrom(size_t first) {
   FlushLanded();
   std::vector<Filling> fillings;
-  constexpr size_t kSweep = 16;  // what the client waits for at a time
-  for (size_t i = first; i < steps_.size() && steps_[i].from_ssd.valid() && fillings.size() < kSweep; ++i) {
+  for (size_t i = first; i < steps_.size() && steps_[i].from_ssd.valid() && fillings.size() < Promoter::kReadsPerSweep; ++i) {  // what the client waits for at a time
     fillings.push_back(std::move(steps_[i].from_ssd));
   }
   const absl::Time begin = absl::Now();
@@ -234,7 +233,7 @@ void Fetch::Finish() {
   parts_.demand.Count({.space = session_->space(), .chain = call_.chain, .outcome = outcome_});  // under locks: the client waits no more
   pool_.Touch(std::span(names_).first(std::min(names_.size(), IndexOf(matched_))), {.conversation = call_.conversation});
   trace_.End();
-  const TraceContext keep = trace_.kept_late() ? trace_.facts().trace : TraceContext();
+  const TraceContext keep = trace_.kept_late();
   for (const LentStretch& lent : lent_) lent.run->KeepTrace(keep);
   for (size_t i = 0; i < runs_.size(); ++i) {
     parts_.peers.Return(runs_[i]->lease(), corrupt_[i], keep);

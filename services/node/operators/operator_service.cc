@@ -7,21 +7,11 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "proto/wire_status.h"
+#include "services/node/spaces/remove_reason.h"
 #include "services/runtime/clock.h"
 
 namespace stem {
 namespace {
-
-v1::RemoveReason ToMessage(GoneReason reason) {
-  switch (reason) {
-    case GoneReason::kNone: return v1::REMOVE_REASON_UNSPECIFIED;
-    case GoneReason::kEvicted: return v1::REMOVE_REASON_EVICTED;
-    case GoneReason::kSpillRejected: return v1::REMOVE_REASON_SPILL_REJECTED;
-    case GoneReason::kIntegrity: return v1::REMOVE_REASON_INTEGRITY;
-    case GoneReason::kWithdrawn: return v1::REMOVE_REASON_WITHDRAWN;
-  }
-  return v1::REMOVE_REASON_UNSPECIFIED;
-}
 
 uint64_t Millis(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Milliseconds(duration)); }
 

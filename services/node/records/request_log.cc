@@ -19,10 +19,15 @@ uint64_t Micros(absl::Duration duration) { return static_cast<uint64_t>(std::max
 
 }  // namespace
 
-void RequestLog::Ring::Add(std::shared_ptr<const Entry> entry, size_t entries_max) {
+std::shared_ptr<const RequestLog::Entry> RequestLog::Ring::Add(std::shared_ptr<const Entry> entry, size_t entries_max) {
   entries.push_back(std::move(entry));
   ++added;
-  if (entries.size() > entries_max) entries.pop_front();
+  std::shared_ptr<const Entry> oldest;
+  if (entries.size() > entries_max) {
+    oldest = std::move(entries.front());
+    entries.pop_front();
+  }
+  return oldest;
 }
 
 bool RequestLog::IsKept(const RequestFacts& facts) const {
@@ -30,13 +35,14 @@ bool RequestLog::IsKept(const RequestFacts& facts) const {
          std::any_of(facts.misses.begin(), facts.misses.end(), [](const v1::Miss& miss) { return IsFault(miss.cause()); });
 }
 
-void RequestLog::Add(const RequestFacts& facts) {
-  auto entry = std::make_shared<Entry>(Entry{.number = 0, .facts = facts});
+void RequestLog::Add(RequestFacts facts) {
   const bool kept = IsKept(facts);
+  auto entry = std::make_shared<Entry>(Entry{.number = 0, .facts = std::move(facts)});
+  std::shared_ptr<const Entry> kept_oldest, recent_oldest;  // end after the lock
   MutexLock lock(mutex_);
   entry->number = ++requests_;
-  if (kept) kept_.Add(entry, options_.kept_max);
-  recent_.Add(std::move(entry), options_.recent_max);
+  if (kept) kept_oldest = kept_.Add(entry, options_.kept_max);
+  recent_oldest = recent_.Add(std::move(entry), options_.recent_max);
   added_.NotifyAll();
 }
 

@@ -27,7 +27,7 @@ class RequestLog {
   };
   explicit RequestLog(Options options) : options_(std::move(options)) {}
 
-  void Add(const RequestFacts& facts);
+  void Add(RequestFacts facts);
 
   // Worth keeping longer: slow, failed, or with a miss that the cluster is to blame for rather than the prompt.
   bool IsKept(const RequestFacts& facts) const;
@@ -57,7 +57,8 @@ class RequestLog {
     std::deque<std::shared_ptr<const Entry>> entries;  // the last is the added-th
     uint64_t added = 0;
 
-    void Add(std::shared_ptr<const Entry> entry, size_t entries_max);
+    // Returns what had to make room.
+    std::shared_ptr<const Entry> Add(std::shared_ptr<const Entry> entry, size_t entries_max);
   };
   const Ring& RingOf(const Reader& reader) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return reader.slow_only ? kept_ : recent_; }
   stemcache::v1::RequestRecord ToRecord(const Entry& entry) const;

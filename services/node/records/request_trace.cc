@@ -75,7 +75,7 @@ void RequestTrace::End() {
   for (const TraceStep& step : facts_.steps) sinks_.metrics.Observe(step.stage, step.busy);
   if (facts_.answered != absl::InfinitePast()) sinks_.metrics.Observe(Stage::kAcquire, facts_.answered - facts_.began);
   if (sinks_.tracer.on()) Export();
-  if (sinks_.log && facts_.kind != RequestKind::kLease) sinks_.log(facts_);
+  if (sinks_.log && facts_.kind != RequestKind::kLease) sinks_.log(std::move(facts_));
 }
 
 TraceContext RequestTrace::ContextOf(size_t step) const {
@@ -85,8 +85,9 @@ TraceContext RequestTrace::ContextOf(size_t step) const {
 void RequestTrace::Export() {
   const bool failed = !facts_.error.empty() || std::any_of(facts_.steps.begin(), facts_.steps.end(),
                                                            [](const TraceStep& step) { return !step.error.empty(); });
-  kept_late_ = !facts_.trace.sampled && (failed || sinks_.tracer.IsSlow(TimeAtNode(facts_)));
-  if (facts_.trace.sampled || kept_late_) return sinks_.tracer.Keep(SpansOf(facts_));
+  const bool late = !facts_.trace.sampled && (failed || sinks_.tracer.IsSlow(TimeAtNode(facts_)));
+  if (late) kept_late_ = facts_.trace;
+  if (facts_.trace.sampled || late) return sinks_.tracer.Keep(SpansOf(facts_));
   // Another node's request may yet turn out to be worth it.
   if (facts_.kind == RequestKind::kLease && facts_.caller_span != 0) sinks_.tracer.Park(SpansOf(facts_));
 }

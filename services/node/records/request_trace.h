@@ -100,7 +100,7 @@ struct RequestSinks {
   NodeMetrics& metrics;
   Tracer& tracer;
   // Acquires and publishes alone. May be empty; must not block. Any thread.
-  std::function<void(const RequestFacts&)> log;
+  std::function<void(RequestFacts)> log;
 };
 
 // Threads: one at a time, as the request that it belongs to.
@@ -150,10 +150,11 @@ class RequestTrace {
   // That came from there. Which blocks were hit is said at the end.
   void AddHitBytes(stemcache::v1::Source source, uint64_t bytes) { facts_.hits.at(static_cast<size_t>(source)).bytes += bytes; }
 
-  // Tells the sinks. Once; later calls do nothing.
+  // Tells the sinks, and gives the facts away. Once; later calls do nothing.
   void End();
-  // Of one that ended and whose trace is not sampled: it was kept nevertheless, being slow or failed, so those whom it asked keep theirs.
-  bool kept_late() const { return kept_late_; }
+  // Of one that ended: its trace, which is not sampled, when it was kept nevertheless, being slow or failed: those whom it asked keep theirs.
+  // Else not valid.
+  const TraceContext& kept_late() const { return kept_late_; }
 
  private:
   void Export();
@@ -161,7 +162,7 @@ class RequestTrace {
   const RequestSinks& sinks_;
   RequestFacts facts_;
   bool ended_ = false;
-  bool kept_late_ = false;
+  TraceContext kept_late_;
 };
 
 }  // namespace stem

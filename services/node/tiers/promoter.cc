@@ -10,8 +10,6 @@
 namespace stem {
 namespace {
 
-constexpr size_t kReadsPerSweep = 16;
-
 // The record against what this node wrote down of it; the store proved its bytes against the record's digest.
 absl::Status Prove(const SpillRead& read, const BlockMeta& expected) {
   STEM_TRY(read.status);

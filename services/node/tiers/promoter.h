@@ -21,6 +21,8 @@ namespace stem {
 // Threads: any.
 class Promoter {
  public:
+  static constexpr size_t kReadsPerSweep = 16;  // read from the SSD together
+
   // `store` may be null: no SSD tier. All borrowed.
   Promoter(SpillStore* store, NodeMetrics& metrics, Logger& log) : store_(store), metrics_(metrics), log_(log) {}
 

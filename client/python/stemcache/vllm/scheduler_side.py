@@ -38,6 +38,7 @@ class _State:
     sources: list[str] = dataclasses.field(default_factory=list)  # of the tokens that it loads, by block
     load_tokens: int = 0
     loading: bool = False
+    uncounted: bool = False  # its load ended, and by which tier is not counted yet
     never: bool = False  # a load failed
     saved: int = 0  # blocks that were given, or came from the tier
     finished: bool = False
@@ -76,6 +77,8 @@ class SchedulerSide:
         usable = self._usable_blocks(request)
         if not self._load or state.never or usable * self._geometry.block_tokens <= computed or self._client() is None:
             return 0, False
+        if state.uncounted:  # preempted: it asks anew
+            self._drop_stem(state)
         if state.stem is None:
             if state.call is None and not self._ask(state):
                 return (None if self._waits_for_adapter(state) else 0), False
@@ -94,7 +97,7 @@ class SchedulerSide:
         state = self._state(request)
         if external <= 0:
             if not state.loading:
-                self._drop_stem(state)
+                self._settle(state)
             return
         tokens, pages_per_block = self._geometry.block_tokens, self._geometry.pages_per_block
         computed = state.offered * tokens - external
@@ -129,13 +132,16 @@ class SchedulerSide:
         plan.failures_seen = dict(self._failures_seen)
         if len(self._attached) < self._geometry.ranks:
             plan.namespace = self._namespace
-        if self._save:
-            for request_id in scheduled:
-                state = self._states.get(request_id)
-                if state is not None and self._new_blocks(state) > 0:
-                    ids = block_ids(request_id)
-                    if ids is not None:
-                        self._save_new(state, ids, plan)
+        for request_id in scheduled:
+            state = self._states.get(request_id)
+            if state is None:
+                continue
+            if state.uncounted:
+                self._settle(state)
+            if self._save and self._new_blocks(state) > 0:
+                ids = block_ids(request_id)
+                if ids is not None:
+                    self._save_new(state, ids, plan)
         return plan
 
     def request_finished(self, request: Any, block_ids: list[int]) -> None:
@@ -161,9 +167,8 @@ class SchedulerSide:
             if state is None:
                 continue
             state.loading = False
-            if not state.never:
-                self._count_sources(state)
-            self._drop_stem(state)
+            state.uncounted = not state.never and state.stem is not None
+            self._settle(state)
             if state.finished:
                 self._forget(state)
         if report is None:
@@ -252,7 +257,15 @@ class SchedulerSide:
             self._count("lookups_failed")
         state.call = None
 
+    def _settle(self, state: _State) -> None:
+        """Gives the stem of an ended load back. The worker hears of a block from its own lookup, at times before this one does:
+        then a later step counts from which tier it came."""
+        if not state.uncounted or state.stem is None or state.stem.landed_blocks >= state.offered:
+            self._drop_stem(state)
+
     def _drop_stem(self, state: _State) -> None:
+        if state.uncounted:
+            self._count_sources(state)
         if state.stem is not None:
             state.stem.release()
         state.stem = None
@@ -263,7 +276,8 @@ class SchedulerSide:
         self._states.pop(state.request.request_id, None)
 
     def _count_sources(self, state: _State) -> None:
-        # All landed by now. The worker's own lookup found them here already, wherever they came from.
+        # By this lookup: the worker's own found them here already, wherever they came from.
+        state.uncounted = False
         first = state.offered - len(state.sources)
         state.sources = [state.stem.source(block) for block in range(first, state.offered)]
         for source, tokens in self.sources(state.request, state.load_tokens).items():

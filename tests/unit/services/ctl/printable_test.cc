@@ -1,6 +1,7 @@
 #include "services/ctl/printable.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -74,7 +75,7 @@ TEST(Printable, NothingFromEnginesReachesTheTerminal) {
   v1::HotStemsReply reply;
   reply.add_stems()->set_model(kAttack);
   reply.mutable_stems(0)->set_tenant(kAttack);
-  view.stems = MergeStems({reply});
+  view.stems = MergeStems({{"node-1", &reply}}, SIZE_MAX);
   view.nodes.push_back({{}, absl::UnknownError("not asked")});
   view.nodes[0].status.mutable_address()->set_node(kAttack);
   view.nodes[0].status.set_state(kAttack);

