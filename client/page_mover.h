@@ -1,7 +1,7 @@
 // Moves blocks between the tier and an engine's own pages, on threads of its own, so that an engine whose loop is written
 // in Python never copies. A payload is cut along the engine's pages: [plane][page][bytes], a plane being one layer, or K or
 // V of one (proto/FORMAT.md, "Canonical blocks", opaque pages). Bytes go straight from the mapped slot into the page, and
-// from the page into staging.
+// from the page into staging. Hybrid models have a block table for each group of layers, and one or several parts of a block.
 #pragma once
 
 #include <array>
@@ -27,16 +27,23 @@ struct EnginePlane {
   std::byte* base = nullptr;
   uint64_t page_bytes = 0;
   uint64_t stride_bytes = 0;
+  uint32_t table = 0;  // the block table whose pages it has
+};
+
+// Planes that are one part of the namespace.
+struct EnginePart {
+  uint32_t id = 0;
+  std::vector<EnginePlane> planes;  // in the order of the payload
 };
 
 // An engine's cache. Borrowed: the memory must live until the mover is destroyed.
 struct EnginePages {
-  std::vector<EnginePlane> planes;  // in the order of the payload
-  uint32_t page_count = 0;          // ids are below it
-  uint32_t pages_per_block = 1;     // pages that hold one block's tokens
-  uint32_t part = 0;                // of the namespace, that these planes are
+  std::vector<EnginePart> parts;          // ids ascend
+  uint32_t page_count = 0;                // ids of pages are below it
+  std::vector<uint32_t> pages_per_block;  // of each block table: pages that hold one block's tokens
 
-  uint64_t block_bytes() const;
+  uint64_t block_bytes(const EnginePart& part) const;
+  uint32_t pages_of_all_tables() const;  // that hold one block
 };
 
 struct MoveJob {
@@ -45,7 +52,8 @@ struct MoveJob {
   bool save = false;            // pages -> tier; else tier -> pages
   std::vector<BlockKey> keys;   // of the chain, from its first block to the last one to move
   uint32_t first_block = 0;     // blocks before it stay as they are
-  // Page ids, pages_per_block for each block from first_block on. A load may skip pages that the engine has already.
+  // Page ids, [table][block from first_block on][page]. A load may skip pages that the engine has already, or does not need; a save those
+  // that it has no longer: of such a block it leaves out the part.
   std::vector<int32_t> pages;
   absl::Duration timeout = absl::Seconds(5);
   std::string request;  // for logs; 0..128 bytes
@@ -58,7 +66,7 @@ struct MoveResult {
   uint64_t ticket = 0;
   bool save = false;
   absl::Status status;       // of the first block that was not moved
-  uint32_t blocks_moved = 0;  // load: leading blocks, from first_block on, whole and proved in the pages. Save: committed
+  uint32_t blocks_moved = 0;  // load: leading blocks, from first_block on, whole and proved in the pages. Save: committed, each part counts
   uint32_t blocks_held = 0;   // save: held by the node already, or being published by another
   uint32_t blocks_refused = 0;
   std::array<uint32_t, 5> blocks_from = {};  // load, by v1::Source
@@ -72,7 +80,7 @@ class PageMover {
   static constexpr size_t kJobsMax = 1024;  // waiting, of each kind
 
   // `client` is borrowed and must outlive the mover. Errors: InvalidArgument (planes that are null, overlap in their stride,
-  // or do not make up the part's payload).
+  // or do not make up the payload of their part).
   static absl::StatusOr<std::unique_ptr<PageMover>> Create(CacheClient& client, EnginePages pages, uint32_t load_threads = 1,
                                                            LocalProof proof = LocalProof::kFull);
   // Ends the threads after the jobs that run; jobs that wait are dropped.
@@ -99,12 +107,13 @@ class PageMover {
   absl::Status Check(const MoveJob& job) const;
   void Work(bool saves);
   void Load(const MoveJob& job, absl::Time deadline, MoveResult& result);
-  absl::Status LoadBlock(const Stem& stem, const MoveJob& job, uint32_t block, absl::Time deadline);
+  absl::Status LoadPart(const Stem& stem, const MoveJob& job, uint32_t block, size_t part, absl::Time deadline, MoveResult& result);
   void Save(const MoveJob& job, absl::Time deadline, MoveResult& result);
+  void SaveRun(const MoveJob& job, const EnginePart& part, size_t first, size_t end, absl::Time deadline, MoveResult& result);
 
   CacheClient& client_;
   const EnginePages pages_;
-  const uint64_t block_bytes_;
+  const std::vector<uint32_t> part_ids_;
   const LocalProof proof_;
 
   mutable Mutex mutex_;

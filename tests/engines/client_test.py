@@ -208,7 +208,7 @@ def test_a_mover_is_closed_beside_a_run(cluster):
 memory = np.ones((64, BLOCK_BYTES), np.uint8)
 for round in range(30):
     client, keys = connect()
-    mover = stemcache.PageMover(client, [(memory.ctypes.data, BLOCK_BYTES, BLOCK_BYTES)], page_count=64, pages_per_block=1)
+    mover = stemcache.PageMover(client, [(0, [(memory.ctypes.data, BLOCK_BYTES, BLOCK_BYTES, 0)])], page_count=64, pages_per_block=[1])
     job = dict(keys=keys, first_block=0, pages=list(range(5)), timeout_s=5)
     mover.run(save=True, **job)
     ended = []

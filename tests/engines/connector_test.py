@@ -9,11 +9,13 @@ import types
 import pytest
 
 import stemcache
-from stemcache.vllm import identity, version
+from stemcache.vllm import identity, options, version
 from tests.engines.local_cluster import until
-from tests.support.fake_engine import BLOCK_TOKENS, FakeEngine
+from tests.support.fake_engine import BLOCK_TOKENS, LAYERS, PAGE_BYTES, FakeEngine, Layers
 
-LOADS = ("async", "sync")
+# Full attention beside two groups of one window, one of them with blocks of 32 tokens: of a stem of the tier's blocks, 32 tokens each, two.
+HYBRID = (Layers(), Layers(window=40), Layers(window=40, block_tokens=32))
+LOADS = ("async", "sync", "hybrid")  # hybrid: async
 
 
 def prompt(seed: int, tokens: int = 20 * BLOCK_TOKENS + 5) -> list[int]:
@@ -25,8 +27,8 @@ def prompt(seed: int, tokens: int = 20 * BLOCK_TOKENS + 5) -> list[int]:
 def engine(request):
     made = []
 
-    def make(*args, **kwargs) -> FakeEngine:
-        made.append(FakeEngine(*args, **kwargs))
+    def make(*args, load: str = "async", **kwargs) -> FakeEngine:
+        made.append(FakeEngine(*args, **kind(load), **kwargs))
         return made[-1]
 
     yield make
@@ -34,8 +36,12 @@ def engine(request):
         each.close()
 
 
-def truth(tokens: list[int], **fields) -> list[int]:
-    return FakeEngine(None).answer(tokens, **fields).output
+def kind(load: str) -> dict:
+    return {"load": "async", "groups": HYBRID} if load == "hybrid" else {"load": load}
+
+
+def truth(tokens: list[int], load: str = "async", **fields) -> list[int]:
+    return FakeEngine(None, **kind(load)).answer(tokens, **fields).output
 
 
 def all_free(engine: FakeEngine) -> bool:
@@ -48,14 +54,14 @@ def test_another_engine_loads_what_the_first_computed(cluster, engine, load, pip
     a, b = (engine(cluster.node(i), load=load, pipelined=pipelined) for i in (0, 1))
     tokens = prompt(1)
     first = a.answer(tokens)
-    assert first.output == truth(tokens) and first.loaded_tokens == 0
+    assert first.output == truth(tokens, load) and first.loaded_tokens == 0
     second = b.answer(tokens)
     assert second.output == first.output
     assert second.loaded_tokens == 20 * BLOCK_TOKENS
     assert second.computed_tokens == len(tokens) - second.loaded_tokens + 39
     assert b.scheduler.counts["tokens_from_remote_dram"] == second.loaded_tokens
     turn = b.answer(second.all_token_ids + prompt(2, 100))  # what was generated is reused too
-    assert turn.output == truth(second.all_token_ids + prompt(2, 100))
+    assert turn.output == truth(second.all_token_ids + prompt(2, 100), load)
     assert turn.loaded_tokens >= len(second.all_token_ids) - 2 * BLOCK_TOKENS
     assert all_free(a) and all_free(b)
 
@@ -98,7 +104,7 @@ def test_the_last_token_is_never_claimed(cluster, engine, load):
     tokens = prompt(3, 8 * BLOCK_TOKENS)  # full blocks, nothing beyond
     engine(cluster.node(0), load=load).answer(tokens)
     again = engine(cluster.node(0), load=load).answer(tokens)
-    assert 0 < again.loaded_tokens < len(tokens) and again.output == truth(tokens)
+    assert 0 < again.loaded_tokens < len(tokens) and again.output == truth(tokens, load)
 
 
 def test_the_scheduler_is_told_to_ask_again_while_a_lookup_runs(cluster, engine):
@@ -172,16 +178,16 @@ def alter(cluster, node: int, engine: FakeEngine, tokens: list[int], block: int)
 @pytest.mark.parametrize("pipelined", (False, True))
 def test_an_altered_block_is_refused_computed_and_poisons_nobody(cluster, engine, load, pipelined):
     tokens = prompt(5)
-    a = engine(cluster.node(0))
+    a = engine(cluster.node(0), load=load)
     a.answer(tokens)
     alter(cluster, 0, a, tokens, 4)
     b = engine(cluster.node(0), load=load, pipelined=pipelined)
     second = b.answer(tokens)
-    assert second.output == truth(tokens)
+    assert second.output == truth(tokens, load)
     assert b.worker.counts["proofs_failed"] == 1
     c = engine(cluster.node(1), load=load)
     third = c.answer(tokens)
-    assert third.output == truth(tokens), "what the second engine saved after its failed load is right"
+    assert third.output == truth(tokens, load), "what the second engine saved after its failed load is right"
     assert all_free(b)
 
 
@@ -233,7 +239,7 @@ def torn_loads(engine: FakeEngine) -> None:
 @pytest.mark.parametrize("load", LOADS)
 def test_a_request_whose_load_failed_is_never_offered_the_same_again(cluster, engine, load):
     tokens = prompt(9)
-    engine(cluster.node(0)).answer(tokens)
+    engine(cluster.node(0), load=load).answer(tokens)
     b = engine(cluster.node(0), load=load, load_timeout_ms=1)
 
     class Stale:
@@ -260,7 +266,7 @@ def test_a_request_whose_load_failed_is_never_offered_the_same_again(cluster, en
     b.worker._make_mover = make
     request = b.add(tokens)
     b.run(steps_max=20000)
-    assert request.output == truth(tokens)
+    assert request.output == truth(tokens, load)
     assert b.worker.counts["loads_failed"] == 1 and b.scheduler.counts["loads_failed"] == 1
 
 
@@ -272,12 +278,12 @@ def test_requests_go_on_without_the_node_and_hit_again_with_its_successor(new_cl
     a.answer(tokens)
     cluster.stop()
     for seed in (10, 11):
-        assert a.answer(prompt(seed)).output == truth(prompt(seed))
+        assert a.answer(prompt(seed)).output == truth(prompt(seed), load)
     cluster.up(resume=True)
 
     def hits() -> bool:
         request = a.answer(tokens)
-        assert request.output == truth(tokens)
+        assert request.output == truth(tokens, load)
         return request.loaded_tokens > 0
 
     until(hits)
@@ -297,7 +303,7 @@ def test_an_engine_starts_without_a_node_and_attaches_when_there_is_one(new_clus
 @pytest.mark.parametrize("load", LOADS)
 def test_aborts_and_preemptions_in_every_state_leave_no_block_behind(cluster, engine, load):
     rng = random.Random(13)
-    engine(cluster.node(0)).answer(prompt(13))
+    engine(cluster.node(0), load=load).answer(prompt(13))
     b = engine(cluster.node(1), load=load)
     requests = []
     for index in range(120):
@@ -315,7 +321,7 @@ def test_aborts_and_preemptions_in_every_state_leave_no_block_behind(cluster, en
             b.preempt(victim)
     b.run()
     for tokens, request in requests:
-        assert request.output == truth(tokens, max_tokens=request.max_tokens)
+        assert request.output == truth(tokens, load, max_tokens=request.max_tokens)
     assert all_free(b) and not b.scheduler._jobs and not b.scheduler._states
 
 
@@ -339,9 +345,10 @@ def test_salts_adapters_and_models_do_not_meet(cluster, engine, tmp_path):
     assert engine(cluster.node(0), model="another").answer(tokens).loaded_tokens == 0
 
 
-def test_an_adapter_is_what_its_files_are(cluster, engine, tmp_path):
+@pytest.mark.parametrize("load", ("async", "hybrid"))
+def test_an_adapter_is_what_its_files_are(cluster, engine, tmp_path, load):
     tokens = prompt(18)
-    a, b = engine(cluster.node(0)), engine(cluster.node(0))
+    a, b = engine(cluster.node(0), load=load), engine(cluster.node(0), load=load)
     a.answer(tokens, lora_request=adapter(tmp_path, "lora", b"old"))
     assert a.answer(tokens, lora_request=adapter(tmp_path, "another", b"old", 2)).loaded_tokens == 0
     replaced = adapter(tmp_path, "lora", b"new")
@@ -352,16 +359,17 @@ def test_an_adapter_is_what_its_files_are(cluster, engine, tmp_path):
     assert a.answer(tokens, lora_request=reloaded).loaded_tokens > 0, "loaded again, it has a number of its own"
 
 
-def test_an_adapter_that_changed_while_the_engine_loaded_it_publishes_nothing(cluster, engine, tmp_path):
+@pytest.mark.parametrize("load", ("async", "hybrid"))
+def test_an_adapter_that_changed_while_the_engine_loaded_it_publishes_nothing(cluster, engine, tmp_path, load):
     tokens = prompt(19)
-    a = engine(cluster.node(0))
+    a = engine(cluster.node(0), load=load)
     request = a.add(tokens, lora_request=adapter(tmp_path, "lora", b"before"))
     state = a.scheduler._states[request.request_id]
     state.adapter.result()
     adapter(tmp_path, "lora", b"after!")
     a.run()
     assert request.loaded_tokens == 0 and "saves" not in a.worker.counts
-    assert engine(cluster.node(0)).answer(tokens, lora_request=adapter(tmp_path, "lora", b"before")).loaded_tokens == 0
+    assert engine(cluster.node(0), load=load).answer(tokens, lora_request=adapter(tmp_path, "lora", b"before")).loaded_tokens == 0
 
 
 def test_adapters_that_cannot_be_read_are_computed_and_told_once(cluster, engine, tmp_path, caplog):
@@ -377,16 +385,18 @@ def test_adapters_that_cannot_be_read_are_computed_and_told_once(cluster, engine
     assert not a.worker.counts.get("saves")
 
 
-def test_drafts_that_were_not_accepted_are_not_saved(cluster, engine):
-    a = engine(cluster.node(0))
+@pytest.mark.parametrize("load", ("async", "hybrid"))
+def test_drafts_that_were_not_accepted_are_not_saved(cluster, engine, load):
+    a = engine(cluster.node(0), load=load)
     request = a.add(prompt(16, 6 * BLOCK_TOKENS), max_tokens=1)
     a.step()
     a.step()
     state = a.scheduler._states[request.request_id]
     saved = state.saved
     computed = request.num_computed_tokens
-    request.num_computed_tokens = request.num_tokens + 3 * BLOCK_TOKENS  # drafts, as a verifying step has them in flight
-    assert saved + a.scheduler._new_blocks(state) == request.num_tokens // a.geometry.block_tokens
+    for before, computing in ((3 * BLOCK_TOKENS, 0), (0, 3 * BLOCK_TOKENS)):  # drafts, as a verifying step has them in flight
+        request.num_computed_tokens = request.num_tokens + before
+        assert saved + a.scheduler._new_blocks(state, computing) == request.num_tokens // a.geometry.block_tokens
     request.num_computed_tokens = computed
     a.run()
 
@@ -402,15 +412,16 @@ def test_roles_load_or_save_only(cluster, engine):
     assert "saves" not in reader.worker.counts
 
 
-def test_many_chats_at_once_answer_as_one_at_a_time(cluster, engine):
-    engines = [engine(cluster.node(i), blocks=400) for i in (0, 1)]
+@pytest.mark.parametrize("load", ("async", "hybrid"))
+def test_many_chats_at_once_answer_as_one_at_a_time(cluster, engine, load):
+    engines = [engine(cluster.node(i), load=load, blocks=400) for i in (0, 1)]
     chats = [prompt(100 + i % 4, 96) for i in range(16)]
     for turn in range(3):
         running = [(engines[(i + turn) % 2].add(chat, max_tokens=12), chat) for i, chat in enumerate(chats)]
         for each in engines:
             each.run()
         for request, chat in running:
-            assert request.output == truth(chat, max_tokens=12)
+            assert request.output == truth(chat, load, max_tokens=12)
         chats = [request.all_token_ids + prompt(1000 + i + turn, 20) for i, (request, _) in enumerate(running)]
     assert all(all_free(each) for each in engines)
 
@@ -419,6 +430,110 @@ def test_a_node_that_refuses_the_blocks_says_so_at_start(cluster):
     FakeEngine(cluster.node(0)).close()
     with pytest.raises(stemcache.FailedPrecondition, match="bytes does not fit the slots"):
         FakeEngine(cluster.node(0), model="larger", min_block_bytes=1 << 20)
+
+
+def test_a_prompt_is_shared_up_to_any_block_though_its_windows_have_left_the_engine(cluster, engine):
+    """What the first engine computed in one step leaves its window before the next one is planned."""
+    system = prompt(50, 10 * BLOCK_TOKENS)
+    a, b = (engine(cluster.node(i), load="hybrid", chunk_blocks=40) for i in (0, 1))
+    a.answer(system + prompt(51, 12 * BLOCK_TOKENS))
+    second = b.answer(system + prompt(52, 70))
+    assert second.loaded_tokens == 10 * BLOCK_TOKENS and second.output == truth(system + prompt(52, 70), "hybrid")
+    assert all_free(a) and all_free(b)
+
+
+def test_only_the_window_of_what_is_loaded_is_moved(cluster, engine):
+    tokens = prompt(53)
+    engine(cluster.node(0), load="hybrid").answer(tokens)
+    b = engine(cluster.node(1), load="hybrid")
+    assert b.answer(tokens).loaded_tokens == 20 * BLOCK_TOKENS
+    page = LAYERS * PAGE_BYTES
+    # 20 pages of 16 tokens; of the window's 39 tokens before the next one 3 of 16, and 2 of 32.
+    assert b.worker.counts["load_bytes"] == (20 + 3 + 2) * page
+
+
+@pytest.mark.parametrize("window", (40, 1000))
+@pytest.mark.parametrize("full", (True, False))
+def test_windows_longer_than_the_prompt_and_models_of_nothing_else(cluster, engine, window, full):
+    groups = (Layers(window=window), Layers()) if full else (Layers(window=window),)
+    tokens = prompt(54)
+    expected = FakeEngine(None, groups=groups).answer(tokens).output
+    for node, loaded in ((0, 0), (1, 20 * BLOCK_TOKENS), (1, 20 * BLOCK_TOKENS)):
+        request = engine(cluster.node(node), groups=groups).answer(tokens)
+        assert request.loaded_tokens == loaded and request.output == expected
+
+
+@pytest.mark.parametrize("local_blocks", (2, 8))
+def test_what_the_engine_has_itself_is_not_loaded_again(cluster, engine, local_blocks):
+    tokens = prompt(55)
+    engine(cluster.node(0), load="hybrid").answer(tokens)
+    b = engine(cluster.node(1), load="hybrid")
+    own = b.add(tokens[:local_blocks * BLOCK_TOKENS] + prompt(56, 3), max_tokens=30)
+    while own.num_computed_tokens < local_blocks * BLOCK_TOKENS:
+        b.step()
+    request = b.add(tokens, prefix_of=own)
+    b.run()
+    assert request.loaded_tokens == (20 - local_blocks) * BLOCK_TOKENS
+    assert request.output == truth(tokens, "hybrid") and own.output == truth(own.all_token_ids[:own.prompt_tokens], "hybrid", max_tokens=30)
+    assert all_free(b)
+
+
+def test_a_lost_window_is_computed_and_poisons_nobody(cluster, engine):
+    tokens = prompt(57)
+    engine(cluster.node(0), load="hybrid").answer(tokens)
+    assert cluster.alter_all(0, offset=9000) > 0  # beyond the full part's bytes: the window's alone
+    b = engine(cluster.node(0), load="hybrid")
+    second = b.answer(tokens)
+    assert second.output == truth(tokens, "hybrid") and second.computed_tokens > 20 * BLOCK_TOKENS
+    assert b.worker.counts["proofs_failed"] == 1 == b.scheduler.counts["loads_failed"]
+    third = engine(cluster.node(1), load="hybrid").answer(tokens)
+    assert third.output == truth(tokens, "hybrid")
+    assert all_free(b)
+
+
+class Spec:
+    """A KV cache spec of vLLM's, by its name: what the connector looks at."""
+
+    def __new__(cls, kind: str, **fields):
+        return type(kind, (), {"block_size": 16, "page_size_bytes": 4096, "unpadded_page_size_bytes": 4096, **fields})()
+
+
+def geometry_of(*specs, layers: int = 2, load: str = "async", **extra):
+    parallel = types.SimpleNamespace(tensor_parallel_size=extra.pop("ranks", 1))
+    groups = [types.SimpleNamespace(kv_cache_spec=spec, layer_names=[f"{i}.{n}" for n in range(layers)]) for i, spec in enumerate(specs)]
+    cache = types.SimpleNamespace(kv_cache_groups=groups, num_blocks=10, kv_cache_tensors=[types.SimpleNamespace(size=layers * 4096 * 10)] * len(specs))
+    return identity.geometry_of(types.SimpleNamespace(parallel_config=parallel), cache, options.parse({"load": load, "min_block_bytes": 65536, **extra}))
+
+
+def test_groups_of_one_window_are_one_part_of_each_rank():
+    full, window = Spec("FullAttentionSpec"), Spec("SlidingWindowSpec", sliding_window=513)
+    wide = Spec("SlidingWindowSpec", sliding_window=513, block_size=32, page_size_bytes=8192)  # padded to twice its size
+    one = geometry_of(full)
+    assert one.block_tokens == 128 and one.parts() == [
+        {"id": 0, "head_first": 0, "layer_first": 0, "window_tokens": 0, "block_bytes": 65536}]
+    several = geometry_of(window, full, wide, ranks=2)
+    assert several.block_tokens == 64 and several.pages_per_block == [4, 4, 2]
+    assert several.parts() == [
+        {"id": 0, "head_first": 0, "layer_first": 0, "window_tokens": 0, "block_bytes": 32768},
+        {"id": 1, "head_first": 1, "layer_first": 0, "window_tokens": 0, "block_bytes": 32768},
+        {"id": 2, "head_first": 0, "layer_first": 1, "window_tokens": 512, "block_bytes": 49152},
+        {"id": 3, "head_first": 1, "layer_first": 1, "window_tokens": 512, "block_bytes": 49152}]
+    chunked = geometry_of(full, Spec("ChunkedLocalAttentionSpec", attention_chunk_size=8192))
+    assert chunked.windows == [0, 8192 - chunked.block_tokens], "a stem's last chunk is never a whole one"
+
+
+def test_groups_that_cannot_be_moved_are_refused_with_what_would_do():
+    full, window = Spec("FullAttentionSpec"), Spec("SlidingWindowSpec", sliding_window=512)
+    with pytest.raises(ValueError, match="of the kind MambaSpec.*--disable-hybrid-kv-cache-manager"):
+        geometry_of(full, Spec("MambaSpec"))
+    for specs in ((full, window), (window,), (full, full)):
+        with pytest.raises(ValueError, match="only when it is 'async'"):
+            geometry_of(*specs, load="sync")
+    assert geometry_of(full, load="sync").groups[0].window_tokens == 0
+    with pytest.raises(ValueError, match="must be a multiple of vLLM's block size, 48"):
+        geometry_of(full, Spec("FullAttentionSpec", block_size=24), block_tokens=32)
+    with pytest.raises(ValueError, match="has no KV cache"):
+        geometry_of()
 
 
 def weights_of(model: str, *, load_format: str = "auto", commit: str | None = None, **fields) -> tuple[str, str]:

@@ -33,9 +33,9 @@ struct Engine {
   }
   uint64_t stride() const { return page_bytes + 96; }
   EnginePages pages() {
-    EnginePages pages{.planes = {}, .page_count = kPageCount, .pages_per_block = kPagesPerBlock};
+    EnginePages pages{.parts = {{.id = 0, .planes = {}}}, .page_count = kPageCount, .pages_per_block = {kPagesPerBlock}};
     for (size_t layer = 0; layer < 3; ++layer) {
-      pages.planes.push_back({memory.data() + layer * kPageCount * stride(), page_bytes, stride()});
+      pages.parts[0].planes.push_back({memory.data() + layer * kPageCount * stride(), page_bytes, stride()});
     }
     return pages;
   }
@@ -48,7 +48,8 @@ struct Engine {
     }
     return bytes;
   }
-  NamespaceSpec spec() const { return TestSpec(3 * kPagesPerBlock * page_bytes); }
+  uint64_t block_bytes() const { return 3 * kPagesPerBlock * page_bytes; }
+  NamespaceSpec spec() const { return TestSpec(block_bytes()); }
 
   uint64_t page_bytes;
   std::vector<std::byte> memory;
@@ -90,7 +91,7 @@ TEST(PageMoverTest, PagesComeBackElsewhereAndOnAnotherNode) {
     const MoveResult saved = Finish(*MoverOf(*client, writer), JobOf(true, keys, {3, 1, 20, 5, 39, 0, 7, 8}));
     EXPECT_TRUE(saved.status.ok()) << saved.status;
     EXPECT_EQ(saved.blocks_moved, 4u);
-    EXPECT_EQ(saved.bytes, 4 * writer.pages().block_bytes());
+    EXPECT_EQ(saved.bytes, 4 * writer.block_bytes());
     cluster.Settle();
 
     const auto other = cluster.Connect(1, reader.spec());
@@ -127,7 +128,7 @@ TEST(PageMoverTest, SkippedPagesStayAsTheyAre) {
 TEST(PageMoverTest, SmallStagingIsUsedAgainAndAgain) {
   InProcessCluster cluster({.nodes = 1});
   Engine writer(8192, 1), reader(8192, 7);
-  const auto client = cluster.Connect(0, writer.spec(), /*staging_bytes=*/3 * writer.pages().block_bytes());
+  const auto client = cluster.Connect(0, writer.spec(), /*staging_bytes=*/3 * writer.block_bytes());
   const std::vector<BlockKey> keys = ChainOf(*client, 10);
   std::vector<int32_t> pages(20);
   for (int32_t i = 0; i < 20; ++i) pages[static_cast<size_t>(i)] = i;
@@ -198,12 +199,76 @@ TEST(PageMoverTest, BadJobsAreRefused) {
   const std::vector<BlockKey> keys = ChainOf(*client, 2);
   EXPECT_THAT(std::string(mover->Submit(JobOf(false, keys, {1, 2, 3})).status().message()), HasSubstr("need 4"));
   EXPECT_THAT(std::string(mover->Submit(JobOf(false, keys, {1, 2, 3, 40})).status().message()), HasSubstr("page 40"));
-  EXPECT_THAT(std::string(mover->Submit(JobOf(true, keys, {1, 2, 3, -1})).status().message()), HasSubstr("page -1"));
+  EXPECT_THAT(std::string(mover->Submit(JobOf(true, keys, {1, 2, 3, -2})).status().message()), HasSubstr("page -2"));
   EXPECT_THAT(std::string(mover->Submit(JobOf(true, keys, {}, 2)).status().message()), HasSubstr("first_block"));
   EnginePages wrong = engine.pages();
-  wrong.planes.pop_back();
+  wrong.parts[0].planes.pop_back();
   EXPECT_THAT(std::string(PageMover::Create(*client, wrong).status().message()), HasSubstr("24000 bytes"));
   EXPECT_EQ(mover->outstanding(), 0u);
+}
+
+// A hybrid model: layer 0 attends to everything and has pages of the whole block; layers 1 and 2 have a window of 20 tokens, so of two blocks
+// at 16 a block, and block tables of their own with half as many tokens a page.
+struct HybridEngine : Engine {
+  using Engine::Engine;
+  EnginePages pages() {
+    EnginePages pages{.parts = {{.id = 0, .planes = {}}, {.id = 1, .planes = {}}}, .page_count = kPageCount, .pages_per_block = {1, 2, 2}};
+    for (uint32_t layer = 0; layer < 3; ++layer) {
+      pages.parts[layer == 0 ? 0 : 1].planes.push_back({memory.data() + layer * kPageCount * stride(), page_bytes, stride(), layer});
+    }
+    return pages;
+  }
+  NamespaceSpec spec() const {
+    NamespaceSpec spec = TestSpec(page_bytes);
+    spec.parts.push_back({.id = 1, .group = GroupKind::kWindow, .window_tokens = 20, .layer_first = 1, .block_bytes = 4 * page_bytes});
+    return spec;
+  }
+  std::vector<std::byte> Page(uint32_t layer, int32_t id) const {
+    const auto first = static_cast<std::ptrdiff_t>((layer * kPageCount + static_cast<uint64_t>(id)) * stride());
+    return {memory.begin() + first, memory.begin() + first + static_cast<std::ptrdiff_t>(page_bytes)};
+  }
+};
+
+TEST(PageMoverTest, WindowsOfAHybridModelComeBackInTheirOwnPages) {
+  constexpr int32_t kNone = MoveJob::kSkip;
+  InProcessCluster cluster({.nodes = 2});
+  HybridEngine writer(6000, 1), reader(6000, 99);
+  const auto client = cluster.Connect(0, writer.spec());
+  const std::vector<BlockKey> keys = ChainOf(*client, 4);
+  absl::StatusOr<std::unique_ptr<PageMover>> saver = PageMover::Create(*client, writer.pages());
+  ASSERT_TRUE(saver.ok()) << saver.status();
+  // The first block's window has left one table already: its full part alone is published.
+  const MoveResult saved = Finish(**saver, JobOf(true, keys, {0, 1, 2, 3, /**/ 10, 11, 12, 13, 14, 15, 16, 17, /**/ 20, kNone, 22, 23, 24, 25, 26, 27}));
+  EXPECT_TRUE(saved.status.ok()) << saved.status;
+  EXPECT_EQ(saved.blocks_moved, 4u + 3u);
+  EXPECT_EQ(saved.bytes, (4 + 3 * 4) * 6000u);
+  cluster.Settle();
+
+  const auto other = cluster.Connect(1, reader.spec());
+  absl::StatusOr<std::unique_ptr<PageMover>> loader = PageMover::Create(*other, reader.pages());
+  ASSERT_TRUE(loader.ok()) << loader.status();
+  const std::vector<std::byte> untouched = reader.Page(1, 31);
+  // The engine has the first block itself, and of the window's first block only the second page.
+  const MoveResult loaded = Finish(**loader, JobOf(false, keys, {kNone, 5, 6, 7, /**/ kNone, kNone, kNone, kNone, kNone, 30, 32, 33,
+                                                                 /**/ kNone, kNone, kNone, kNone, kNone, 34, 35, 36}));
+  EXPECT_TRUE(loaded.status.ok()) << loaded.status;
+  EXPECT_EQ(loaded.blocks_moved, 4u);
+  EXPECT_EQ(loaded.bytes, (3 + 2 * 3) * 6000u);
+  for (const int32_t page : {1, 2, 3}) EXPECT_EQ(reader.Page(0, page + 4), writer.Page(0, page));
+  const std::vector<int32_t> windows[] = {{30, 32, 33}, {34, 35, 36}};
+  for (uint32_t table : {1u, 2u}) {
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(reader.Page(table, windows[table - 1][i]), writer.Page(table, static_cast<int32_t>(10 * table + 5 + i)));
+    }
+  }
+  EXPECT_EQ(reader.Page(1, 31), untouched);
+
+  // Of a shorter stem nobody has the window, so nothing is loaded.
+  const std::vector<BlockKey> first = {keys.begin(), keys.begin() + 1};
+  const MoveResult none = Finish(**loader, JobOf(false, first, {5, /**/ 10, 11, /**/ 12, 13}));
+  EXPECT_EQ(none.blocks_moved, 0u);
+  EXPECT_EQ(none.bytes, 0u);
+  EXPECT_EQ(none.status.code(), absl::StatusCode::kNotFound) << none.status;
 }
 
 TEST(PageMoverTest, DeadNodeFailsLoadsAndItsSuccessorServesAgain) {

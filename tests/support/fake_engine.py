@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 import time
 from typing import Any
 
@@ -16,15 +17,28 @@ import numpy as np
 
 from stemcache.vllm.attach import Attachment
 from stemcache.vllm.options import parse
-from stemcache.vllm.plan import Geometry
+from stemcache.vllm.plan import Geometry, Group
 from stemcache.vllm.scheduler_side import SchedulerSide
 from stemcache.vllm.worker_side import WorkerSide
 
 import stemcache
 
 BLOCK_TOKENS = 16  # of the engine
-LAYERS = 2
+LAYERS = 2  # of each group
 PAGE_BYTES = 2048  # a layer of a block
+NULL = 0  # the page that is nobody's
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """A group: window as in vLLM, of the token too that is computed; 0 = full attention."""
+
+    window: int = 0
+    block_tokens: int = BLOCK_TOKENS
+
+    def skipped(self, computed: int) -> int:
+        """Blocks that the token at `computed` and those after it do not look at."""
+        return max(0, computed - self.window + 1) // self.block_tokens if self.window else 0
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,9 +51,11 @@ class Request:
     cache_salt: str | None = None
     lora_request: Any = None
     kv_transfer_params: dict[str, Any] | None = None
+    prefix_of: Request | None = None  # whose leading blocks the engine's own prefix cache has
     num_computed_tokens: int = 0
+    in_flight: int = 0  # tokens of steps of which the answer was not read
     status: str = "waiting"  # loading, running, finished
-    blocks: list[int] = dataclasses.field(default_factory=list)
+    blocks: list[list[int]] = dataclasses.field(default_factory=list)  # of each group
     prompt_tokens: int = 0
     loaded_tokens: int = 0
     computed_tokens: int = 0  # by this engine, recomputed ones again
@@ -95,7 +111,8 @@ class FakeEngine:
     _names = itertools.count()
 
     def __init__(self, node: str | None, *, blocks: int = 200, chunk_blocks: int = 4, pipelined: bool = False, role: str = "kv_both",
-                 model: str = "fake", **extra: Any) -> None:
+                 model: str = "fake", groups: tuple[Layers, ...] = (Layers(),), **extra: Any) -> None:
+        self.groups = groups
         self.pool = Pool(blocks)
         self.memory = np.zeros((LAYERS, blocks, PAGE_BYTES), np.uint8)
         self.chunk_tokens, self.pipelined = chunk_blocks * BLOCK_TOKENS, pipelined
@@ -113,9 +130,12 @@ class FakeEngine:
         options = parse({"node": node, "min_block_bytes": 8192, "staging_bytes": 1 << 20, "lookup_timeout_ms": 20000,
                          "load_timeout_ms": 20000, **extra})
         page_bytes = LAYERS * PAGE_BYTES
-        geometry = Geometry(BLOCK_TOKENS * -(-options.min_block_bytes // page_bytes), BLOCK_TOKENS, page_bytes, ranks=1)
+        unit = math.lcm(*(group.block_tokens for group in self.groups))
+        unit_bytes = sum(unit // group.block_tokens * page_bytes for group in self.groups)
+        geometry = Geometry(unit * -(-options.min_block_bytes // unit_bytes),
+                            tuple(Group(group.block_tokens, page_bytes, max(0, group.window - 1)) for group in self.groups), ranks=1)
         fields = {"model": model, "kv_dtype": "opaque", "layout": "fake", "block_tokens": geometry.block_tokens}
-        namespace = stemcache.Namespace(parts=[stemcache.Part(page_bytes * geometry.pages_per_block)], **fields)
+        namespace = stemcache.Namespace(parts=[stemcache.Part(**part) for part in geometry.parts()], **fields)
 
         def attach(_: Any, staging: int = options.staging_bytes) -> Attachment:
             return Attachment("fake", node, namespace, strict=True, staging_bytes=staging, proof=options.proof)
@@ -126,8 +146,8 @@ class FakeEngine:
                                        load=role != "kv_producer", save=role != "kv_consumer")
         self.scheduler.bind(self.pool, lambda request_id: self.requests[request_id].blocks if request_id in self.requests else [])
         self.worker = WorkerSide(options, geometry, 0, attach)
-        stride = PAGE_BYTES
-        self.worker.register([(self.memory[layer].ctypes.data, PAGE_BYTES, stride) for layer in range(LAYERS)], len(self.pool.blocks))
+        planes = [(self.memory[layer].ctypes.data, PAGE_BYTES, PAGE_BYTES) for layer in range(LAYERS)]
+        self.worker.register([planes] * len(self.groups), len(self.pool.blocks))  # groups lie on each other's memory
 
     def close(self) -> None:
         if self.scheduler is not None:
@@ -169,7 +189,7 @@ class FakeEngine:
     def preempt(self, request: Request) -> None:
         self.running.remove(request)
         self._release(request)
-        request.num_computed_tokens, request.status = 0, "waiting"
+        request.num_computed_tokens, request.in_flight, request.status = 0, 0, "waiting"
         self.waiting.insert(0, request)
 
     # ---- A step
@@ -177,13 +197,15 @@ class FakeEngine:
     def step(self) -> bool:
         """False when there was nothing to compute."""
         self.steps += 1
+        for request in self.running:
+            self._forget_windows(request, request.num_computed_tokens - request.in_flight)
         self._schedule_waiting()
         work = [(request, min(request.num_tokens - request.num_computed_tokens, self.chunk_tokens)) for request in list(self.running)]
         work = [(request, tokens) for request, tokens in work if tokens > 0 and self._has_room(request, tokens)]
         plan = None
         if self.scheduler is not None:
             ids = {request.request_id: request.blocks for request, _ in work}
-            plan = self.scheduler.plan(list(ids), ids.get)
+            plan = self.scheduler.plan({request.request_id: tokens for request, tokens in work}, ids.get)
         done = self._execute(work, plan)
         self._unread.append(done)
         while len(self._unread) > (1 if self.pipelined and work else 0):
@@ -206,25 +228,60 @@ class FakeEngine:
                     self.running.append(request)
                     self.scheduler.allocated(request, request.blocks, 0)
                     continue
-            external, is_async = (0, False) if self.scheduler is None else self.scheduler.matched_tokens(request, 0)
+            local = self._local_tokens(request)
+            external, is_async = (0, False) if self.scheduler is None else self.scheduler.matched_tokens(request, local)
             if external is None:
                 continue
-            assert external < request.num_tokens, "the last token must be computed"
+            assert local + external < request.num_tokens, "the last token must be computed"
             assert external > 0 or not is_async
-            request.blocks = self.pool.take(-(-(request.num_tokens + request.max_tokens) // BLOCK_TOKENS))
-            if request.blocks is None:
-                request.blocks = []
+            if not self._allocate(request, local, external):
                 break
             if self.scheduler is not None:
                 self.scheduler.allocated(request, request.blocks, external)
-            request.num_computed_tokens = request.loaded_tokens = external
+            request.num_computed_tokens, request.loaded_tokens = local + external, external
             request.status = "loading" if is_async else "running"
             if not is_async:
                 self.waiting.remove(request)
                 self.running.append(request)
 
+    def _local_tokens(self, request: Request) -> int:
+        """That the engine's own prefix cache has."""
+        if request.prefix_of is None:
+            return 0
+        unit = math.lcm(*(group.block_tokens for group in self.groups))
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1],
+                                                  zip(request.all_token_ids, request.prefix_of.all_token_ids)))
+        return min(same, request.prefix_of.num_computed_tokens, request.num_tokens - 1) // unit * unit
+
+    def _allocate(self, request: Request, local: int, external: int) -> bool:
+        """As vLLM does: what the engine has itself, from the window on; then new blocks."""
+        tables, wanted = [], 0
+        for index, group in enumerate(self.groups):
+            skipped = group.skipped(local + external)
+            have = request.prefix_of.blocks[index][skipped:local // group.block_tokens] if local else []
+            assert NULL not in have, "the engine's own cache ends where it has the window"
+            tables.append([NULL] * skipped + have)
+            wanted += -(-(request.num_tokens + request.max_tokens) // group.block_tokens) - len(tables[-1])
+        if (pages := self.pool.take(wanted)) is None:
+            return False
+        self.memory[:, pages] = 0xEE  # what they held is gone
+        for table, group in zip(tables, self.groups):
+            self.pool.touch([self.pool.blocks[page] for page in table if page != NULL])
+            count = -(-(request.num_tokens + request.max_tokens) // group.block_tokens) - len(table)
+            table += pages[:count]
+            pages = pages[count:]
+        request.blocks = tables
+        return True
+
+    def _forget_windows(self, request: Request, computed: int) -> None:
+        for group, table in zip(self.groups, request.blocks):
+            gone = [i for i in range(min(group.skipped(computed), len(table))) if table[i] != NULL]
+            self.pool.free_blocks([self.pool.blocks[table[i]] for i in reversed(gone)])
+            for i in gone:
+                table[i] = NULL
+
     def _has_room(self, request: Request, tokens: int) -> bool:
-        return request.num_computed_tokens + tokens <= len(request.blocks) * BLOCK_TOKENS
+        return request.num_computed_tokens + tokens <= len(request.blocks[0]) * self.groups[0].block_tokens
 
     def _execute(self, work: list[tuple[Request, int]], plan: Any) -> tuple[Any, ...]:
         if plan is not None and plan.load_now:
@@ -233,10 +290,12 @@ class FakeEngine:
         for request, tokens in work:
             start = request.num_computed_tokens
             if plan is not None:
-                assert all(not (set(move.pages) & set(request.blocks[start // BLOCK_TOKENS:])) for move in plan.load)
+                written = {page for group, table in zip(self.groups, request.blocks) for page in table[start // group.block_tokens:]}
+                assert all(not (set(move.pages) & written) for move in plan.load)
             self._compute(request, start, start + tokens)
             sampled = self._sample(request) if start + tokens == request.num_tokens else None
             request.num_computed_tokens += tokens
+            request.in_flight += tokens
             request.computed_tokens += tokens
             if self.pipelined and sampled is not None:
                 request.all_token_ids.append(sampled)  # as a speculative scheduler, which plans with what it expects
@@ -251,9 +310,14 @@ class FakeEngine:
 
     def _read(self, done: tuple[Any, ...]) -> None:
         outputs, told = done
-        received, invalid, report = told if told is not None else (set(), set(), None)
+        received, lost, invalid, report = told if told is not None else (set(), set(), set(), None)
+        assert not invalid or len(self.groups) == 1, "ids of blocks are taken of one group only"
         failed = self._truncate(invalid) if invalid else set()
-        for request, _, sampled in outputs:
+        for request in (self.requests[request_id] for request_id in lost):
+            if request.status == "loading":
+                request.num_computed_tokens, request.load_failed = 0, True
+        for request, tokens, sampled in outputs:
+            request.in_flight = max(0, request.in_flight - tokens)
             if request.status == "finished" or request in failed or sampled is None:
                 continue
             if not self.pipelined:
@@ -262,7 +326,7 @@ class FakeEngine:
                 self.running.remove(request)
                 self._finish(request, delay=False)
         if self.scheduler is not None:
-            self.scheduler.report(received, invalid, report if report else None)
+            self.scheduler.report(received, lost, invalid, report if report else None)
             for request_id in received:
                 request = self.requests[request_id]
                 if request.status == "finished":
@@ -273,7 +337,7 @@ class FakeEngine:
     def _truncate(self, invalid: set[int]) -> set[Request]:
         failed = set()
         for request in self.waiting + self.running:
-            bad = [i for i, page in enumerate(request.blocks) if page in invalid]
+            bad = [i for i, page in enumerate(request.blocks[0] if request.blocks else []) if page in invalid]
             if not bad or request.num_computed_tokens <= bad[0] * BLOCK_TOKENS:
                 continue
             request.num_computed_tokens = bad[0] * BLOCK_TOKENS
@@ -286,41 +350,52 @@ class FakeEngine:
 
     def _finish(self, request: Request, delay: bool) -> None:
         request.status = "finished"
+        self._forget_windows(request, request.num_computed_tokens - request.in_flight)
         if self.scheduler is not None:
             self.scheduler.request_finished(request, request.blocks)
         if not delay:
             self._release(request)
 
     def _release(self, request: Request) -> None:
-        self.pool.free_blocks([self.pool.blocks[page] for page in reversed(request.blocks)])
+        for table in request.blocks:
+            self.pool.free_blocks([self.pool.blocks[page] for page in reversed(table) if page != NULL])
         request.blocks = []
 
     # ---- The model
 
+    def _rows(self, group: int, request: Request, position: int) -> tuple[int, slice]:
+        """Page, and bytes in it, of a token."""
+        block, offset = divmod(position, self.groups[group].block_tokens)
+        page, row = request.blocks[group][block], PAGE_BYTES // self.groups[group].block_tokens
+        assert page != NULL, "a token looks at what has left the window"
+        return page, slice(offset * row, (offset + 1) * row)
+
     def _compute(self, request: Request, start: int, end: int) -> None:
         for position in range(start, end):
-            block, offset = divmod(position, BLOCK_TOKENS)
-            page = request.blocks[block]
-            if offset == 0:
-                self.memory[:, page] = 0
             before = self._state(request, position)
-            for layer in range(LAYERS):
-                digest = hashlib.blake2b(before + request.all_token_ids[position].to_bytes(4, "little") + bytes([layer]), digest_size=64)
-                row = PAGE_BYTES // BLOCK_TOKENS
-                self.memory[layer, page, offset * row:(offset + 1) * row] = np.frombuffer(digest.digest() * (row // 64), np.uint8)
+            for group, layers in enumerate(self.groups):
+                page, rows = self._rows(group, request, position)
+                if position % layers.block_tokens == 0:
+                    self.memory[:, page] = 0
+                for layer in range(LAYERS):
+                    digest = hashlib.blake2b(before + request.all_token_ids[position].to_bytes(4, "little") + bytes([layer + LAYERS * group]),
+                                             digest_size=64)
+                    self.memory[layer, page, rows] = np.frombuffer(digest.digest() * ((rows.stop - rows.start) // 64), np.uint8)
 
     def _state(self, request: Request, position: int) -> bytes:
         """The KV of the token before, in all layers; and which adapter runs."""
         adapter = request.lora_request.lora_name.encode() if request.lora_request else b""
         if position == 0:
             return b"start" + adapter
-        block, offset = divmod(position - 1, BLOCK_TOKENS)
-        row = PAGE_BYTES // BLOCK_TOKENS
-        return self.memory[:, request.blocks[block], offset * row:(offset + 1) * row].tobytes()
+        read = (self._rows(group, request, position - 1) for group in range(len(self.groups)))
+        return b"".join(self.memory[:, page, rows].tobytes() for page, rows in read)
 
     def _sample(self, request: Request) -> int:
-        # Of all KV: wrong bytes anywhere show at once.
+        # Of all KV that the last token looks at: wrong bytes anywhere show at once.
         digest = hashlib.blake2b(digest_size=4)
-        digest.update(self.memory[:, request.blocks[:request.num_tokens // BLOCK_TOKENS]].tobytes())
+        for group, table in zip(self.groups, request.blocks):
+            pages = table[group.skipped(request.num_tokens - 1):request.num_tokens // group.block_tokens]
+            assert NULL not in pages
+            digest.update(self.memory[:, pages].tobytes())
         digest.update(self._state(request, request.num_tokens))
         return int.from_bytes(digest.digest(), "little") % 50000

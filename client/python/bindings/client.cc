@@ -256,13 +256,16 @@ void BindNamespace(nb::module_& module) {
   nb::class_<Part>(module, "Part", "One piece of a block that is published and read apart.")
       .def("__init__",
            [](Part* self, uint64_t block_bytes, uint32_t id, uint32_t layer_first, uint32_t layer_count, uint32_t head_first,
-              uint32_t head_count) {
-             new (self) Part{.id = id, .layer_first = layer_first, .layer_count = layer_count, .head_first = head_first,
+              uint32_t head_count, uint32_t window_tokens) {
+             new (self) Part{.id = id, .group = window_tokens > 0 ? GroupKind::kWindow : GroupKind::kFull, .window_tokens = window_tokens,
+                             .layer_first = layer_first, .layer_count = layer_count, .head_first = head_first,
                              .head_count = head_count, .block_bytes = block_bytes};
            },
-           "block_bytes"_a, "id"_a = 0, "layer_first"_a = 0, "layer_count"_a = 1, "head_first"_a = 0, "head_count"_a = 1)
+           "block_bytes"_a, "id"_a = 0, "layer_first"_a = 0, "layer_count"_a = 1, "head_first"_a = 0, "head_count"_a = 1,
+           "window_tokens"_a = 0, "window_tokens: a reader needs it only of the blocks that cover so many tokens before its stem's end; 0 = of all.")
       .def_ro("id", &Part::id)
       .def_ro("block_bytes", &Part::block_bytes)
+      .def_ro("window_tokens", &Part::window_tokens)
       .def_ro("layer_first", &Part::layer_first)
       .def_ro("layer_count", &Part::layer_count)
       .def_ro("head_first", &Part::head_first)

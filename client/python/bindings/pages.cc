@@ -9,6 +9,7 @@
 #include "client/python/bindings/module.h"
 #include "nanobind/nanobind.h"
 #include "nanobind/stl/array.h"
+#include "nanobind/stl/pair.h"
 #include "nanobind/stl/string.h"
 #include "nanobind/stl/tuple.h"
 #include "nanobind/stl/vector.h"
@@ -20,8 +21,10 @@ using nb::literals::operator""_a;
 
 namespace {
 
-// (address, bytes of a page, bytes from one page to the next) of each plane.
-using Planes = std::vector<std::tuple<uint64_t, uint64_t, uint64_t>>;
+// (address, bytes of a page, bytes from one page to the next, block table) of each plane.
+using Planes = std::vector<std::tuple<uint64_t, uint64_t, uint64_t, uint32_t>>;
+// (id, planes) of each part.
+using Parts = std::vector<std::pair<uint32_t, Planes>>;
 
 // A mover and the client that it uses. Whoever drops the last reference waits for threads, and must not have the GIL.
 struct Moving {
@@ -32,12 +35,15 @@ struct Moving {
 // Threads: any, with the GIL.
 class PyMover {
  public:
-  PyMover(const PyClient& client, const Planes& planes, uint32_t page_count, uint32_t pages_per_block, uint32_t part,
-          uint32_t load_threads, const std::string& proof) {
+  PyMover(const PyClient& client, const Parts& parts, uint32_t page_count, std::vector<uint32_t> pages_per_block, uint32_t load_threads,
+          const std::string& proof) {
     if (proof != "full" && proof != "header") throw nb::value_error("proof is full or header");
-    EnginePages pages{.planes = {}, .page_count = page_count, .pages_per_block = pages_per_block, .part = part};
-    for (const auto& [address, page_bytes, stride_bytes] : planes) {
-      pages.planes.push_back({reinterpret_cast<std::byte*>(address), page_bytes, stride_bytes});
+    EnginePages pages{.parts = {}, .page_count = page_count, .pages_per_block = std::move(pages_per_block)};
+    for (const auto& [id, planes] : parts) {
+      EnginePart& part = pages.parts.emplace_back(EnginePart{.id = id, .planes = {}});
+      for (const auto& [address, page_bytes, stride_bytes, table] : planes) {
+        part.planes.push_back({reinterpret_cast<std::byte*>(address), page_bytes, stride_bytes, table});
+      }
     }
     const LiveClient guard = client.get();  // so that what fails here is not the last to let go of it
     auto moving = std::make_shared<Moving>(Moving{.client = client.Share(), .mover = nullptr});
@@ -105,10 +111,11 @@ void BindPages(nb::module_& module) {
 
   nb::class_<PyMover>(module, "PageMover",
                       "Moves blocks between the tier and an engine's pages in host memory, on threads of its own.\n\n"
-                      "planes: (address, bytes of a page, stride) of each layer, or of K and V of each, in the payload's order. "
-                      "Their memory must live until `close`.")
-      .def(nb::init<const PyClient&, const Planes&, uint32_t, uint32_t, uint32_t, uint32_t, const std::string&>(), "client"_a,
-           "planes"_a, nb::kw_only(), "page_count"_a, "pages_per_block"_a, "part"_a = 0, "load_threads"_a = 1, "proof"_a = "full")
+                      "parts: (id, planes) of each part of the namespace, by ascending id; planes: (address, bytes of a page, stride, block "
+                      "table) of each layer, or of K and V of each, in the payload's order. Their memory must live until `close`. "
+                      "pages_per_block: of each block table.")
+      .def(nb::init<const PyClient&, const Parts&, uint32_t, std::vector<uint32_t>, uint32_t, const std::string&>(), "client"_a, "parts"_a,
+           nb::kw_only(), "page_count"_a, "pages_per_block"_a, "load_threads"_a = 1, "proof"_a = "full")
       .def("submit",
            [](const PyMover& self, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages,
               double timeout_s, std::string request, std::string traceparent, const nb::bytes& probe, uint64_t conversation,
@@ -118,8 +125,8 @@ void BindPages(nb::module_& module) {
            },
            nb::kw_only(), "save"_a, "keys"_a, "first_block"_a, "pages"_a, "timeout_s"_a = 5.0, "request"_a = "", "traceparent"_a = "",
            "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
-           "Queues a job and returns its ticket. keys: of the chain from its first block to the last to move; pages: of the blocks "
-           "from first_block on, -1 = a page that a load leaves alone.")
+           "Queues a job and returns its ticket. keys: of the chain from its first block to the last to move; pages: of each block table "
+           "in turn those of the blocks from first_block on, -1 = a page that a load leaves alone, or that a save does not have.")
       .def("run",
            [](const PyMover& self, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages,
               double timeout_s, std::string request, std::string traceparent, const nb::bytes& probe, uint64_t conversation,

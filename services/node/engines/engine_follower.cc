@@ -63,6 +63,7 @@ absl::StatusOr<NamespaceSpec> SpecOf(const std::string& path, const std::string&
   if (!json.contains("parts") || !json["parts"].is_array()) return absl::InvalidArgumentError(absl::StrCat(path, " has no list of parts"));
   for (const Json& bytes : json["parts"]) {  // as the connector registers them: one a rank
     const auto rank = static_cast<uint32_t>(spec.parts.size());
+    if (bytes.is_object()) return absl::UnimplementedError(absl::StrCat(path, " is of an engine with sliding windows, whose events are not followed"));
     if (!bytes.is_number_unsigned()) return absl::InvalidArgumentError(absl::StrCat(path, " has a part that is no number of bytes"));
     spec.parts.push_back({.id = rank, .head_first = rank, .block_bytes = bytes.get<uint64_t>()});
   }

@@ -101,7 +101,7 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
         super().bind_kv_cache_manager(kv_cache_manager)
-        self._scheduler.bind(kv_cache_manager.block_pool, lambda request_id: kv_cache_manager.get_block_ids(request_id)[0])
+        self._scheduler.bind(kv_cache_manager.block_pool, kv_cache_manager.get_block_ids)
 
     def on_new_request(self, request: Any) -> None:
         self._scheduler.on_new_request(request)
@@ -110,7 +110,7 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
         return self._scheduler.matched_tokens(request, num_computed_tokens)
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        self._scheduler.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
+        self._scheduler.allocated(request, blocks.get_block_ids(), num_external_tokens)
 
     def get_external_cache_hit_sources(self, request: Any, num_external_tokens: int) -> dict[CacheHitSource, int]:
         out: dict[CacheHitSource, int] = {}
@@ -120,24 +120,19 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def build_connector_meta(self, scheduler_output: Any) -> StemcacheMetadata:
         state = scheduler_output.kv_connector_block_state
-
-        def block_ids(request_id: str) -> list[int] | None:
-            ids = state.get_block_ids(request_id)
-            return ids[0] if ids is not None else None
-
-        return StemcacheMetadata(self._scheduler.plan(scheduler_output.num_scheduled_tokens, block_ids))
+        return StemcacheMetadata(self._scheduler.plan(scheduler_output.num_scheduled_tokens, state.get_block_ids))
 
     def update_connector_output(self, connector_output: Any) -> None:
         meta = connector_output.kv_connector_worker_meta
-        self._scheduler.report(set(connector_output.finished_recving or ()), set(connector_output.invalid_block_ids or ()),
-                               meta.report if meta is not None else None)
+        self._scheduler.report(set(connector_output.finished_recving or ()), set(connector_output.failed_recving or ()),
+                               set(connector_output.invalid_block_ids or ()), meta.report if meta is not None else None)
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        self._scheduler.request_finished(request, block_ids)
-        return False, None
+        return self.request_finished_all_groups(request, (block_ids,))
 
     def request_finished_all_groups(self, request: Any, block_ids: tuple[list[int], ...]) -> tuple[bool, dict[str, Any] | None]:
-        return self.request_finished(request, block_ids[0])
+        self._scheduler.request_finished(request, block_ids)
+        return False, None
 
     def has_pending_push_work(self) -> bool:
         return self._scheduler is not None and self._scheduler.has_work()
@@ -172,8 +167,8 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
         self._worker.end(self._plan())
 
     def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
-        received, self._invalid, self._report = self._worker.poll()
-        return KVConnectorTransferResults(finished_recving=received)
+        received, failed, self._invalid, self._report = self._worker.poll()
+        return KVConnectorTransferResults(finished_recving=received, failed_recving=failed)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         return None, self.get_transfer_results(finished_req_ids).finished_recving or None
@@ -212,30 +207,31 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
         return StemcachePromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
 
-def planes_of(kv_caches: dict[str, Any], kv_cache_config: Any) -> tuple[list[tuple[int, int, int]], int]:
-    """(address, bytes of a page, stride) of each plane in the order of the model's layers, and the number of pages.
+def planes_of(kv_caches: dict[str, Any], kv_cache_config: Any) -> tuple[list[list[tuple[int, int, int]]], int]:
+    """Of each KV cache group: (address, bytes of a page, stride) of each plane in the order of its layers; and the number of pages.
 
-    A layer's tensor has its blocks in its first dimension (one plane), or K and V before that (two). Layers that share one
-    tensor count once. Raises RuntimeError for any other shape, and for blocks that are not one run of bytes.
+    A layer's tensor has its blocks in its first dimension (one plane), or K and V before that (two). Layers of a group that share one
+    tensor count once; groups lie on each other's memory. Raises RuntimeError for any other shape, and for blocks that are not one run of
+    bytes.
     """
     blocks = kv_cache_config.num_blocks
-    planes: list[tuple[int, int, int]] = []
-    for name in kv_cache_config.kv_cache_groups[0].layer_names:
-        cache = kv_caches.get(name)
-        if cache is None:
-            continue
-        if cache.shape[0] == blocks:
-            parts = [cache]
-        elif cache.dim() > 1 and cache.shape[0] == 2 and cache.shape[1] == blocks:
-            parts = [cache[0], cache[1]]
-        else:
-            raise RuntimeError(f"Stemcache: the KV cache of {name} has the shape {tuple(cache.shape)}, in which {blocks} blocks are "
-                               "not the first dimension, nor the second behind K and V")
-        for part in parts:
-            if not part[0].is_contiguous():
-                raise RuntimeError(f"Stemcache: a block of {name} is not one run of bytes: shape {tuple(part.shape)}, strides "
-                                   f"{part.stride()}")
-            plane = (part.data_ptr(), part[0].numel() * part.element_size(), part.stride(0) * part.element_size())
-            if plane not in planes:
-                planes.append(plane)
+    planes: list[list[tuple[int, int, int]]] = []
+    for group in kv_cache_config.kv_cache_groups:
+        caches = {name: kv_caches[name] for name in group.layer_names if name in kv_caches}
+        planes.append(list(dict.fromkeys(plane for name, cache in caches.items() for plane in _planes_of_layer(name, cache, blocks))))
     return planes, blocks
+
+
+def _planes_of_layer(name: str, cache: Any, blocks: int) -> list[tuple[int, int, int]]:
+    if cache.shape[0] == blocks:
+        parts = [cache]
+    elif cache.dim() > 1 and cache.shape[0] == 2 and cache.shape[1] == blocks:
+        parts = [cache[0], cache[1]]
+    else:
+        raise RuntimeError(f"Stemcache: the KV cache of {name} has the shape {tuple(cache.shape)}, in which {blocks} blocks are "
+                           "not the first dimension, nor the second behind K and V")
+    for part in parts:
+        if not part[0].is_contiguous():
+            raise RuntimeError(f"Stemcache: a block of {name} is not one run of bytes: shape {tuple(part.shape)}, strides "
+                               f"{part.stride()}")
+    return [(part.data_ptr(), part[0].numel() * part.element_size(), part.stride(0) * part.element_size()) for part in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
+import math
 import os
 import re
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import stemcache
 from stemcache.vllm.keys import file_digest
 from stemcache.vllm.options import Options
-from stemcache.vllm.plan import Geometry
+from stemcache.vllm.plan import Geometry, Group
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -25,51 +26,88 @@ _NOT_COMPUTED = ("_name_or_path", "transformers_version", "_commit_hash", "torch
 
 def geometry_of(vllm_config: Any, kv_cache_config: Any, options: Options) -> Geometry:
     """Raises ValueError for an engine whose cache this cannot move, saying which setting would do."""
-    groups, parallel = kv_cache_config.kv_cache_groups, vllm_config.parallel_config
-    if len(groups) != 1:
-        raise ValueError(f"Stemcache: the model has {len(groups)} KV cache groups (sliding windows or recurrent states beside full "
-                         "attention); only one is supported: start vLLM with --disable-hybrid-kv-cache-manager")
+    parallel = vllm_config.parallel_config
     for name in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name, 1) != 1:
             raise ValueError(f"Stemcache: {name} is {getattr(parallel, name)}; only 1 is supported")
-    engine_tokens = groups[0].kv_cache_spec.block_size
-    block_bytes = sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors) // kv_cache_config.num_blocks
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    if not specs:
+        raise ValueError("Stemcache: the model has no KV cache")
+    engine_tokens = math.lcm(*(spec.block_size for spec in specs))
+    block_bytes = [_block_bytes(kv_cache_config, index) for index in range(len(specs))]
     tokens = options.block_tokens
     if tokens == 0:
-        tokens = engine_tokens * max(1, -(-options.min_block_bytes // block_bytes))
+        unit_bytes = sum(engine_tokens // spec.block_size * each for spec, each in zip(specs, block_bytes))
+        tokens = engine_tokens * max(1, -(-options.min_block_bytes // unit_bytes))
     if tokens % engine_tokens != 0:
         raise ValueError(f"Stemcache: block_tokens is {tokens}; it must be a multiple of vLLM's block size, {engine_tokens}")
-    return Geometry(tokens, engine_tokens, block_bytes, parallel.tensor_parallel_size)
+    groups = tuple(Group(spec.block_size, each, _window_tokens(spec, tokens, len(specs))) for spec, each in zip(specs, block_bytes))
+    geometry = Geometry(tokens, groups, parallel.tensor_parallel_size)
+    if options.load == "sync" and geometry.fails_by_request:
+        raise ValueError("Stemcache: load is 'sync', and the model has sliding windows or several KV cache groups: of those vLLM takes "
+                         "back a failed load only when it is 'async'")
+    return geometry
+
+
+def _block_bytes(kv_cache_config: Any, index: int) -> int:
+    """Of a group's layers on one rank."""
+    if len(kv_cache_config.kv_cache_groups) == 1:
+        return sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors) // kv_cache_config.num_blocks
+    group = kv_cache_config.kv_cache_groups[index]  # groups lie on each other's memory, and may be padded to one size
+    return len(group.layer_names) * getattr(group.kv_cache_spec, "unpadded_page_size_bytes", group.kv_cache_spec.page_size_bytes)
+
+
+def _window_tokens(spec: Any, block_tokens: int, groups: int) -> int:
+    """How many tokens before the next one, at a block's end, vLLM keeps of such layers; 0 = all. Raises ValueError for what is not that."""
+    kind = type(spec).__name__
+    if kind == "SlidingWindowSpec":
+        return max(1, spec.sliding_window - 1 + getattr(spec, "extra_retained_tokens", 0))
+    if kind == "ChunkedLocalAttentionSpec":  # at most: chunks start over
+        return max(1, spec.attention_chunk_size - math.gcd(spec.attention_chunk_size, block_tokens))
+    if groups == 1 or kind == "FullAttentionSpec":
+        return 0
+    raise ValueError(f"Stemcache: a KV cache group of the model is of the kind {kind}; beside others only full attention, sliding windows and "
+                     "chunked attention are supported: start vLLM with --disable-hybrid-kv-cache-manager, where the model allows it")
 
 
 def namespace_of(vllm_config: Any, kv_cache_config: Any, geometry: Geometry, options: Options) -> dict[str, Any]:
-    """Fields of stemcache.Namespace; `parts` are the bytes of a block on each rank."""
+    """Fields of stemcache.Namespace; `parts` are the bytes of a block on each rank, or arguments of stemcache.Part where there are windows."""
     model = vllm_config.model_config
-    spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
     kv_dtype = vllm_config.cache_config.cache_dtype
     if kv_dtype == "auto":
         kv_dtype = str(model.dtype).removeprefix("torch.")
     commit, digest = ("", options.weights_digest) if options.weights_digest else weights_of(vllm_config)
     quantization = model.quantization or ""
-    layout = f"vllm1/{type(spec).__name__}/{kv_cache_config.kv_cache_layout or 'default'}/{geometry.engine_block_tokens}"
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    parts = geometry.parts()
     return {
         "model": options.model or model.model.rstrip("/").rsplit("/", 1)[-1],
         "revision": f"{commit}+{_configuration_digest(vllm_config, commit)}",
         "weights_digest": digest,
         "kv_dtype": {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(kv_dtype, kv_dtype),
         "scale_scheme": f"{str(model.dtype).removeprefix('torch.')}/{quantization}" if quantization or kv_dtype.startswith("fp8") else "",
-        "layout": layout[:64],
-        "instruction_set": instruction_set(vllm_config, spec),
+        "layout": _layout(kv_cache_config)[:64],
+        "instruction_set": "+".join(dict.fromkeys(instruction_set(vllm_config, spec) for spec in specs)),
         "block_tokens": geometry.block_tokens,
         "hash_scheme": options.hash_scheme,
-        "parts": [geometry.engine_block_bytes * geometry.pages_per_block] * geometry.ranks,
+        "parts": parts if geometry.windowed else [part["block_bytes"] for part in parts],
         "tokenizer_digest": _tokenizer_digest(model.tokenizer),
     }
 
 
+def _layout(kv_cache_config: Any) -> str:
+    """How a block's bytes are ordered. With several groups: which layers are in which, too, as vLLM decides that."""
+    groups, layout = kv_cache_config.kv_cache_groups, kv_cache_config.kv_cache_layout or "default"
+    if len(groups) == 1:
+        return f"vllm1/{type(groups[0].kv_cache_spec).__name__}/{layout}/{groups[0].kv_cache_spec.block_size}"
+    told = [[type(group.kv_cache_spec).__name__, group.kv_cache_spec.block_size, group.layer_names] for group in groups]
+    return f"vllm1/{len(groups)}groups/{layout}/{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"
+
+
 def namespace_from(fields: dict[str, Any]) -> stemcache.Namespace:
-    """Of namespace_of's fields: a part for each rank's heads."""
-    parts = [stemcache.Part(block_bytes, id=rank, head_first=rank) for rank, block_bytes in enumerate(fields["parts"])]
+    """Of namespace_of's fields."""
+    parts = [stemcache.Part(**part) if isinstance(part, dict) else stemcache.Part(part, id=rank, head_first=rank)
+             for rank, part in enumerate(fields["parts"])]
     return stemcache.Namespace(**{**fields, "parts": parts})
 
 

@@ -7,17 +7,52 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
+class Group:
+    """Layers of the engine that share a block table."""
+
+    engine_block_tokens: int
+    engine_block_bytes: int  # all its layers of one rank
+    window_tokens: int = 0  # before the next token, that its layers look at; 0 = all
+
+
+@dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How tier blocks lie on the engine's blocks."""
+    """How tier blocks lie on the engine's blocks. Groups of one window are one part of each rank."""
 
     block_tokens: int  # of a tier block
-    engine_block_tokens: int
-    engine_block_bytes: int  # all layers of one rank
+    groups: tuple[Group, ...]
     ranks: int
 
     @property
-    def pages_per_block(self) -> int:
-        return self.block_tokens // self.engine_block_tokens
+    def windows(self) -> list[int]:
+        """window_tokens of each kind of part."""
+        return sorted({group.window_tokens for group in self.groups})
+
+    @property
+    def windowed(self) -> bool:
+        return self.windows[-1] > 0
+
+    @property
+    def fails_by_request(self) -> bool:
+        """Whether a load that failed is told by its request, and not by engine blocks: vLLM takes no ids of several groups, and what it
+        would keep of a window, up to the first lost block, has nothing before it."""
+        return len(self.groups) > 1 or self.windowed
+
+    @property
+    def pages_per_block(self) -> list[int]:
+        """Of each group: engine blocks that hold a tier block's tokens."""
+        return [self.block_tokens // group.engine_block_tokens for group in self.groups]
+
+    def part(self, window_tokens: int, rank: int) -> int:
+        """Its id."""
+        return self.windows.index(window_tokens) * self.ranks + rank
+
+    def parts(self) -> list[dict[str, int]]:
+        """Arguments of stemcache.Part, for each part: a range of heads, of the layers of one kind."""
+        return [{"id": self.part(window, rank), "head_first": rank, "layer_first": kind, "window_tokens": window,
+                 "block_bytes": sum(group.engine_block_bytes * pages for group, pages in zip(self.groups, self.pages_per_block)
+                                    if group.window_tokens == window)}
+                for kind, window in enumerate(self.windows) for rank in range(self.ranks)]
 
 
 @dataclasses.dataclass
@@ -27,7 +62,7 @@ class Move:
     request: str
     keys: bytes  # of the chain, to the last block to move
     first_block: int
-    pages: list[int]  # the engine's block ids; -1 = loaded already
+    pages: list[int]  # the engine's block ids, group by group; -1 = to load: not needed, or here already; to save: gone
     traceparent: str = ""
     job: int = 0  # of a save: its number
     probe: bytes = b""  # of the chain

@@ -5,7 +5,8 @@ Knows vLLM's objects by their attributes only, so that tests drive it with a fak
 - A lookup never blocks: the scheduler is told to ask again until it has ended.
 - A positive answer holds its stem until the load is done, or the request ends.
 - What a request computed is saved a step later: then it is computed, and its tokens are accepted.
-- Blocks of a save keep a reference until every rank is through with it, so a request's end waits for nothing.
+- Blocks of a save keep a reference until every rank is through with it, so a request's end waits for nothing. Those of a window are gone
+  a step later: they get their reference in the step that computes them.
 - A request whose load failed is offered nothing again: the scheduler does not remember, and would load for ever.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import stemcache
@@ -22,6 +23,8 @@ from stemcache.vllm.options import Options
 from stemcache.vllm.plan import Geometry, Move, Report, StepPlan
 
 logger = logging.getLogger("vllm.stemcache")
+
+Tables = Sequence[list[int]]  # a request's block table of each group
 
 
 @dataclasses.dataclass
@@ -59,14 +62,15 @@ class SchedulerSide:
         self._failures_seen: dict[int, int] = {}
         self._jobs: dict[int, tuple[str, list[Any], int]] = {}  # save -> request, blocks that it holds, ranks left
         self._next_job = 1
+        self._computing: list[Move] = []  # saves of what the last step computes
         self._pool: Any = None
-        self._block_ids: Callable[[str], list[int]] = lambda _: []
+        self._block_ids: Callable[[str], Tables] = lambda _: ()
         self.counts: dict[str, int] = {}
 
     # ---- What the scheduler gives
 
-    def bind(self, pool: Any, block_ids: Callable[[str], list[int]]) -> None:
-        """`pool`: vLLM's BlockPool. `block_ids`: the block table of a request."""
+    def bind(self, pool: Any, block_ids: Callable[[str], Tables]) -> None:
+        """`pool`: vLLM's BlockPool. `block_ids`: the block tables of a request."""
         self._pool, self._block_ids = pool, block_ids
 
     def on_new_request(self, request: Any) -> None:
@@ -93,18 +97,21 @@ class SchedulerSide:
         state.offered = matched
         return external, self._options.load == "async"
 
-    def allocated(self, request: Any, block_ids: list[int], external: int) -> None:
+    def allocated(self, request: Any, block_ids: Tables, external: int) -> None:
         state = self._state(request)
         if external <= 0:
             if not state.loading:
                 self._settle(state)
             return
-        tokens, pages_per_block = self._geometry.block_tokens, self._geometry.pages_per_block
+        tokens = self._geometry.block_tokens
         computed = state.offered * tokens - external
         first = computed // tokens
-        pages = list(block_ids[first * pages_per_block:state.offered * pages_per_block])
-        have = computed // self._geometry.engine_block_tokens - first * pages_per_block  # the engine's own, of the first block
-        pages[:have] = [-1] * have
+        pages: list[int] = []
+        for table, group, per_block in zip(block_ids, self._geometry.groups, self._geometry.pages_per_block):
+            own = table[first * per_block:state.offered * per_block]
+            have = computed // group.engine_block_tokens - first * per_block  # the engine's own, of the first block
+            own[:have] = [-1] * have
+            pages += self._without_null(own) if group.window_tokens else own
         state.pages = {page for page in pages if page >= 0}
         state.sources = [state.stem.source(block) for block in range(first, state.offered)]
         state.load_tokens, state.loading = external, True
@@ -126,31 +133,34 @@ class SchedulerSide:
             left -= tokens
         return out
 
-    def plan(self, scheduled: Any, block_ids: Callable[[str], list[int] | None]) -> StepPlan:
-        """The step's plan. `scheduled`: ids of the requests that this step computes."""
+    def plan(self, scheduled: Mapping[str, int], block_ids: Callable[[str], Tables | None]) -> StepPlan:
+        """The step's plan. `scheduled`: the requests that this step computes, and how many tokens of each."""
         plan, self._plan = self._plan, StepPlan()
+        plan.save, self._computing = self._computing + plan.save, []
+        saves = self._computing if self._geometry.windowed else plan.save
         plan.failures_seen = dict(self._failures_seen)
         if len(self._attached) < self._geometry.ranks:
             plan.namespace = self._namespace
-        for request_id in scheduled:
+        for request_id, tokens in scheduled.items():
             state = self._states.get(request_id)
             if state is None:
                 continue
             if state.uncounted:
                 self._settle(state)
-            if self._save and self._new_blocks(state) > 0:
+            computing = tokens if self._geometry.windowed and self._adapter_known(state) else 0
+            if self._save and self._new_blocks(state, computing) > 0:
                 ids = block_ids(request_id)
                 if ids is not None:
-                    self._save_new(state, ids, plan)
+                    self._save_new(state, ids, saves, computing)
         return plan
 
-    def request_finished(self, request: Any, block_ids: list[int]) -> None:
+    def request_finished(self, request: Any, block_ids: Tables) -> None:
         state = self._states.get(request.request_id)
         if state is None:
             return
         state.finished = True
         if self._save and not state.loading:
-            self._save_new(state, block_ids, self._plan)
+            self._save_new(state, block_ids, self._plan.save)
         if not state.loading:
             self._forget(state)
 
@@ -158,10 +168,10 @@ class SchedulerSide:
         """Saves that workers have not heard of, or are not through with."""
         return bool(self._plan.save or self._jobs)
 
-    def report(self, received: set[str], invalid: set[int], report: Report | None) -> None:
-        """What the workers told: requests whose load ended, engine blocks that were not loaded, and the rest."""
-        if invalid:
-            self._on_invalid(invalid)
+    def report(self, received: set[str], failed: set[str], invalid: set[int], report: Report | None) -> None:
+        """What the workers told: requests whose load ended, those whose load failed, engine blocks that were not loaded, and the rest."""
+        if failed or invalid:
+            self._on_failed(failed, invalid)
         for request_id in received | (report.loads_ended if report else set()):
             state = self._states.get(request_id)
             if state is None:
@@ -285,21 +295,25 @@ class SchedulerSide:
 
     # ---- Failed loads
 
-    def _on_invalid(self, invalid: set[int]) -> None:
+    def _on_failed(self, failed: set[str], invalid: set[int]) -> None:
         for request_id, state in self._states.items():
-            if state.loading and state.pages & invalid:
+            if state.loading and (request_id in failed or state.pages & invalid):
                 state.never = True
                 state.saved = 0
                 self._count("loads_failed")
-            elif not state.finished and invalid.intersection(self._block_ids(request_id)):
+            elif not state.finished and invalid and any(invalid.intersection(table) for table in self._block_ids(request_id)):
                 state.saved = 0  # computed on what another did not load
 
     # ---- Saves
 
-    def _new_blocks(self, state: _State) -> int:
-        # Computed before this step, and accepted: drafts that were not are beyond num_tokens.
-        sure = min(state.request.num_computed_tokens, state.request.num_tokens)
+    def _new_blocks(self, state: _State, computing: int = 0) -> int:
+        # Computed before this step, or `computing` tokens by it; and accepted: drafts that were not are beyond num_tokens.
+        sure = min(state.request.num_computed_tokens + computing, state.request.num_tokens)
         return sure // self._geometry.block_tokens - state.saved
+
+    def _adapter_known(self, state: _State) -> bool:
+        """Whether a step that begins now computes with the adapter that its keys name: it has, once the engine has read it."""
+        return getattr(state.request, "lora_request", None) is None or (state.adapter_after is not None and self._adapter_stayed(state))
 
     def _adapter_stayed(self, state: _State) -> bool:
         """Whether the adapter's files are what they were before the engine may have read them. Asked once a step was computed."""
@@ -309,25 +323,31 @@ class SchedulerSide:
             state.adapter_after = self._adapters.look(lora)
         return state.adapter_after.done() and state.adapter_after.result() == state.adapter.result()
 
-    def _save_new(self, state: _State, block_ids: list[int], plan: StepPlan) -> None:
-        new = self._new_blocks(state)
+    def _save_new(self, state: _State, block_ids: Tables, saves: list[Move], computing: int = 0) -> None:
+        new = self._new_blocks(state, computing)
         if new <= 0 or self._pool is None or (chain := self._chain(state)) is None or not self._adapter_stayed(state):
             return
         first, end = state.saved, state.saved + new
-        per_block = self._geometry.pages_per_block
-        pages = list(block_ids[first * per_block:end * per_block])
-        if len(pages) < new * per_block:
-            return  # the table is shorter than what was computed: freed already
+        pages: list[int] = []
+        for table, group, per_block in zip(block_ids, self._geometry.groups, self._geometry.pages_per_block):
+            own = table[first * per_block:end * per_block]
+            if len(own) < new * per_block:
+                return  # the table is shorter than what was computed: freed already
+            pages += self._without_null(own) if group.window_tokens else own
         state.saved = end
-        blocks = [self._pool.blocks[page] for page in pages]
+        blocks = [self._pool.blocks[page] for page in pages if page >= 0]
         if any(block.is_null for block in blocks):
             return
         self._pool.touch(blocks)
         job = self._next_job
         self._next_job += 1
         self._jobs[job] = (state.request.request_id, blocks, self._geometry.ranks)
-        plan.save.append(Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job,
-                              chain.probe, _conversation(state.request)))
+        saves.append(Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job, chain.probe,
+                          _conversation(state.request)))
+
+    def _without_null(self, pages: list[int]) -> list[int]:
+        """-1 for what has left the window."""
+        return [-1 if self._pool.blocks[page].is_null else page for page in pages]
 
     def _on_save_ended(self, job: int, ranks: int) -> None:
         if job not in self._jobs:

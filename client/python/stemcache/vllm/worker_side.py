@@ -2,7 +2,7 @@
 
 Copies run in threads of the client, without the GIL. One thread calls in here: the runner's.
 
-- Every load is reported as ended, failed ones too; engine blocks that were not loaded are told by id.
+- Every load is reported as ended, failed ones too; what was not loaded is told by the ids of engine blocks, or by request.
 - After a load of `load_now` failed, that step computes on garbage, and steps that were planned before the scheduler heard of it
   may too. Their saves are dropped until a plan shows that it knows of the failure.
 """
@@ -28,27 +28,29 @@ class _Load:
 
 
 class WorkerSide:
-    """`attach(namespace)` makes an Attachment; planes: (address, bytes of a page, stride) in the order of the payload."""
+    """`attach(namespace)` makes an Attachment; planes: (address, bytes of a page, stride) of each group in the order of the payload."""
 
     def __init__(self, options: Options, geometry: Geometry, rank: int, attach: Callable[[dict], Any]) -> None:
         self._options, self._geometry, self._rank, self._attach = options, geometry, rank, attach
         self._attachment: Any = None
-        self._planes: list[tuple[int, int, int]] = []
+        self._planes: list[list[tuple[int, int, int]]] = []
         self._page_count = 0
         self._mover: stemcache.PageMover | None = None
         self._loads: dict[int, _Load] = {}
         self._saves: dict[int, Move] = {}
         self._received: set[str] = set()
+        self._failed: set[str] = set()
         self._invalid: set[int] = set()
         self._failures = 0
         self._report = Report()
         self.counts: dict[str, float] = {}
 
-    def register(self, planes: list[tuple[int, int, int]], page_count: int) -> None:
-        bytes_per_page = sum(page_bytes for _, page_bytes, _ in planes)
-        if bytes_per_page != self._geometry.engine_block_bytes:
-            raise RuntimeError(f"Stemcache: the KV cache has {bytes_per_page} bytes a block over all layers; the engine's "
-                               f"configuration says {self._geometry.engine_block_bytes}")
+    def register(self, planes: list[list[tuple[int, int, int]]], page_count: int) -> None:
+        for each, group in zip(planes, self._geometry.groups, strict=True):
+            bytes_per_page = sum(page_bytes for _, page_bytes, _ in each)
+            if bytes_per_page != group.engine_block_bytes:
+                raise RuntimeError(f"Stemcache: the KV cache has {bytes_per_page} bytes a block over all layers of a group; the engine's "
+                                   f"configuration says {group.engine_block_bytes}")
         self._planes, self._page_count = planes, page_count
 
     # ---- A step
@@ -75,8 +77,8 @@ class WorkerSide:
             else:
                 self._start_save(move)
 
-    def poll(self) -> tuple[set[str], set[int], Report]:
-        """Requests whose load ended, engine blocks that were not loaded, and what else there is to tell."""
+    def poll(self) -> tuple[set[str], set[str], set[int], Report]:
+        """Requests whose load ended, those of them whose load failed, engine blocks that were not loaded, and what else there is to tell."""
         for result in self._mover.poll() if self._mover is not None else ():
             if (load := self._loads.pop(result.ticket, None)) is not None:
                 self._loaded(load, result)
@@ -84,9 +86,10 @@ class WorkerSide:
                 self._saved(result)
                 self._save_ended(move)
         received, self._received = self._received, set()
+        failed, self._failed = self._failed, set()
         invalid, self._invalid = self._invalid, set()
         report, self._report = self._report, Report()
-        return received, invalid, report
+        return received, failed, invalid, report
 
     def close(self) -> None:
         if self._mover is not None:
@@ -101,8 +104,11 @@ class WorkerSide:
         client = self._attachment.client if self._attachment is not None else None
         if client is None or not self._planes:
             return
-        self._mover = stemcache.PageMover(client, self._planes, page_count=self._page_count, part=self._rank,
-                                          pages_per_block=self._geometry.pages_per_block,
+        geometry = self._geometry
+        parts = [(geometry.part(window, self._rank),
+                  [(*plane, table) for table, group in enumerate(geometry.groups) if group.window_tokens == window
+                   for plane in self._planes[table]]) for window in geometry.windows]
+        self._mover = stemcache.PageMover(client, parts, page_count=self._page_count, pages_per_block=geometry.pages_per_block,
                                           load_threads=self._options.load_threads, proof=self._options.proof)
         self._report.attached.add(self._rank)
 
@@ -143,10 +149,13 @@ class WorkerSide:
         self._count("loads_failed")
         if isinstance(why, stemcache.DataLoss):
             self._count("proofs_failed")
-        pages = load.move.pages[blocks * self._geometry.pages_per_block:]
+        pages_per_block = self._geometry.pages_per_block
         logger.warning("Stemcache: %d blocks of request %s were not loaded and are computed: %s",
-                       len(pages) // self._geometry.pages_per_block, load.move.request, why)
-        self._invalid.update(page for page in pages if page >= 0)
+                       len(load.move.pages) // sum(pages_per_block) - blocks, load.move.request, why)
+        if self._geometry.fails_by_request:
+            self._failed.add(load.move.request)
+        else:
+            self._invalid.update(page for page in load.move.pages[blocks * pages_per_block[0]:] if page >= 0)
         if load.report:
             self._received.add(load.move.request)
 
