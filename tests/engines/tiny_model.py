@@ -1,4 +1,4 @@
-"""A small Llama with random weights and a byte-level tokenizer, made here: nothing is downloaded.
+"""A small Llama with random weights and a byte-level tokenizer, made here: nothing is downloaded. Or a Gemma, which has sliding windows.
 
     tiny_model.py FOLDER [--layers N] [--hidden N] [--seed N]
 """
@@ -14,14 +14,38 @@ def make(folder: str, layers: int = 4, hidden: int = 512, seed: int = 0, vocabul
     if os.path.exists(os.path.join(folder, "model.safetensors")):
         return folder
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
                          num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=16384, initializer_range=0.05,
                          bos_token_id=None, eos_token_id=None, pad_token_id=None, tie_word_embeddings=False)
     LlamaForCausalLM(config).float().save_pretrained(folder)
+    _save_tokenizer(folder, vocabulary)
+    return folder
+
+
+def make_hybrid(folder: str, window: int = 256, vocabulary: int = 4096) -> str:
+    """The same with two layers of full attention and four of `window` tokens. Returns the folder; made once."""
+    if os.path.exists(os.path.join(folder, "model.safetensors")):
+        return folder
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(vocab_size=vocabulary, hidden_size=512, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=8,
+                              num_key_value_heads=2, head_dim=64, query_pre_attn_scalar=64, max_position_embeddings=16384, sliding_window=window,
+                              layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2, initializer_range=0.05,
+                              bos_token_id=None, eos_token_id=None, pad_token_id=None, tie_word_embeddings=False)
+    Gemma3ForCausalLM(config).float().save_pretrained(folder)
+    _save_tokenizer(folder, vocabulary)
+    return folder
+
+
+def _save_tokenizer(folder: str, vocabulary: int) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {letter: index for index, letter in enumerate(letters)}
     words.update({f"<{index}>": index for index in range(len(letters), vocabulary)})
@@ -29,7 +53,6 @@ def make(folder: str, layers: int = 4, hidden: int = 512, seed: int = 0, vocabul
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    return folder
 
 
 def make_adapter(folder: str, model: str, seed: int, rank: int = 8) -> str:

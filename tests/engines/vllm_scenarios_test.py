@@ -188,7 +188,8 @@ def test_bfloat16_logprobs_are_within_a_margin(new_cluster, model, vllm):
     assert worst_logprob(truth, wrong, count) > margin
 
 
-def test_gemma_with_its_real_weights(new_cluster, vllm):
+@pytest.mark.parametrize("hybrid", (True, False))
+def test_gemma_with_its_real_weights(new_cluster, vllm, hybrid):
     try:
         gemma = gemma_model.make()
     except RuntimeError as error:
@@ -197,7 +198,7 @@ def test_gemma_with_its_real_weights(new_cluster, vllm):
 
     with open(random.__file__) as text:
         tokens = [2, *AutoTokenizer.from_pretrained(gemma).encode(text.read(), add_special_tokens=False)][:1200]
-    options = {"disable_hybrid_kv_cache_manager": True, "max_model_len": 4096}
+    options = {"max_model_len": 4096, **({} if hybrid else {"disable_hybrid_kv_cache_manager": True})}
     cluster = new_cluster(dram="256MiB")
     with VllmProcess() as process:
         process.start(gemma, **options)
@@ -209,6 +210,82 @@ def test_gemma_with_its_real_weights(new_cluster, vllm):
     b = vllm(gemma, transfer_config(cluster.node(1)), **options).generate([tokens])
     assert b["tokens"] == truth
     assert hits(b) == 9 * 128 and b["metrics"]["prompt_tokens_by_source/local_compute"] == 1200 - 9 * 128
+    # 3 layers of full attention and 15 of 512 tokens, 256 KiB a layer and block
+    assert b["metrics"]["stemcache_load_bytes"] == (9 * 3 + (4 if hybrid else 9) * 15) << 18
+
+
+@pytest.fixture(scope="module")
+def hybrid_model(tmp_path_factory) -> str:
+    return tiny_model.make_hybrid(str(tmp_path_factory.mktemp("model") / "hybrid"))
+
+
+@pytest.fixture(scope="module")
+def hybrid_truths(hybrid_model):
+    """As truths. Of the hybrid model vLLM makes three groups, as it says."""
+    process = VllmProcess()
+    process.start(hybrid_model)
+    assert "kv cache group sizes (128, 128, 128)" in process.log()
+    yield lambda prompts, max_tokens=64: process.generate(prompts, max_tokens)["tokens"]
+    process.close()
+
+
+def test_sliding_windows_are_shared_up_to_any_block_and_go_on(new_cluster, hybrid_model, hybrid_truths, vllm):
+    cluster = new_cluster()
+    system = prompt(90, 1024)
+    first, other = system + prompt(91, 1400), system + prompt(92, 300)  # computed in one step: of the system prompt no window is left after it
+    a = vllm(hybrid_model, transfer_config(cluster.node(0)))
+    answer = a.generate([first])["tokens"]
+    assert answer == hybrid_truths([first])
+    b = vllm(hybrid_model, transfer_config(cluster.node(1)))
+    second = b.generate([other])
+    assert second["tokens"] == hybrid_truths([other]) and hits(second) == 1024
+    layer = 2 * 2 * 64 * 4 * 128  # K and V, heads, their elements, their bytes, tokens
+    assert second["metrics"]["stemcache_load_bytes"] == (8 * 2 + 2 * 4) * layer
+    turn = first + answer[0] + prompt(93, 200)
+    third, fourth = b.generate([turn]), a.generate([turn])
+    assert third["tokens"] == hybrid_truths([turn]) == fourth["tokens"]
+    # vLLM keeps but the window of a prompt's end: b has none of the system prompt's, a the first 18 blocks; b has published one more than a.
+    assert hits(third) == 1024 + 19 * 128 and hits(fourth) == 2 * 128
+
+
+def test_lost_windows_are_computed_and_poison_nobody(new_cluster, hybrid_model, hybrid_truths, vllm):
+    cluster = new_cluster()
+    a = vllm(hybrid_model, transfer_config(cluster.node(0)))
+    a.generate([prompt(94)])
+    a.generate([[1, 2, 3]], 2)  # its last saves go with a step
+    assert cluster.alter_all(0, offset=300_000) > 0  # of 512 KiB of windows; a block's full attention has 256
+    b = vllm(hybrid_model, transfer_config(cluster.node(0)))
+    second = b.generate([prompt(94)])
+    assert second["tokens"] == hybrid_truths([prompt(94)]) and second["reasons"] == ["length"]
+    assert second["metrics"]["stemcache_proofs_failed"] == 1 == second["metrics"]["stemcache_loads_failed"]
+    b.generate([[1, 2, 3]], 2)
+    third = vllm(hybrid_model, transfer_config(cluster.node(1))).generate([prompt(94)])
+    assert third["tokens"] == hybrid_truths([prompt(94)])
+
+
+def test_sliding_windows_of_preempted_requests_and_of_many_steps(new_cluster, hybrid_model, hybrid_truths, vllm):
+    cluster = new_cluster(dram="256MiB")
+    prompts = [prompt(95 + i, 1000) for i in range(6)]
+    options = {"num_gpu_blocks_override": 80, "max_model_len": 2048, "max_num_batched_tokens": 384}
+    a = vllm(hybrid_model, transfer_config(cluster.node(0)), **options).generate(prompts, 300)
+    assert a["metrics"]["num_preemptions"] > 0
+    assert a["tokens"] == hybrid_truths(prompts, 300)
+    b = vllm(hybrid_model, transfer_config(cluster.node(1)), **options).generate(prompts, 300)
+    assert b["tokens"] == hybrid_truths(prompts, 300) and hits(b) > 0
+
+
+def test_sliding_windows_of_tensor_parallel_ranks_and_drafts(new_cluster, hybrid_model, hybrid_truths, vllm):
+    cluster = new_cluster()
+    repeated = prompt(101, 300) * 4
+    options = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp",
+               "speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1}}
+    a = vllm(hybrid_model, transfer_config(cluster.node(0)), {"OMP_NUM_THREADS": "1"}, **options).generate([repeated], 100)
+    assert a["metrics"]["spec_decode_num_draft_tokens"] > 0
+    truth = hybrid_truths([repeated], 100)
+    assert a["tokens"] == truth
+    turn = repeated + truth[0] + prompt(102, 50)
+    b = vllm(hybrid_model, transfer_config(cluster.node(1)), {"OMP_NUM_THREADS": "1"}, **options).generate([turn])
+    assert b["tokens"] == hybrid_truths([turn]) and hits(b) >= 1152
 
 
 def test_n_gram_drafts(new_cluster, model, truths, vllm):

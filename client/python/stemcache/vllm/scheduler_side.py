@@ -62,7 +62,7 @@ class SchedulerSide:
         self._failures_seen: dict[int, int] = {}
         self._jobs: dict[int, tuple[str, list[Any], int]] = {}  # save -> request, blocks that it holds, ranks left
         self._next_job = 1
-        self._computing: list[Move] = []  # saves of what the last step computes
+        self._computing: list[tuple[_State, Move]] = []  # saves of what the last step computes, and what waits for a look at its adapter
         self._pool: Any = None
         self._block_ids: Callable[[str], Tables] = lambda _: ()
         self.counts: dict[str, int] = {}
@@ -136,8 +136,7 @@ class SchedulerSide:
     def plan(self, scheduled: Mapping[str, int], block_ids: Callable[[str], Tables | None]) -> StepPlan:
         """The step's plan. `scheduled`: the requests that this step computes, and how many tokens of each."""
         plan, self._plan = self._plan, StepPlan()
-        plan.save, self._computing = self._computing + plan.save, []
-        saves = self._computing if self._geometry.windowed else plan.save
+        plan.save += self._computed()
         plan.failures_seen = dict(self._failures_seen)
         if len(self._attached) < self._geometry.ranks:
             plan.namespace = self._namespace
@@ -147,11 +146,11 @@ class SchedulerSide:
                 continue
             if state.uncounted:
                 self._settle(state)
-            computing = tokens if self._geometry.windowed and self._adapter_known(state) else 0
+            computing = tokens if self._geometry.windowed else 0
             if self._save and self._new_blocks(state, computing) > 0:
                 ids = block_ids(request_id)
                 if ids is not None:
-                    self._save_new(state, ids, saves, computing)
+                    self._save_new(state, ids, plan, computing)
         return plan
 
     def request_finished(self, request: Any, block_ids: Tables) -> None:
@@ -160,7 +159,7 @@ class SchedulerSide:
             return
         state.finished = True
         if self._save and not state.loading:
-            self._save_new(state, block_ids, self._plan.save)
+            self._save_new(state, block_ids, self._plan)
         if not state.loading:
             self._forget(state)
 
@@ -300,7 +299,6 @@ class SchedulerSide:
             if state.loading and (request_id in failed or state.pages & invalid):
                 state.never = True
                 state.saved = 0
-                self._count("loads_failed")
             elif not state.finished and invalid and any(invalid.intersection(table) for table in self._block_ids(request_id)):
                 state.saved = 0  # computed on what another did not load
 
@@ -311,10 +309,6 @@ class SchedulerSide:
         sure = min(state.request.num_computed_tokens + computing, state.request.num_tokens)
         return sure // self._geometry.block_tokens - state.saved
 
-    def _adapter_known(self, state: _State) -> bool:
-        """Whether a step that begins now computes with the adapter that its keys name: it has, once the engine has read it."""
-        return getattr(state.request, "lora_request", None) is None or (state.adapter_after is not None and self._adapter_stayed(state))
-
     def _adapter_stayed(self, state: _State) -> bool:
         """Whether the adapter's files are what they were before the engine may have read them. Asked once a step was computed."""
         if (lora := getattr(state.request, "lora_request", None)) is None:
@@ -323,9 +317,11 @@ class SchedulerSide:
             state.adapter_after = self._adapters.look(lora)
         return state.adapter_after.done() and state.adapter_after.result() == state.adapter.result()
 
-    def _save_new(self, state: _State, block_ids: Tables, saves: list[Move], computing: int = 0) -> None:
+    def _save_new(self, state: _State, block_ids: Tables, plan: StepPlan, computing: int = 0) -> None:
         new = self._new_blocks(state, computing)
-        if new <= 0 or self._pool is None or (chain := self._chain(state)) is None or not self._adapter_stayed(state):
+        if new <= 0 or self._pool is None or (chain := self._chain(state)) is None:
+            return
+        if not self._geometry.windowed and not self._adapter_stayed(state):
             return
         first, end = state.saved, state.saved + new
         pages: list[int] = []
@@ -342,8 +338,27 @@ class SchedulerSide:
         job = self._next_job
         self._next_job += 1
         self._jobs[job] = (state.request.request_id, blocks, self._geometry.ranks)
-        saves.append(Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job, chain.probe,
-                          _conversation(state.request)))
+        move = Move(state.request.request_id, chain.upto(end), first, pages, _traceparent(state.request), job, chain.probe,
+                    _conversation(state.request))
+        if self._geometry.windowed:
+            self._computing.append((state, move))
+        else:
+            plan.save.append(move)
+
+    def _computed(self) -> list[Move]:
+        """Saves of what steps before this one computed with the adapter that the keys name; in a request's order."""
+        saves, later = [], []
+        for state, move in self._computing:
+            if any(state is each for each, _ in later):
+                later.append((state, move))
+            elif self._adapter_stayed(state):
+                saves.append(move)
+            elif state.adapter_after.done():  # it changed
+                self._on_save_ended(move.job, self._geometry.ranks)
+            else:
+                later.append((state, move))
+        self._computing = later
+        return saves
 
     def _without_null(self, pages: list[int]) -> list[int]:
         """-1 for what has left the window."""
