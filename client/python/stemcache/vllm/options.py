@@ -11,7 +11,7 @@ class Options:
     """Every key of `kv_connector_extra_config`, with its default."""
 
     node: str = "unix:///run/stemcache/node.sock"
-    load: str = "async"  # or "sync": the step that needs the blocks waits for them
+    load: str = "async"  # or "sync": the step that needs the blocks waits for them; not with sliding windows or several KV cache groups
     model: str = ""  # name of the model in the namespace; empty: as vLLM was told, without folders
     weights_digest: str = ""  # empty: the hub's commit, or a SHA-256 of a local model's files, read once at start
     hash_scheme: str = "xxh3"  # or "sha256", where tenants that do not trust each other share a namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 
@@ -23,12 +24,12 @@ class Geometry:
     groups: tuple[Group, ...]
     ranks: int
 
-    @property
+    @functools.cached_property
     def windows(self) -> list[int]:
         """window_tokens of each kind of part."""
         return sorted({group.window_tokens for group in self.groups})
 
-    @property
+    @functools.cached_property
     def windowed(self) -> bool:
         return self.windows[-1] > 0
 
@@ -38,7 +39,7 @@ class Geometry:
         would keep of a window, up to the first lost block, has nothing before it."""
         return len(self.groups) > 1 or self.windowed
 
-    @property
+    @functools.cached_property
     def pages_per_block(self) -> list[int]:
         """Of each group: engine blocks that hold a tier block's tokens."""
         return [self.block_tokens // group.engine_block_tokens for group in self.groups]

@@ -21,7 +21,7 @@ _SERIES = {
     "saves_dropped": ("vllm:stemcache_saves_dropped", "Saves dropped because they may rest on a load that failed"),
     "save_seconds": ("vllm:stemcache_save_seconds", "Time spent saving"),
     "save_bytes": ("vllm:stemcache_save_bytes", "Bytes copied out of the KV cache"),
-    "blocks_saved": ("vllm:stemcache_blocks_saved", "Blocks published"),
+    "blocks_saved": ("vllm:stemcache_blocks_saved", "Blocks published; of hybrid models each part counts"),
     "blocks_held": ("vllm:stemcache_blocks_held", "Blocks not published because the node has them"),
     "blocks_refused": ("vllm:stemcache_blocks_refused", "Blocks that the node refused"),
     "lookups": ("vllm:stemcache_lookups", "Lookups of a request's stem"),

@@ -284,6 +284,8 @@ TEST_F(EngineFollowerTest, WhyItWaitsIsLoggedOnceUntilItChanges) {
   waits("No such file");
   std::ofstream(file_) << "{";
   waits("is no JSON object");
+  std::ofstream(file_) << R"({"model": "m", "parts": [{"block_bytes": 8192, "id": 0, "window_tokens": 511}]})";
+  waits("of an engine with sliding windows, whose events are not followed");
   ASSERT_EQ(rename(written.c_str(), file_.c_str()), 0);
   waits("group b has registered no namespace yet");
   Register(getuid(), "fp8");
