@@ -463,17 +463,21 @@ def test_windows_longer_than_the_prompt_and_models_of_nothing_else(cluster, engi
         assert request.loaded_tokens == loaded and request.output == expected
 
 
-@pytest.mark.parametrize("local_blocks", (2, 8))
+@pytest.mark.parametrize("local_blocks", (2, 10))
 def test_what_the_engine_has_itself_is_not_loaded_again(cluster, engine, local_blocks):
     tokens = prompt(55)
-    engine(cluster.node(0), load="hybrid").answer(tokens)
-    b = engine(cluster.node(1), load="hybrid")
+    wide = {"load": "hybrid", "min_block_bytes": 32768}  # 64 tokens: what is here ends in the middle of a block
+    engine(cluster.node(0), **wide).answer(tokens)
+    b = engine(cluster.node(1), **wide)
     own = b.add(tokens[:local_blocks * BLOCK_TOKENS] + prompt(56, 3), max_tokens=30)
     while own.num_computed_tokens < local_blocks * BLOCK_TOKENS:
         b.step()
+    before = b.worker.counts.get("load_bytes", 0)
     request = b.add(tokens, prefix_of=own)
+    until(b.scheduler._states[request.request_id].call.done)  # before the other one moves on
     b.run()
     assert request.loaded_tokens == (20 - local_blocks) * BLOCK_TOKENS
+    assert b.worker.counts["load_bytes"] - before == (20 - local_blocks + 3 + 2) * LAYERS * PAGE_BYTES
     assert request.output == truth(tokens, "hybrid") and own.output == truth(own.all_token_ids[:own.prompt_tokens], "hybrid", max_tokens=30)
     assert all_free(b)
 
