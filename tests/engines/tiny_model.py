@@ -25,8 +25,8 @@ def make(folder: str, layers: int = 4, hidden: int = 512, seed: int = 0, vocabul
     return folder
 
 
-def make_hybrid(folder: str, window: int = 256, vocabulary: int = 4096) -> str:
-    """The same with two layers of full attention and four of `window` tokens. Returns the folder; made once."""
+def make_hybrid(folder: str, window: int = 256, full: bool = True, vocabulary: int = 4096) -> str:
+    """The same with two layers of full attention and four of `window` tokens, or with windows only. Returns the folder; made once."""
     if os.path.exists(os.path.join(folder, "model.safetensors")):
         return folder
     import torch
@@ -35,8 +35,8 @@ def make_hybrid(folder: str, window: int = 256, vocabulary: int = 4096) -> str:
     torch.manual_seed(0)
     config = Gemma3TextConfig(vocab_size=vocabulary, hidden_size=512, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=8,
                               num_key_value_heads=2, head_dim=64, query_pre_attn_scalar=64, max_position_embeddings=16384, sliding_window=window,
-                              layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2, initializer_range=0.05,
-                              bos_token_id=None, eos_token_id=None, pad_token_id=None, tie_word_embeddings=False)
+                              layer_types=["sliding_attention", "sliding_attention", "full_attention" if full else "sliding_attention"] * 2,
+                              initializer_range=0.05, bos_token_id=None, eos_token_id=None, pad_token_id=None, tie_word_embeddings=False)
     Gemma3ForCausalLM(config).float().save_pretrained(folder)
     _save_tokenizer(folder, vocabulary)
     return folder

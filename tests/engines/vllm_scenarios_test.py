@@ -248,6 +248,19 @@ def test_sliding_windows_are_shared_up_to_any_block_and_go_on(new_cluster, hybri
     assert hits(third) == 1024 + 19 * 128 and hits(fourth) == 2 * 128
 
 
+def test_a_model_of_sliding_windows_alone(new_cluster, tmp_path, vllm):
+    model, cluster = tiny_model.make_hybrid(str(tmp_path / "windows"), full=False), new_cluster()
+    with VllmProcess() as alone:
+        alone.start(model)
+        truth = alone.generate([prompt(103)])["tokens"]
+    assert vllm(model, transfer_config(cluster.node(0))).generate([prompt(103)])["tokens"] == truth
+    b = vllm(model, transfer_config(cluster.node(1))).generate([prompt(103)])
+    assert b["tokens"] == truth and hits(b) == 11 * 128
+    assert b["metrics"]["stemcache_load_bytes"] == 2 * 6 * 2 * 2 * 64 * 4 * 128, "two blocks of eleven"
+    with pytest.raises(RuntimeError, match="load is 'sync', and the model has sliding windows"):
+        vllm(model, transfer_config(cluster.node(0), load="sync"))
+
+
 def test_lost_windows_are_computed_and_poison_nobody(new_cluster, hybrid_model, hybrid_truths, vllm):
     cluster = new_cluster()
     a = vllm(hybrid_model, transfer_config(cluster.node(0)))
