@@ -123,6 +123,10 @@ absl::StatusOr<CacheClient::Options> OptionsOf(const stem_client_options* from) 
   space.tokenizer_digest = Text(known.tokenizer_digest);
   space.chat_template_digest = Text(known.chat_template_digest);
   space.block_tokens = known.block_tokens;
+  if (known.spill_encoding >= kSpillEncodings) {
+    return absl::InvalidArgumentError(absl::StrCat("spill_encoding is ", known.spill_encoding, "; use STEM_SPILL_EXACT (0), FP8_E4M3 (1) or INT8 (2)"));
+  }
+  space.spill_encoding = static_cast<SpillEncoding>(known.spill_encoding);
   if (known.hash_scheme != 0) space.hash_scheme = static_cast<HashScheme>(known.hash_scheme);
   for (size_t i = 0; known.parts != nullptr && i < known.part_count; ++i) {
     const stem_part& part = known.parts[i];

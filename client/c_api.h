@@ -52,6 +52,7 @@ typedef struct stem_span { void* data; size_t bytes; } stem_span;
 enum { STEM_HASH_XXH3 = 1, STEM_HASH_SHA256 = 2, STEM_HASH_EXTERNAL = 3 };
 enum { STEM_GROUP_FULL = 1, STEM_GROUP_WINDOW = 2, STEM_GROUP_STATE = 3 };
 enum { STEM_PROOF_FULL = 0, STEM_PROOF_HEADER = 1 };
+enum { STEM_SPILL_EXACT = 0, STEM_SPILL_FP8_E4M3 = 1, STEM_SPILL_INT8 = 2 };
 enum { STEM_EXTRA_LORA = 1, STEM_EXTRA_MULTIMODAL = 2, STEM_EXTRA_PROMPT_EMBEDDING = 3, STEM_EXTRA_GENERIC = 4 };
 /* Where a block came from; indexes of stem_stats. */
 enum { STEM_SOURCE_NONE = 0, STEM_LOCAL_DRAM = 1, STEM_REMOTE_DRAM = 2, STEM_LOCAL_SSD = 3, STEM_REMOTE_SSD = 4, STEM_SOURCES = 5 };
@@ -88,6 +89,7 @@ typedef struct stem_client_options {
   const char* shared_group;
   uint32_t local_proof; /* STEM_PROOF_... */
   uint32_t load_threads; /* that copy for one load, 1 to 16; 0 = 1 */
+  uint32_t spill_encoding; /* STEM_SPILL_...: how the namespace's blocks lie on an SSD; all but exact are lossy */
 } stem_client_options;
 
 typedef struct stem_stats {

@@ -13,6 +13,7 @@ namespace stem {
 namespace {
 
 constexpr absl::string_view kFingerprintTag = "stemcache/v1/namespace";
+constexpr absl::string_view kSpillEncodingTag = "spill_encoding";
 
 // Appends values in the canonical encoding of proto/FORMAT.md.
 class Encoder {
@@ -47,6 +48,15 @@ std::string Describe(const std::vector<Part>& parts) {
 }
 
 }  // namespace
+
+absl::StatusOr<SpillEncoding> ParseSpillEncoding(absl::string_view name) {
+  if (name.empty()) return SpillEncoding::kExact;
+  for (uint32_t i = 0; i < kSpillEncodings; ++i) {
+    if (name == kSpillEncodingNames[i]) return static_cast<SpillEncoding>(i);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("spill_encoding is '", name, "'; it must be ", absl::StrJoin(kSpillEncodingNames, ", ")));
+}
 
 uint32_t WindowBlocks(const Part& part, uint32_t block_tokens) {
   if (part.group == GroupKind::kFull) return 0;
@@ -84,6 +94,10 @@ NamespaceFingerprint FingerprintOf(const NamespaceSpec& spec, absl::string_view 
   out.U32(static_cast<uint32_t>(spec.hash_scheme));
   out.U32(static_cast<uint32_t>(spec.parts.size()));
   for (const Part& part : spec.parts) Encode(part, out);
+  if (spec.spill_encoding != SpillEncoding::kExact) {  // exact namespaces keep the name that they had before there was another
+    out.Text(kSpillEncodingTag);
+    out.Text(SpillEncodingName(spec.spill_encoding));
+  }
 
   uint8_t digest[32];
   EVP_Digest(out.bytes().data(), out.bytes().size(), digest, nullptr, EVP_sha256(), nullptr);
@@ -130,6 +144,7 @@ std::vector<FieldDifference> DifferencesOf(const NamespaceSpec& a, const Namespa
   compare("block_tokens", a.block_tokens, b.block_tokens);
   compare("hash_scheme", static_cast<uint32_t>(a.hash_scheme), static_cast<uint32_t>(b.hash_scheme));
   if (a.parts != b.parts) differences.push_back({"parts", Describe(a.parts), Describe(b.parts)});
+  compare("spill_encoding", SpillEncodingName(a.spill_encoding), SpillEncodingName(b.spill_encoding));
   compare("tokenizer_digest", a.tokenizer_digest, b.tokenizer_digest);
   compare("chat_template_digest", a.chat_template_digest, b.chat_template_digest);
   return differences;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "proto/block_key.h"
 
@@ -15,6 +16,15 @@ namespace stem {
 
 enum class HashScheme : uint32_t { kXxh3 = 1, kSha256 = 2, kExternal = 3 };
 enum class GroupKind : uint32_t { kFull = 1, kWindow = 2, kState = 3 };
+// How blocks lie on an SSD. Anything but kExact is lossy: proto/spill_scale.h says what a namespace must be like for it.
+enum class SpillEncoding : uint32_t { kExact = 0, kFp8E4m3 = 1, kInt8 = 2 };
+
+inline constexpr const char* kSpillEncodingNames[] = {"exact", "fp8_e4m3", "int8"};
+inline constexpr uint32_t kSpillEncodings = sizeof(kSpillEncodingNames) / sizeof(kSpillEncodingNames[0]);
+
+constexpr const char* SpillEncodingName(SpillEncoding encoding) { return kSpillEncodingNames[static_cast<uint32_t>(encoding)]; }
+// Empty = exact. Errors: InvalidArgument (no such name).
+absl::StatusOr<SpillEncoding> ParseSpillEncoding(absl::string_view name);
 
 // One piece of a block that is published and read apart. Meaning and units of each field: types.proto.
 struct Part {
@@ -53,6 +63,7 @@ struct NamespaceSpec {
   std::vector<Part> parts;
   std::string tokenizer_digest;
   std::string chat_template_digest;
+  SpillEncoding spill_encoding = SpillEncoding::kExact;
 
   // Bytes of the largest part: what a slot must hold.
   uint64_t block_bytes_max() const;

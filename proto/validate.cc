@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/spill_scale.h"
 #include "proto/validate_fields.h"
 
 namespace stem {
@@ -89,6 +90,9 @@ absl::StatusOr<NamespaceSpec> ValidateSpec(const v1::NamespaceSpec& message) {
   if (message.parts().empty() || message.parts_size() > static_cast<int>(kPartsMax)) {
     return Bad("the number of parts", message.parts_size(), absl::StrCat("it must be 1 to ", kPartsMax));
   }
+  if (!v1::SpillEncoding_IsValid(message.spill_encoding())) {
+    return Bad("spill_encoding", static_cast<int>(message.spill_encoding()), "it must be EXACT (0), FP8_E4M3 (1) or INT8 (2)");
+  }
   NamespaceSpec spec{.model = message.model(),
                      .revision = message.revision(),
                      .weights_digest = message.weights_digest(),
@@ -100,7 +104,8 @@ absl::StatusOr<NamespaceSpec> ValidateSpec(const v1::NamespaceSpec& message) {
                      .hash_scheme = static_cast<HashScheme>(message.hash_scheme()),
                      .parts = {},
                      .tokenizer_digest = message.tokenizer_digest(),
-                     .chat_template_digest = message.chat_template_digest()};
+                     .chat_template_digest = message.chat_template_digest(),
+                     .spill_encoding = static_cast<SpillEncoding>(message.spill_encoding())};
   for (const v1::Part& each : message.parts()) {
     STEM_ASSIGN(Part part, ValidatePart(each, spec.block_tokens));
     if (!spec.parts.empty() && part.id <= spec.parts.back().id) {
@@ -108,6 +113,7 @@ absl::StatusOr<NamespaceSpec> ValidateSpec(const v1::NamespaceSpec& message) {
     }
     spec.parts.push_back(part);
   }
+  if (spec.spill_encoding != SpillEncoding::kExact) STEM_TRY(SpillScaleElements(spec).status());
   return spec;
 }
 
@@ -135,6 +141,7 @@ v1::NamespaceSpec ToMessage(const NamespaceSpec& spec) {
   }
   message.set_tokenizer_digest(spec.tokenizer_digest);
   message.set_chat_template_digest(spec.chat_template_digest);
+  message.set_spill_encoding(static_cast<v1::SpillEncoding>(spec.spill_encoding));
   return message;
 }
 

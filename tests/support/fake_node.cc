@@ -61,7 +61,8 @@ NamespaceSpec SmallSpec(uint64_t block_bytes, uint32_t parts) {
                      .hash_scheme = HashScheme::kXxh3,
                      .parts = {},
                      .tokenizer_digest = {},
-                     .chat_template_digest = {}};
+                     .chat_template_digest = {},
+                     .spill_encoding = SpillEncoding::kExact};
   for (uint32_t i = 0; i < parts; ++i) spec.parts.push_back(Part{.id = 2 * i, .block_bytes = block_bytes + i * 64});
   return spec;
 }

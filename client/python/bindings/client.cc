@@ -275,18 +275,21 @@ void BindNamespace(nb::module_& module) {
            [](NamespaceSpec* self, std::string model, std::string kv_dtype, std::string layout, uint32_t block_tokens,
               std::vector<Part> parts, std::string revision, std::string weights_digest, std::string scale_scheme,
               std::string instruction_set, const std::string& hash_scheme, std::string tokenizer_digest,
-              std::string chat_template_digest) {
+              std::string chat_template_digest, const std::string& spill_encoding) {
+             const absl::StatusOr<SpillEncoding> spill = ParseSpillEncoding(spill_encoding);
+             if (!spill.ok()) throw nb::value_error(std::string(spill.status().message()).c_str());
              HashScheme scheme = HashScheme::kXxh3;
              if (hash_scheme == "sha256") scheme = HashScheme::kSha256;
              else if (hash_scheme == "external") scheme = HashScheme::kExternal;
              else if (hash_scheme != "xxh3") throw nb::value_error("hash_scheme is xxh3, sha256 or external");
              new (self) NamespaceSpec{std::move(model), std::move(revision), std::move(weights_digest), std::move(kv_dtype),
                                       std::move(scale_scheme), std::move(layout), std::move(instruction_set), block_tokens,
-                                      scheme, std::move(parts), std::move(tokenizer_digest), std::move(chat_template_digest)};
+                                      scheme, std::move(parts), std::move(tokenizer_digest), std::move(chat_template_digest),
+                                      *spill};
            },
            nb::kw_only(), "model"_a, "kv_dtype"_a, "layout"_a, "block_tokens"_a, "parts"_a, "revision"_a = "",
            "weights_digest"_a = "", "scale_scheme"_a = "", "instruction_set"_a = "", "hash_scheme"_a = "xxh3",
-           "tokenizer_digest"_a = "", "chat_template_digest"_a = "")
+           "tokenizer_digest"_a = "", "chat_template_digest"_a = "", "spill_encoding"_a = "exact")
       .def_ro("model", &NamespaceSpec::model)
       .def_ro("revision", &NamespaceSpec::revision)
       .def_ro("weights_digest", &NamespaceSpec::weights_digest)
@@ -297,6 +300,7 @@ void BindNamespace(nb::module_& module) {
       .def_ro("block_tokens", &NamespaceSpec::block_tokens)
       .def_ro("parts", &NamespaceSpec::parts)
       .def_ro("tokenizer_digest", &NamespaceSpec::tokenizer_digest)
+      .def_prop_ro("spill_encoding", [](const NamespaceSpec& spec) { return SpillEncodingName(spec.spill_encoding); })
       .def("differing_fields", &DifferingFields, "other"_a, "Names and values of the fields in which two differ.");
 }
 

@@ -58,6 +58,7 @@ absl::StatusOr<NamespaceSpec> SpecOf(const std::string& path, const std::string&
   spec.instruction_set = text("instruction_set");
   spec.tokenizer_digest = text("tokenizer_digest");
   spec.block_tokens = json.contains("block_tokens") && json["block_tokens"].is_number_unsigned() ? json["block_tokens"].get<uint32_t>() : 0;
+  STEM_ASSIGN(spec.spill_encoding, ParseSpillEncoding(text("spill_encoding")));
   const std::string scheme = text("hash_scheme");
   spec.hash_scheme = scheme == "sha256" ? HashScheme::kSha256 : scheme == "external" ? HashScheme::kExternal : HashScheme::kXxh3;
   if (!json.contains("parts") || !json["parts"].is_array()) return absl::InvalidArgumentError(absl::StrCat(path, " has no list of parts"));

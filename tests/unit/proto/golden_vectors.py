@@ -75,6 +75,8 @@ def encode_spec(spec, trust_group):
         for field in ("id", "group", "window_tokens", "layer_first", "layer_count", "head_first", "head_count"):
             out += u32(part[field])
         out += u64(part["block_bytes"])
+    if "spill_encoding" in spec:
+        out += text("spill_encoding") + text(spec["spill_encoding"])
     return out
 
 
@@ -89,7 +91,8 @@ def root(secret, trust_group, space):
 def namespaces():
     secret = bytes(range(32))
     for name, spec, group in (("one part", SPEC, "tenant-a"), ("another trust group", SPEC, "shared:public"),
-                              ("two parts", HYBRID, "tenant-a")):
+                              ("two parts", HYBRID, "tenant-a"),
+                              ("int8 on SSD", dict(SPEC, spill_encoding="int8"), "tenant-a")):
         space = fingerprint(spec, group)
         yield dict(name=name, spec=spec, trust_group=group, encoding_bytes=len(encode_spec(spec, group)),
                    fingerprint=space.hex(), cluster_secret=secret.hex(), root=root(secret, group, space).hex())

@@ -31,7 +31,8 @@ NamespaceSpec SpecFrom(const nlohmann::json& json) {
                      .hash_scheme = static_cast<HashScheme>(json.at("hash_scheme").get<uint32_t>()),
                      .parts = {},
                      .tokenizer_digest = "not part of it",
-                     .chat_template_digest = "nor this"};
+                     .chat_template_digest = "nor this",
+                     .spill_encoding = *ParseSpillEncoding(json.value("spill_encoding", ""))};
   for (const auto& part : json.at("parts")) {
     spec.parts.push_back(Part{.id = part.at("id"),
                               .group = static_cast<GroupKind>(part.at("group").get<uint32_t>()),

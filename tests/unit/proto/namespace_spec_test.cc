@@ -27,7 +27,8 @@ NamespaceSpec Example() {
           .parts = {Part{.id = 0, .block_bytes = 4096},
                     Part{.id = 3, .group = GroupKind::kWindow, .window_tokens = 64, .block_bytes = 8192}},
           .tokenizer_digest = "t",
-          .chat_template_digest = "c"};
+          .chat_template_digest = "c",
+          .spill_encoding = SpillEncoding::kExact};
 }
 
 struct Change {
@@ -55,6 +56,8 @@ const std::vector<Change>& FingerprintChanges() {
       {"parts", [](NamespaceSpec& s) { s.parts[1].head_first = 1; }},
       {"parts", [](NamespaceSpec& s) { s.parts[1].head_count = 2; }},
       {"parts", [](NamespaceSpec& s) { s.parts[1].block_bytes = 8193; }},
+      {"spill_encoding", [](NamespaceSpec& s) { s.spill_encoding = SpillEncoding::kInt8; }},
+      {"spill_encoding", [](NamespaceSpec& s) { s.spill_encoding = SpillEncoding::kFp8E4m3; }},
   };
   return changes;
 }
@@ -67,6 +70,14 @@ TEST(NamespaceSpecTest, EveryFieldOfTheFingerprintChangesIt) {
     EXPECT_TRUE(seen.insert(FingerprintOf(spec, "g").ToHex()).second) << change.field;
   }
   EXPECT_TRUE(seen.insert(FingerprintOf(Example(), "h").ToHex()).second);
+}
+
+TEST(NamespaceSpecTest, SpillEncodingsHaveNamesAndEmptyIsExact) {
+  EXPECT_EQ(*ParseSpillEncoding(""), SpillEncoding::kExact);
+  for (uint32_t i = 0; i < kSpillEncodings; ++i) {
+    EXPECT_EQ(*ParseSpillEncoding(SpillEncodingName(static_cast<SpillEncoding>(i))), static_cast<SpillEncoding>(i));
+  }
+  EXPECT_EQ(ParseSpillEncoding("int4").status().message(), "spill_encoding is 'int4'; it must be exact, fp8_e4m3, int8");
 }
 
 TEST(NamespaceSpecTest, TextCannotMoveFromOneFieldToTheNext) {

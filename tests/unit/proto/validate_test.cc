@@ -49,7 +49,8 @@ NamespaceSpec TwoParts() {
           .hash_scheme = HashScheme::kXxh3,
           .parts = {Part{.id = 0, .block_bytes = 4096}, Part{.id = 5, .block_bytes = 8192}},
           .tokenizer_digest = {},
-          .chat_template_digest = {}};
+          .chat_template_digest = {},
+          .spill_encoding = SpillEncoding::kExact};
 }
 
 TEST(ValidateTest, SpecRefusals) {
@@ -77,6 +78,8 @@ TEST(ValidateTest, SpecRefusals) {
           {[](auto& m) { m.mutable_parts(0)->set_head_count(0); }, {"head_count is 0"}},
           {[](auto& m) { m.mutable_parts(0)->set_block_bytes(0); }, {"block_bytes is 0"}},
           {[](auto& m) { m.mutable_parts(0)->set_block_bytes((1ULL << 30) + 1); }, {"1073741825"}},
+          {[](auto& m) { m.set_spill_encoding(static_cast<v1::SpillEncoding>(3)); }, {"spill_encoding is 3", "EXACT (0), FP8_E4M3 (1) or INT8 (2)"}},
+          {[](auto& m) { m.set_spill_encoding(v1::SPILL_ENCODING_INT8), m.set_kv_dtype("int8"); }, {"part 0", "kv_dtype int8", "fp16, bf16 or fp32"}},
       });
 }
 
@@ -92,6 +95,9 @@ TEST(ValidateTest, SpecComesBackFromItsMessage) {
                    .block_bytes = 5};
   spec.tokenizer_digest = "0123456789abcdef0123";
   spec.scale_scheme = "per-channel";
+  EXPECT_EQ(*ValidateSpec(ToMessage(spec)), spec);
+  spec = TwoParts();
+  spec.spill_encoding = SpillEncoding::kFp8E4m3;
   EXPECT_EQ(*ValidateSpec(ToMessage(spec)), spec);
 }
 
