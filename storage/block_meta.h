@@ -15,6 +15,8 @@ struct BlockMeta {
   uint64_t length = 0;             // payload bytes
   uint64_t digest = 0;             // kernels/checksum.h
   uint64_t publisher = 0;          // session that published it
+  // Of a record on SSD: 0 = its bytes are the payload; else what they are to be decoded by, whose length and digest are then the stored bytes'.
+  uint16_t encoding = 0;
 
   friend bool operator==(const BlockMeta&, const BlockMeta&) = default;
 };

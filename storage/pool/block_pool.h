@@ -103,7 +103,7 @@ class Filling {
   bool valid() const { return pool_ != nullptr; }
   uint32_t slot() const { return slot_; }
   SlotView<std::byte> view() const;
-  // Set when the block is on this node's SSD: what the record read from there must be, its generation included.
+  // Set when the block is on this node's SSD: what the record read from there must be, its generation and its encoding included.
   const std::optional<BlockMeta>& promoted() const { return promoted_; }
 
   // Makes the block Ready: writes the slot's header, then names it. The payload and its chunk hashes are in the slot.
@@ -217,9 +217,9 @@ class BlockPool {
   // ---- For the spiller (one thread) ----
   // Up to `bytes_max` of least valuable blocks that are not on SSD, pinned. Empty when enough slots are free.
   std::vector<BlockPin> TakeSpillBatch(uint64_t bytes_max);
-  // The batch is safely on SSD (or, when not `stored`, is not): its slots are freed unless in use. Returns what was withdrawn meanwhile,
-  // for the store to remove again.
-  [[nodiscard]] std::vector<SpillRecordId> FinishSpill(std::vector<BlockPin> batch, bool stored);
+  // The batch is safely on SSD (or, when not `stored`, is not): its slots are freed unless in use. `records`: what was written for each, where
+  // that was not the block as it is. Returns what was withdrawn meanwhile, for the store to remove again.
+  [[nodiscard]] std::vector<SpillRecordId> FinishSpill(std::vector<BlockPin> batch, bool stored, std::span<const BlockMeta> records = {});
   // Makes room for `bytes` under the SSD quota, some ten thousand blocks a call; returns the records that are gone, for the store to remove
   // before it is given another batch: what is in DRAM still may be in that, under the same generation.
   std::vector<SpillRecordId> MakeSsdRoom(uint64_t bytes);
@@ -268,7 +268,10 @@ class BlockPool {
     BlockId next_sibling = kNoBlock;
     BlockId previous_sibling = kNoBlock;
     uint64_t fill_generation = 0;   // of the slot, once it is Ready
-    uint64_t spill_generation = 0;  // in the record on SSD
+    uint64_t spill_generation = 0;  // in the record on SSD, as are
+    uint64_t spill_digest = 0;
+    uint32_t spill_length = 0;
+    uint16_t spill_encoding = 0;
     uint64_t request = 0;           // that used it last
     uint32_t dram_since = 0;        // Hundredths()
     uint32_t ssd_since = 0;
@@ -335,6 +338,9 @@ class BlockPool {
   size_t spill_ahead() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Enters what was found on SSD into its policy, parents first.
   void RankRestored() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Enters `record` (of the block's name) as its copy on SSD, or strikes it.
+  void EnterSsd(Block& block, const BlockMeta& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StrikeSsd(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Announce(const Block& block, Residence residence, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TellLeft(const Block& block, Residence from, GoneReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of a second, since the pool began: 4 bytes last for 497 days.

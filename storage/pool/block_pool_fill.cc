@@ -109,8 +109,13 @@ absl::StatusOr<Filling> BlockPool::BeginFill(const BlockName& name, const std::o
   Block& block = blocks_[id];
   std::optional<BlockMeta> promoted;
   if (block.on_ssd) {
-    promoted = block.meta;
-    promoted->generation = block.spill_generation;
+    promoted = BlockMeta{.name = block.meta.name,
+                         .parent = block.meta.parent,
+                         .generation = block.spill_generation,
+                         .length = block.spill_length,
+                         .digest = block.spill_digest,
+                         .publisher = block.meta.publisher,
+                         .encoding = block.spill_encoding};
   }
   block.fill_generation = ++generation_;
   block.slot = slot;

@@ -56,6 +56,7 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
   STEM_CHECK(block.used && !block.withdrawn);
   while (block.first_child != kNoBlock) Withdraw(block.first_child, reason);
   const bool ready = block.in_slot && !block.filling;
+  const bool named = ready || block.on_ssd;
   if (ready) {
     dram_policy_->Remove(id);
     block.ranked = false;
@@ -63,11 +64,8 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
   }
   if (block.on_ssd) {
     ssd_policy_->Remove(id);
-    --blocks_ssd_;
-    ssd_bytes_ -= SpillRecordBytes(block.meta.length);
+    StrikeSsd(block);
   }
-  const bool named = ready || block.on_ssd;
-  block.on_ssd = false;
   block.withdrawn = true;
   table_.erase(block.meta.name);
   if (block.parent != kNoBlock) {

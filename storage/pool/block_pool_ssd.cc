@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "proto/check.h"
+
 namespace stem {
 namespace {
 constexpr size_t kGonePerLock = 65536;
@@ -57,11 +59,13 @@ std::vector<BlockPin> BlockPool::TakeSpillBatch(uint64_t bytes_max) {
   return batch;
 }
 
-std::vector<SpillRecordId> BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored) {
+std::vector<SpillRecordId> BlockPool::FinishSpill(std::vector<BlockPin> batch, bool stored, std::span<const BlockMeta> records) {
+  STEM_CHECK(records.empty() || records.size() == batch.size());
   std::vector<SpillRecordId> withdrawn_meanwhile;
   MutexLock lock(mutex_);
   spill_failing_ = !stored;
-  for (BlockPin& pin : batch) {
+  for (size_t i = 0; i < batch.size(); ++i) {
+    BlockPin& pin = batch[i];
     const BlockId id = std::exchange(pin.id_, kNoBlock);
     pin.pool_ = nullptr;  // unpinned here, under the lock that is held
     Block& block = blocks_[id];
@@ -75,11 +79,8 @@ std::vector<SpillRecordId> BlockPool::FinishSpill(std::vector<BlockPin> batch, b
       continue;
     }
     if (!block.on_ssd) {
-      block.on_ssd = true;
+      EnterSsd(block, records.empty() ? block.meta : records[i]);
       block.ssd_since = Hundredths();
-      block.spill_generation = block.meta.generation;
-      ++blocks_ssd_;
-      ssd_bytes_ += SpillRecordBytes(block.meta.length);
       ssd_policy_->Admit(id, InfoOf(block, {}));
     }
     if (block.pins == 0 && !block.ranked) LeaveDram(id);
@@ -113,9 +114,23 @@ void BlockPool::LeaveSsd(BlockId id) {
     return;
   }
   ssd_policy_->Remove(id);
+  StrikeSsd(block);  // its best place is DRAM still: nothing to announce
+}
+
+void BlockPool::EnterSsd(Block& block, const BlockMeta& record) {
+  block.on_ssd = true;
+  block.spill_generation = record.generation;
+  block.spill_length = static_cast<uint32_t>(record.length);  // a payload has at most 1 GiB
+  block.spill_digest = record.digest;
+  block.spill_encoding = record.encoding;
+  ++blocks_ssd_;
+  ssd_bytes_ += SpillRecordBytes(record.length);
+}
+
+void BlockPool::StrikeSsd(Block& block) {
+  block.on_ssd = false;
   --blocks_ssd_;
-  ssd_bytes_ -= SpillRecordBytes(block.meta.length);
-  block.on_ssd = false;  // its best place is DRAM still: nothing to announce
+  ssd_bytes_ -= SpillRecordBytes(block.spill_length);
 }
 
 void BlockPool::WaitForSpillDemand(absl::Duration timeout) {
@@ -130,12 +145,9 @@ void BlockPool::Restore(const BlockMeta& meta) {
   if (table_.contains(meta.name)) return;
   const BlockId id = NewBlock(meta.name, meta.parent);
   Block& block = blocks_[id];
-  block.meta = meta;
-  block.spill_generation = meta.generation;
+  block.meta.publisher = meta.publisher;  // the rest is of a slot
   generation_ = std::max(generation_, meta.generation);  // no fill has it again
-  block.on_ssd = true;
-  ++blocks_ssd_;
-  ssd_bytes_ += SpillRecordBytes(block.meta.length);
+  EnterSsd(block, meta);
 }
 
 std::vector<SpillRecordId> BlockPool::FinishRestore() {

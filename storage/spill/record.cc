@@ -15,7 +15,8 @@ constexpr uint16_t kHasParent = 1;
 struct Fields {
   uint16_t version = kSpillVersion;
   uint16_t flags = 0;
-  uint32_t extents = 0;
+  uint16_t extents = 0;
+  uint16_t encoding = 0;
   BlockKey parent;
   uint64_t generation = 0;
   uint64_t length = 0;
@@ -72,7 +73,8 @@ std::string EncodeSpillRecord(const SpillRecord& record) {
   STEM_CHECK(!record.extents.empty() && record.extents.size() <= kExtentsMax);
   Fields fields;
   fields.flags = record.meta.parent.has_value() ? kHasParent : 0;
-  fields.extents = static_cast<uint32_t>(record.extents.size());
+  fields.extents = static_cast<uint16_t>(record.extents.size());
+  fields.encoding = record.meta.encoding;
   fields.parent = record.meta.parent.value_or(BlockKey{});
   fields.generation = record.meta.generation;
   fields.length = record.meta.length;
@@ -114,7 +116,8 @@ absl::StatusOr<SpillRecord> ParseSpillRecord(std::span<const std::byte> bytes, c
                  .generation = fields.generation,
                  .length = fields.length,
                  .digest = fields.digest,
-                 .publisher = fields.publisher};
+                 .publisher = fields.publisher,
+                 .encoding = fields.encoding};
   if ((fields.flags & kHasParent) != 0) record.meta.parent = fields.parent;
   record.extents.resize(fields.extents);
   std::memcpy(static_cast<void*>(record.extents.data()), bytes.data() + sizeof(fields), fields.extents * sizeof(Extent));

@@ -335,6 +335,34 @@ TEST_F(SpillingPoolTest, PromotedBlockKeepsItsRecordAndLeavesDramWithoutAWrite) 
   EXPECT_EQ(Find(10), kSsd);
 }
 
+TEST_F(SpillingPoolTest, RecordOfOtherBytesThanItsBlockIsCountedAndAskedForAsItIs) {
+  MakeSpillingPool(2, 1, 100);
+  PublishChain(10, 2);
+  std::vector<BlockPin> batch = pool_->TakeSpillBatch(1 << 20);
+  ASSERT_EQ(batch.size(), 2u);
+  std::vector<BlockMeta> records;
+  for (const BlockPin& pin : batch) {
+    records.push_back(pin.meta());
+    records.back().length = 100;
+    records.back().digest = 77 + records.size();
+    records.back().encoding = 5;
+  }
+  EXPECT_TRUE(pool_->FinishSpill(std::move(batch), true, records).empty());
+  EXPECT_EQ(pool_->stats().ssd_bytes, 2 * SpillRecordBytes(100));
+  for (int round = 0; round < 2; ++round) {  // the second time it was a slot's block in between
+    absl::StatusOr<Filling> filling = pool_->BeginFill(records[1].name, std::nullopt, absl::Now());
+    ASSERT_TRUE(filling.ok()) << filling.status();
+    EXPECT_EQ(*filling->promoted(), records[1]);
+    EXPECT_EQ(std::move(*filling).Commit(kBlockBytes, 1234, records[1].publisher)->meta().length, kBlockBytes);
+    EXPECT_EQ(pool_->stats().ssd_bytes, 2 * SpillRecordBytes(100));
+    PublishChain(static_cast<uint64_t>(20 + 10 * round), 1);
+    ASSERT_TRUE(Publish(static_cast<uint64_t>(21 + 10 * round), static_cast<uint64_t>(20 + 10 * round)).ok());
+    pool_->Evict(Name(static_cast<uint64_t>(20 + 10 * round)));
+  }
+  pool_->Evict(Name(10));
+  EXPECT_EQ(pool_->stats().ssd_bytes, 0u);
+}
+
 TEST_F(SpillingPoolTest, AbandonedPromotionLeavesTheBlockOnSsd) {
   MakeSpillingPool(2, 1, 100);
   PublishChain(10, 2);

@@ -49,6 +49,10 @@ TEST(SpillRecord, ParsedItIsWhatWasEncoded) {
       EXPECT_EQ(*parsed, record);
     }
   }
+  SpillRecord encoded = RecordOf(1);
+  encoded.meta.encoding = 0x0802;
+  EXPECT_EQ(*ParseSpillRecord(BytesOf(EncodeSpillRecord(encoded)), encoded.meta.name), encoded);
+  EXPECT_EQ(EncodeSpillRecord(encoded).substr(4, 4), std::string("\x01\0\x02\x08", 4)) << "as the format has it";
   SpillRecord pieces = RecordOf(1, 10 * 4096);
   pieces.extents = {{100, 5}, {7, 1}, {4000000000, 4}};
   const auto parsed = ParseSpillRecord(BytesOf(EncodeSpillRecord(pieces)), pieces.meta.name);
@@ -103,8 +107,8 @@ TEST(SpillRecord, FieldsThatCannotBeAreNamed) {
   const BlockName& name = record.meta.name;
   EXPECT_THAT(ErrorOf(WithField(record, 0, uint16_t{3}), name), HasSubstr("format version 3, this build reads 2"));
   EXPECT_THAT(ErrorOf(WithField(record, 2, uint16_t{2}), name), HasSubstr("unknown flags 2"));
-  EXPECT_THAT(ErrorOf(WithField(record, 4, uint32_t{2}), name), HasSubstr("2 extents in 72 bytes"));
-  EXPECT_THAT(ErrorOf(WithField(record, 4, UINT32_MAX), name), HasSubstr("4294967295 extents in 72 bytes"));
+  EXPECT_THAT(ErrorOf(WithField(record, 4, uint16_t{2}), name), HasSubstr("2 extents in 72 bytes"));
+  EXPECT_THAT(ErrorOf(WithField(record, 4, UINT16_MAX), name), HasSubstr("65535 extents in 72 bytes"));
   EXPECT_THAT(ErrorOf(WithField(record, 32, uint64_t{0}), name), HasSubstr("length 0"));
   EXPECT_THAT(ErrorOf(WithField(record, 32, UINT64_MAX), name), HasSubstr("not in 1.."));
   EXPECT_THAT(ErrorOf(WithField(record, 32, uint64_t{9000000}), name), HasSubstr("3 pages, 9000000 bytes need 2198"));
