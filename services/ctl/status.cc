@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "proto/namespace_spec.h"
 #include "services/ctl/levers.h"
 #include "services/ctl/printable.h"
 #include "services/ctl/why.h"
@@ -42,6 +43,9 @@ constexpr char kWorkRow[] = "{:<14}{:<9}{:>10}{:>9}{:>9}{:>6}{:>7}{:>5}{:>7}{:>4
 constexpr char kDirectoryRow[] = "{:<22}{:<9}{:>8}{:>9}{:>9}{:>16}{:>7}\n";
 // trust group, nodes, DRAM used, of which quota, arena, kept from eviction
 constexpr char kGroupRow[] = "{:<13}{:>6}{:>10}{:>6}{:>11}{:>10}{:>6}{:>10}{:>8}\n";
+
+// namespace, node, encoding, blocks, bytes of them, bytes written, error, largest error
+constexpr char kEncodedRow[] = "{:<22}{:<10}{:<9}{:>7}{:>9}{:>9}{:>7}{:>7}\n";
 
 struct Slots {
   uint64_t all = 0, used = 0;
@@ -118,6 +122,25 @@ std::string GroupRows(const ClusterStatus& status) {
   return out;
 }
 
+std::string ErrorText(double share) { return fmt::format("{:.2f} %", 100 * share); }
+
+// What namespaces that keep codes on the SSD saved and lost there, by node.
+std::string EncodedRows(const ClusterStatus& status) {
+  std::string out;
+  for (const auto& node : status.nodes) {
+    if (!node.reply.ok()) continue;
+    for (const auto& spilled : node.reply->encoded_spills()) {
+      const auto encoding = static_cast<uint32_t>(spilled.encoding());
+      const bool one = encoding != 0 && encoding < kSpillEncodings;  // else of several namespaces, or a newer node's
+      out += fmt::format(kEncodedRow, Fit(spilled.namespace_(), 21), Fit(node.reply->address().node(), 9), one ? kSpillEncodingNames[encoding] : "-",
+                         Short(static_cast<double>(spilled.payloads())), Size(spilled.payload_bytes()), Size(spilled.record_bytes()),
+                         ErrorText(spilled.relative_error()), ErrorText(spilled.largest_error()));
+    }
+  }
+  if (out.empty()) return out;
+  return "\n" + fmt::format(kEncodedRow, "lossy on SSD", "node", "as", "blocks", "of", "written", "error", "max") + out;
+}
+
 std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusReply& directory) {
   std::string out = fmt::format(kDirectoryRow, Fit(target, 21), Fit(directory.version(), 8), RoughTime(absl::Milliseconds(directory.uptime_ms())),
                                 directory.blocks(), directory.ghosts(),
@@ -179,7 +202,7 @@ std::string ClusterStatus::ToTable() const {
     out += NodeRow(*this, *node.reply);
     work += WorkRow(*node.reply);
   }
-  out += work + GroupRows(*this);
+  out += work + GroupRows(*this) + EncodedRows(*this);
   bool headed = false;
   for (const auto& directory : directories) {
     if (!directory.reply.ok()) {

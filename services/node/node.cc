@@ -170,7 +170,7 @@ absl::Status Node::RestoreSpilled() {
   size_t restored = 0;
   const absl::Status read = store_->ForEach([&](const BlockMeta& meta) {
     const Space* const space = spaces_->Find(meta.name.space);
-    if (space == nullptr || meta.length > space->pool().geometry().block_bytes_max()) {
+    if (space == nullptr || !SpillCodec::MayBeOf(meta, space->spec)) {
       unknown.push_back({meta.name, meta.generation});
       return;
     }
@@ -486,6 +486,7 @@ v1::NodeStatusReply Node::Status() const {
   for (v1::NodeStatusReply::Stream& stream : announcers_->Status()) *status.add_streams() = std::move(stream);
   status.set_draining(drain_.on());
   for (v1::NodeStatusReply::Link& link : metrics_.Links()) *status.add_links() = std::move(link);
+  for (v1::NodeStatusReply::EncodedSpill& spilled : metrics_.Encoded()) *status.add_encoded_spills() = std::move(spilled);
   return status;
 }
 

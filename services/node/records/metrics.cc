@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -115,6 +116,34 @@ void NodeMetrics::CountLoaded(const Space& space, uint64_t payloads) {
 }
 
 void NodeMetrics::CountPublished(const Space& space, uint64_t payloads) { Add(Of(space).published_payloads, payloads); }
+
+void NodeMetrics::CountEncoded(const Space& space, const EncodedSpills& spilled) {
+  const Traffic* const traffic = &Of(space);
+  MutexLock lock(mutex_);
+  const auto [at, first] = encoded_.try_emplace(traffic, Encoding{.encoding = space.spec.spill_encoding, .spilled = {}});
+  if (!first && at->second.encoding != space.spec.spill_encoding) at->second.encoding = SpillEncoding::kExact;
+  at->second.spilled.Add(spilled);
+}
+
+std::vector<v1::NodeStatusReply::EncodedSpill> NodeMetrics::Encoded() const {
+  MutexLock lock(mutex_);
+  std::vector<v1::NodeStatusReply::EncodedSpill> out;
+  for (const auto& [traffic, encoding] : encoded_) {
+    v1::NodeStatusReply::EncodedSpill& shown = out.emplace_back();
+    shown.set_namespace_(traffic->space);
+    shown.set_tenant(traffic->tenant);
+    shown.set_encoding(static_cast<v1::SpillEncoding>(encoding.encoding));
+    shown.set_payloads(encoding.spilled.payloads);
+    shown.set_payload_bytes(encoding.spilled.payload_bytes);
+    shown.set_record_bytes(encoding.spilled.record_bytes);
+    shown.set_payloads_kept(encoding.spilled.payloads_kept);
+    shown.set_payloads_sampled(encoding.spilled.samples);
+    shown.set_relative_error(encoding.spilled.error.relative());
+    shown.set_largest_error(encoding.spilled.error.largest);
+  }
+  std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return std::tie(a.namespace_(), a.tenant()) < std::tie(b.namespace_(), b.tenant()); });
+  return out;
+}
 
 void NodeMetrics::AddSeconds(v1::BytePath path, absl::Duration time) {
   busy_us_.Add(static_cast<size_t>(path), static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Microseconds(time), 0)));

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "proto/mutex.h"
 #include "services/node/records/acquire_outcome.h"
+#include "services/node/records/encoded_spills.h"
 #include "services/node/spaces/space_table.h"
 #include "services/runtime/metrics_page.h"
 #include "stemcache/v1/counters.pb.h"
@@ -69,6 +70,8 @@ class NodeMetrics {
   // Payloads that came from a client.
   void CountPublished(const Space& space, uint64_t payloads);
   void CountSpilled(uint64_t payloads) { spilled_.fetch_add(payloads, std::memory_order_relaxed); }
+  // What was spilled of a namespace that does not keep its payloads as they are.
+  void CountEncoded(const Space& space, const EncodedSpills& spilled);
   void AddBytes(v1::BytePath path, uint64_t bytes) {
     if (counts_) bytes_.Add(static_cast<size_t>(path), bytes);
   }
@@ -78,6 +81,8 @@ class NodeMetrics {
   void CountPeerRead(const std::string& peer, uint64_t bytes, absl::Duration time);
   // What was read from each peer so far.
   std::vector<v1::NodeStatusReply::Link> Links() const;
+  // What was spilled encoded so far, by namespace.
+  std::vector<v1::NodeStatusReply::EncodedSpill> Encoded() const;
   void Observe(Stage stage, absl::Duration time) {
     if (counts_) stages_[static_cast<size_t>(stage)].Observe(time);
   }
@@ -126,9 +131,15 @@ class NodeMetrics {
     absl::Duration time;
   };
 
+  struct Encoding {
+    SpillEncoding encoding = SpillEncoding::kExact;  // kExact where namespaces of several are counted together
+    EncodedSpills spilled;
+  };
+
   Traffic& Of(const Space& space);
   Traffic& AddSpace(const Space& space);
   void FillTraffic(MetricsPage& page, const Traffic& traffic) const;
+  void FillEncoded(MetricsPage& page) const;
   void FillBlocks(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FillPaths(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -152,6 +163,7 @@ class NodeMetrics {
   std::array<DurationHistogram, 10> stages_;  // by Stage
   mutable Mutex mutex_;  // of what is rare
   std::vector<std::unique_ptr<Traffic>> traffic_ ABSL_GUARDED_BY(mutex_);
+  std::map<const Traffic*, Encoding> encoded_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, PeerReads> peers_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<std::string, std::string>, uint64_t> integrity_ ABSL_GUARDED_BY(mutex_);  // by tier and holder
 };

@@ -150,6 +150,22 @@ void NodeMetrics::FillEvictions(MetricsPage& page, const std::string& dram_polic
   }
 }
 
+void NodeMetrics::FillEncoded(MetricsPage& page) const {
+  for (const v1::NodeStatusReply::EncodedSpill& each : Encoded()) {
+    const MetricLabels whose = {{"namespace", each.namespace_()}, {"tenant", each.tenant()}};
+    page.Counter("stemcache_node_spill_encoded_blocks_total", "Blocks, counted by part, that were written to SSD as lossy codes",
+                 static_cast<double>(each.payloads()), whose);
+    page.Counter("stemcache_node_spill_kept_blocks_total", "Blocks of such a namespace that were written as they are: not all values are finite",
+                 static_cast<double>(each.payloads_kept()), whose);
+    page.Counter("stemcache_node_spill_saved_bytes_total", "Bytes that did not have to be written to SSD, as codes are smaller",
+                 static_cast<double>(each.payload_bytes() - each.record_bytes()), whose);
+    page.Gauge("stemcache_node_spill_relative_error",
+               "Of spilled codes, measured on a sample: root mean square of the errors over that of the values", each.relative_error(), whose);
+    page.Gauge("stemcache_node_spill_largest_error",
+               "The largest error in that sample, over the largest value of those that share its scale", each.largest_error(), whose);
+  }
+}
+
 void NodeMetrics::Fill(MetricsPage& page) const {
   for (size_t i = 0; i < stages_.size(); ++i) {
     page.Histogram("stemcache_node_stage_seconds", "Time of each step of a request", stages_.at(i), {{"stage", StageName(static_cast<Stage>(i))}});
@@ -167,6 +183,7 @@ void NodeMetrics::Fill(MetricsPage& page) const {
   page.Counters("stemcache_node_expired_total", "Leases and reservations that ended by time: lost peers or clients", "what", expired_);
   page.Counter("stemcache_node_scrubbed_blocks_total", "Blocks in memory that were proved again", static_cast<double>(Read(scrubbed_)));
   page.Counter("stemcache_node_spilled_blocks_total", "Blocks written to the SSD tier", static_cast<double>(Read(spilled_)));
+  FillEncoded(page);
   MutexLock lock(mutex_);
   for (const auto& traffic : traffic_) FillTraffic(page, *traffic);
   FillBlocks(page);

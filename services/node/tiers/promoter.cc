@@ -6,6 +6,8 @@
 #include "absl/time/clock.h"
 #include "kernels/checksum.h"
 #include "proto/validate.h"
+#include "services/node/tiers/spill_codec.h"
+#include "storage/spill/aligned_buffer.h"
 
 namespace stem {
 namespace {
@@ -21,7 +23,42 @@ absl::Status Prove(const SpillRead& read, const BlockMeta& expected) {
         absl::StrCat("the record has generation ", read.meta.generation, ", not ", expected.generation));
   }
   if (read.meta.digest != expected.digest) return absl::DataLossError("the record is of other bytes");
+  if (read.meta.encoding != expected.encoding) return absl::DataLossError("the record is encoded in another way");
   return absl::OkStatus();
+}
+
+// What lies in the slot.
+struct Payload {
+  uint64_t length = 0;
+  uint64_t digest = 0;
+};
+
+// Proves what was read and, where that is beside the slot, decodes it into it. Errors: as `read` has, and DataLoss.
+absl::StatusOr<Payload> ProvePayload(const SpillRead& read, const BlockMeta& record, const SlotView<std::byte>& slot, uint64_t bytes_max) {
+  STEM_TRY(Prove(read, record));
+  if (record.encoding == 0) return Payload{.length = record.length, .digest = record.digest};
+  STEM_ASSIGN(const SpillCodec codec, SpillCodec::OfRecord(record.encoding));
+  STEM_ASSIGN(const uint64_t length, codec.PayloadBytes(record.length));
+  if (length > bytes_max) return absl::DataLossError(absl::StrCat("the record is of ", length, " bytes, a slot holds ", bytes_max));
+  codec.Decode(read.payload, slot.payload(length));
+  return Payload{.length = length, .digest = Digest(record.name, slot.payload(length), slot.chunk_hashes(ChunkCount(length)))};
+}
+
+uint64_t EncodedBytes(const Filling& filling) {
+  const BlockMeta& record = *filling.promoted();
+  return record.encoding == 0 ? 0 : SpillPages(record.length) * kSpillPageBytes;
+}
+
+// How many of `fillings` are read together, from the first on.
+size_t SweepOf(std::span<const Filling> fillings) {
+  size_t count = 0;
+  uint64_t encoded_bytes = 0;
+  for (const Filling& filling : fillings.first(std::min(fillings.size(), Promoter::kReadsPerSweep))) {
+    encoded_bytes += EncodedBytes(filling);
+    if (count > 0 && encoded_bytes > Promoter::kEncodedBytesPerSweep) break;
+    ++count;
+  }
+  return count;
 }
 
 // A sweep in its request's steps: read until `read`, then proved.
@@ -58,40 +95,51 @@ absl::StatusOr<Filling> Promoter::Begin(BlockPool& pool, const BlockName& name, 
 std::vector<absl::StatusOr<BlockPin>> Promoter::Promote(BlockPool& pool, std::vector<Filling> fillings, RequestTrace* trace) {
   std::vector<absl::StatusOr<BlockPin>> pins;
   pins.reserve(fillings.size());
-  std::vector<SpillRead> reads;
-  for (size_t first = 0; first < fillings.size(); first += kReadsPerSweep) {
-    const size_t count = std::min(kReadsPerSweep, fillings.size() - first);
-    reads.clear();
-    for (size_t i = first; i < first + count; ++i) {
-      const BlockMeta& meta = *fillings[i].promoted();
-      const SlotView<std::byte> slot = fillings[i].view();
-      reads.push_back({.name = meta.name,
-                       .payload = slot.payload(meta.length),
-                       .chunk_hashes = slot.chunk_hashes(ChunkCount(meta.length)),
-                       .meta = {},
-                       .status = absl::OkStatus()});
-    }
-    const absl::Time begin = absl::Now();
-    store_->Get(reads);
-    const absl::Time read = absl::Now();
-    metrics_.AddSeconds(v1::BYTE_PATH_SSD_READ, read - begin);
-    for (size_t i = 0; i < count; ++i) {
-      Filling filling = std::move(fillings[first + i]);
-      const BlockMeta expected = *filling.promoted();
-      const absl::Status proof = Prove(reads[i], expected);
-      if (proof.ok()) {
-        metrics_.AddBytes(v1::BYTE_PATH_SSD_READ, expected.length);
-        pins.push_back(std::move(filling).Commit(expected.length, expected.digest, expected.publisher));
-        continue;
-      }
-      { const Filling abandoned = std::move(filling); }
-      const bool bad = absl::IsDataLoss(proof) || absl::IsNotFound(proof);
-      const bool left = bad && !Quarantine(pool, expected, "ssd", proof.message());
-      pins.push_back(left ? absl::NotFoundError("the block left the SSD while it was read") : proof);
-    }
-    if (trace != nullptr) Note(*trace, begin, read, std::span(pins).subspan(first));
+  for (std::span<Filling> left(fillings); !left.empty();) {
+    const size_t count = SweepOf(left);
+    PromoteSweep(pool, left.first(count), trace, pins);
+    left = left.subspan(count);
   }
   return pins;
+}
+
+void Promoter::PromoteSweep(BlockPool& pool, std::span<Filling> fillings, RequestTrace* trace, std::vector<absl::StatusOr<BlockPin>>& pins) {
+  const size_t first = pins.size();
+  uint64_t encoded_bytes = 0;
+  for (const Filling& filling : fillings) encoded_bytes += EncodedBytes(filling);
+  const AlignedBuffer encoded(encoded_bytes);
+  std::span<std::byte> room = encoded.bytes();
+  std::vector<SpillRead> reads;
+  for (const Filling& filling : fillings) {
+    const BlockMeta& record = *filling.promoted();
+    const SlotView<std::byte> slot = filling.view();
+    reads.push_back({.name = record.name,
+                     .payload = record.encoding == 0 ? slot.payload(record.length) : room.first(record.length),
+                     .chunk_hashes = slot.chunk_hashes(ChunkCount(record.length)),
+                     .meta = {},
+                     .status = absl::OkStatus()});
+    room = room.subspan(EncodedBytes(filling));
+  }
+  const absl::Time begin = absl::Now();
+  store_->Get(reads);
+  const absl::Time read = absl::Now();
+  metrics_.AddSeconds(v1::BYTE_PATH_SSD_READ, read - begin);
+  for (size_t i = 0; i < fillings.size(); ++i) {
+    Filling filling = std::move(fillings[i]);
+    const BlockMeta record = *filling.promoted();
+    const absl::StatusOr<Payload> payload = ProvePayload(reads[i], record, filling.view(), pool.geometry().block_bytes_max());
+    if (payload.ok()) {
+      metrics_.AddBytes(v1::BYTE_PATH_SSD_READ, record.length);
+      pins.push_back(std::move(filling).Commit(payload->length, payload->digest, record.publisher));
+      continue;
+    }
+    { const Filling abandoned = std::move(filling); }
+    const absl::Status& proof = payload.status();
+    const bool bad = absl::IsDataLoss(proof) || absl::IsNotFound(proof);
+    const bool left = bad && !Quarantine(pool, record, "ssd", proof.message());
+    pins.push_back(left ? absl::NotFoundError("the block left the SSD while it was read") : proof);
+  }
+  if (trace != nullptr) Note(*trace, begin, read, std::span(pins).subspan(first));
 }
 
 absl::Status Promoter::BringRun(BlockPool& pool, std::span<const BlockName> names, absl::Time deadline, RequestTrace* trace,

@@ -1,4 +1,5 @@
-// Reads spilled blocks back into slots and proves them. Used by the fetcher for its clients and by leases for peers.
+// Reads spilled blocks back into slots and proves them; what was encoded is proved as it was stored, decoded into its slot, and has the digest
+// of that from then on. Used by the fetcher for its clients and by leases for peers.
 #pragma once
 
 #include <atomic>
@@ -22,6 +23,7 @@ namespace stem {
 class Promoter {
  public:
   static constexpr size_t kReadsPerSweep = 16;  // read from the SSD together
+  static constexpr uint64_t kEncodedBytesPerSweep = 8ULL << 20;  // of records to be decoded, which are read beside their slots; or one
 
   // `store` may be null: no SSD tier. All borrowed.
   Promoter(SpillStore* store, NodeMetrics& metrics, Logger& log) : store_(store), metrics_(metrics), log_(log) {}
@@ -55,6 +57,8 @@ class Promoter {
   absl::Status RemoveSpilled(std::span<const SpillRecordId> gone);
 
  private:
+  // Reads the records of `fillings`, one sweep of them, and commits what proves itself; appends to `pins`.
+  void PromoteSweep(BlockPool& pool, std::span<Filling> fillings, RequestTrace* trace, std::vector<absl::StatusOr<BlockPin>>& pins);
   // A block that someone else may be bringing; `stopped`: why this caller cannot, OK if it did not try. Invalid: it is worth another look.
   static absl::StatusOr<BlockPin> PinAwaited(BlockPool& pool, const BlockName& name, absl::Time deadline, const absl::Status& stopped);
 

@@ -62,6 +62,40 @@ TEST_F(NodeMetricsTest, NamespacesBeyondTheLimitAreCountedTogetherByTenant) {
   EXPECT_EQ(counters.tenants(0).tokens_asked(), 50u * 16);
 }
 
+TEST_F(NodeMetricsTest, EncodedSpillsAddUpByNamespaceWithTheirError) {
+  EXPECT_TRUE(metrics_.Encoded().empty()) << "only namespaces that ask for it";
+  spaces_[0].spec.spill_encoding = SpillEncoding::kInt8;
+  const EncodedSpills batch{.payloads = 3,
+                            .payload_bytes = 300,
+                            .record_bytes = 160,
+                            .payloads_kept = 1,
+                            .samples = 1,
+                            .error = {.error_squares = 1, .value_squares = 400, .largest = 0.125}};
+  metrics_.CountEncoded(spaces_[0], batch);
+  metrics_.CountEncoded(spaces_[0], {.payloads = 1, .payload_bytes = 100, .record_bytes = 50, .samples = 1, .error = {.error_squares = 3, .largest = 0.25}});
+  const MetricsPage page = Page();
+  const MetricLabels whose = {{"namespace", LabelOf(spaces_[0])}, {"tenant", "a"}};
+  EXPECT_EQ(page.Value("stemcache_node_spill_encoded_blocks_total", whose), 4);
+  EXPECT_EQ(page.Value("stemcache_node_spill_kept_blocks_total", whose), 1);
+  EXPECT_EQ(page.Value("stemcache_node_spill_saved_bytes_total", whose), 190);
+  EXPECT_EQ(page.Value("stemcache_node_spill_relative_error", whose), 0.1);
+  EXPECT_EQ(page.Value("stemcache_node_spill_largest_error", whose), 0.25);
+  ASSERT_EQ(metrics_.Encoded().size(), 1u);
+  EXPECT_EQ(metrics_.Encoded()[0].encoding(), v1::SPILL_ENCODING_INT8);
+  EXPECT_EQ(metrics_.Encoded()[0].payloads_sampled(), 2u);
+}
+
+TEST_F(NodeMetricsTest, EncodedSpillsBeyondTheLimitSayNoOneEncoding) {
+  for (Space& space : spaces_) {
+    space.spec.spill_encoding = space.number % 4 < 2 ? SpillEncoding::kInt8 : SpillEncoding::kFp8E4m3;
+    metrics_.CountEncoded(space, {.payloads = 1});
+  }
+  for (const v1::NodeStatusReply::EncodedSpill& each : metrics_.Encoded()) {
+    EXPECT_EQ(each.encoding() == v1::SPILL_ENCODING_EXACT, each.namespace_() == "other") << each.ShortDebugString();
+    EXPECT_EQ(each.payloads(), each.namespace_() == "other" ? 18u : 1u);
+  }
+}
+
 TEST_F(NodeMetricsTest, TheFunnelNarrowsFromAskedToLoaded) {
   AcquireOutcome outcome(10);
   outcome.Hit(0, v1::SOURCE_REMOTE_SSD);

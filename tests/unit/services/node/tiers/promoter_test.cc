@@ -1,6 +1,8 @@
 // What comes back from disk is proved before anyone may read it: every field of the record and every byte.
 #include "services/node/tiers/promoter.h"
 
+#include <algorithm>
+#include <cstring>
 #include <functional>
 #include <sstream>
 #include <thread>
@@ -10,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "kernels/checksum.h"
+#include "services/node/tiers/spill_codec.h"
 #include "tests/support/memory_spill_store.h"
 #include "tests/support/spill_block.h"
 
@@ -194,6 +197,109 @@ TEST_F(PromoterTest, ReadersWordAloneWithdrawsNothing) {
       .payload(kBlockBytes)[3] ^= std::byte{1};
   promoter_.Recheck(pool_, SpillBlock::NameOf(1), "client");
   EXPECT_EQ(pool_.Find(SpillBlock::NameOf(1)), BlockPool::Presence::kAbsent);
+}
+
+// ---- Records that are codes ---------------------------------------------------------------------------------------------
+
+class EncodedRecordTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kPayloadBytes = 100 * 256;  // 100 runs of 128 bf16
+  static constexpr uint64_t kRecordBytes = 100 * 132;
+  static constexpr uint16_t kEncoding = 0x0802;
+
+  EncodedRecordTest()
+      : memory_(8 * SlotGeometry::For(kPayloadBytes).slot_bytes),
+        pool_(std::span(memory_), SlotGeometry::For(kPayloadBytes), {.ssd_bytes_max = 1 << 30, .spill_ahead_slots = 1}),
+        metrics_("n1"),
+        log_({.process = "test", .out = &lines_}),
+        promoter_(&store_, metrics_, log_),
+        record_(kRecordBytes) {
+    std::vector<std::byte> values(kPayloadBytes);
+    for (size_t i = 0; i < kPayloadBytes / 2; ++i) {
+      const uint16_t bits = quant::ToBf16(static_cast<float>(i % 1000) - 500);
+      std::memcpy(values.data() + 2 * i, &bits, sizeof(bits));
+    }
+    EXPECT_TRUE(SpillCodec::OfRecord(kEncoding)->Encode(values, record_));
+  }
+  // As a restart finds it.
+  void Hold(uint16_t encoding) {
+    BlockMeta meta{.name = SpillBlock::NameOf(0), .generation = 5, .length = record_.size(), .publisher = 9, .encoding = encoding};
+    std::vector<uint64_t> hashes(ChunkCount(record_.size()));
+    meta.digest = Digest(meta.name, record_, hashes);
+    ASSERT_TRUE(store_.Put(std::vector<SpillWrite>{{.meta = meta, .payload = record_}}).ok());
+    pool_.Restore(meta);
+    ASSERT_TRUE(pool_.FinishRestore().empty());
+  }
+  absl::StatusOr<BlockPin> Promote() {
+    std::vector<Filling> fillings;
+    fillings.push_back(*pool_.BeginFill(SpillBlock::NameOf(0), std::nullopt, absl::Now()));
+    return std::move(promoter_.Promote(pool_, std::move(fillings), nullptr)[0]);
+  }
+  void ExpectRefused() {
+    EXPECT_TRUE(absl::IsDataLoss(Promote().status()));
+    EXPECT_EQ(pool_.Find(SpillBlock::NameOf(0)), BlockPool::Presence::kAbsent);
+    EXPECT_EQ(store_.stats().records, 0u) << "quarantined on disk too";
+    EXPECT_EQ(metrics_.integrity_failures(), 1u);
+  }
+
+  std::vector<std::byte> memory_;
+  BlockPool pool_;
+  TamperingStore store_;
+  NodeMetrics metrics_;
+  std::ostringstream lines_;
+  Logger log_;
+  Promoter promoter_;
+  std::vector<std::byte> record_;
+};
+
+TEST_F(EncodedRecordTest, SlotHoldsItsValuesAndProvesThem) {
+  Hold(kEncoding);
+  EXPECT_EQ(pool_.stats().ssd_bytes, SpillRecordBytes(kRecordBytes));
+  const absl::StatusOr<BlockPin> pin = Promote();
+  ASSERT_TRUE(pin.ok()) << pin.status();
+  EXPECT_EQ(pin->meta().length, kPayloadBytes);
+  EXPECT_EQ(pin->meta().publisher, 9u);
+  EXPECT_EQ(pin->meta().encoding, 0u);
+  std::vector<std::byte> values(kPayloadBytes);
+  SpillCodec::OfRecord(kEncoding)->Decode(record_, values);
+  EXPECT_TRUE(std::ranges::equal(pin->view().payload(kPayloadBytes), values));
+  EXPECT_TRUE(Promoter::IsGood(*pin)) << "as a scrub or a peer proves it";
+  std::vector<uint64_t> hashes(ChunkCount(kPayloadBytes));
+  Digest(SpillBlock::NameOf(0), values, hashes);
+  EXPECT_TRUE(std::ranges::equal(pin->view().chunk_hashes(hashes.size()), hashes));
+}
+
+TEST_F(EncodedRecordTest, AlteredCodesAreRefused) {
+  Hold(kEncoding);
+  store_.tamper = [](SpillRead& read) {  // as a store does whose disk changed a byte
+    read.payload[7] ^= std::byte{1};
+    const BlockMeta record = read.meta;
+    read.status = ProveSpillRead(read, record);
+  };
+  ExpectRefused();
+}
+
+TEST_F(EncodedRecordTest, RecordThatSaysOtherCodesIsRefused) {
+  Hold(kEncoding);
+  store_.tamper = [](SpillRead& read) { read.meta.encoding = 0x0801; };
+  ExpectRefused();
+}
+
+TEST_F(EncodedRecordTest, CodesThatNoBuildWritesAreRefused) {
+  Hold(0x0803);
+  ExpectRefused();
+}
+
+TEST_F(EncodedRecordTest, RecordOfMoreThanASlotHoldsIsRefused) {
+  record_.resize(kRecordBytes + 20 * 132);  // more than its last page
+  Hold(kEncoding);
+  ExpectRefused();
+}
+
+TEST_F(EncodedRecordTest, RecordWithoutWholeRunsIsRefused) {
+  record_.resize(kRecordBytes - 1);
+  Hold(kEncoding);
+  ExpectRefused();
 }
 
 }  // namespace
