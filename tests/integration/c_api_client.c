@@ -199,6 +199,9 @@ int main(int argc, char** argv) {
         error.message);
   wrong.struct_bytes = sizeof(wrong);
   Check(stem_connect(&wrong, SECOND_US, &client, &error) == STEM_INVALID_ARGUMENT, "EmptyNamespaceIsRefused", error.message);
+  wrong.spill_encoding = STEM_SPILL_INT8 + 1;
+  Check(stem_connect(&wrong, SECOND_US, &client, &error) == STEM_INVALID_ARGUMENT && strstr(error.message, "spill_encoding is 3") != NULL,
+        "UnknownSpillEncodingIsRefused", error.message);
   Check(Connect("unix:///nowhere/node.sock", STEM_PROOF_FULL, &error) == NULL && error.code == STEM_UNAVAILABLE,
         "NoNodeIsUnavailable", error.message);
   error.message[0] = 0;
