@@ -98,6 +98,9 @@ bool Spiller::Encode(Encoder& encoder, SpillWrite& write, std::span<std::byte> r
   const SpillCodec& codec = *encoder.codec;
   const std::span<const std::byte> payload = write.payload;
   const std::span<std::byte> record = room.first(codec.RecordBytes(payload.size()));
+  std::vector<uint64_t> chunk_hashes(ChunkCount(payload.size()));
+  // Codes have a digest of their own: of bytes that went bad in memory they would prove what nobody published. As they are, they fail their proof.
+  if (Digest(write.meta.name, payload, chunk_hashes) != write.meta.digest) return false;
   if (!codec.HasWholeRuns(payload.size()) || !codec.Encode(payload, record)) {
     ++encoder.batch.payloads_kept;
     return false;
@@ -112,10 +115,9 @@ bool Spiller::Encode(Encoder& encoder, SpillWrite& write, std::span<std::byte> r
   ++encoder.batch.payloads;
   encoder.batch.payload_bytes += payload.size();
   encoder.batch.record_bytes += record.size();
-  std::vector<uint64_t> chunk_hashes(ChunkCount(record.size()));
   write.payload = record;
   write.meta.length = record.size();
-  write.meta.digest = Digest(write.meta.name, record, chunk_hashes);
+  write.meta.digest = Digest(write.meta.name, record, std::span(chunk_hashes).first(ChunkCount(record.size())));
   write.meta.encoding = codec.encoding();
   return true;
 }
