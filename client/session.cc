@@ -3,10 +3,12 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/stem_state.h"
 #include "proto/check.h"
 #include "proto/validate.h"
@@ -180,8 +182,11 @@ void Session::Watch() {
   pollfd watched{.fd = attachment_.socket.get(), .events = POLLIN, .revents = 0};
   bool prefaulting = true;  // in the background: an engine that attaches to 100 GiB does not wait for it
   while (true) {
+    const absl::Time begin = absl::Now();
     prefaulting = prefaulting && attachment_.memory->PrefaultSome();
-    const int ready = poll(&watched, 1, prefaulting ? 0 : -1);
+    // A fifth of a processor: a node is mapped when the first block comes from it, and whoever asked for that needs the rest.
+    const timespec rest = absl::ToTimespec(std::clamp(4 * (absl::Now() - begin), absl::ZeroDuration(), absl::Milliseconds(100)));
+    const int ready = ppoll(&watched, 1, prefaulting ? &rest : nullptr, nullptr);
     if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
     if (!TakeOffer()) break;
     prefaulting = true;

@@ -42,7 +42,7 @@ constexpr char kWorkRow[] = "{:<14}{:<9}{:>10}{:>9}{:>9}{:>6}{:>7}{:>5}{:>7}{:>4
 // directory, version, up, blocks, ghosts, index, shed
 constexpr char kDirectoryRow[] = "{:<22}{:<9}{:>8}{:>9}{:>9}{:>16}{:>7}\n";
 // trust group, nodes, DRAM used, of which quota, arena, kept from eviction
-constexpr char kGroupRow[] = "{:<13}{:>6}{:>10}{:>6}{:>11}{:>10}{:>6}{:>10}{:>8}\n";
+constexpr char kGroupRow[] = "{:<12}{:>6}{:>10}{:>8}{:>9}{:>10}{:>8}{:>9}{:>8}\n";
 
 // namespace, node, encoding, blocks, bytes of them, bytes written, error, largest error
 constexpr char kEncodedRow[] = "{:<22}{:<10}{:<9}{:>7}{:>9}{:>9}{:>7}{:>7}\n";
@@ -116,7 +116,7 @@ std::string GroupRows(const ClusterStatus& status) {
   if (groups.empty()) return "";
   std::string out = "\n" + fmt::format(kGroupRow, "trust group", "nodes", "DRAM used", "", "of", "SSD used", "", "of", "kept");
   for (const auto& [name, group] : groups) {
-    out += fmt::format(kGroupRow, Fit(name, 12), group.nodes, Size(group.used), Percent(Share(group.used, group.quota)), Size(group.quota),
+    out += fmt::format(kGroupRow, Fit(name, 11), group.nodes, Size(group.used), Percent(Share(group.used, group.quota)), Size(group.quota),
                        Size(group.ssd_used), Percent(Share(group.ssd_used, group.ssd_quota)), Size(group.ssd_quota), group.kept == 0 ? "-" : Size(group.kept));
   }
   return out;

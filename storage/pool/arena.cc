@@ -106,7 +106,7 @@ absl::StatusOr<Mapping> Mapping::Create(int fd, uint64_t bytes, Access access) {
 }
 
 size_t Mapping::PrefaultFrom(size_t first) const {
-  constexpr size_t kShareBytes = 64 << 20;
+  constexpr size_t kShareBytes = 16 << 20;
   const size_t share = std::min(kShareBytes, bytes_ - first);
 #ifdef MADV_POPULATE_READ
   if (share > 0 && madvise(data_ + first, share, MADV_POPULATE_READ) != 0) return bytes_;  // Linux before 5.14: reads pay

@@ -45,7 +45,7 @@ class Mapping {
   std::span<std::byte> bytes() const { return {data_, bytes_}; }
 
   // A share of the work that the first read of each page would cost (half of a load's time): enters pages that the file has into
-  // this process's table, from byte `first` on. Returns where to go on; bytes().size() when all is done. 2 to 4 ms a call.
+  // this process's table, from byte `first` on. Returns where to go on; bytes().size() when all is done. 1 to 2 ms a call.
   size_t PrefaultFrom(size_t first) const;
 
  private:

@@ -65,6 +65,18 @@ def keys(client) -> bytes:
     return stemcache.Hasher(client).append(range(100, 100 + 5 * 16 + 3))
 
 
+def test_a_namespace_may_have_its_spilled_blocks_as_codes(cluster):
+    assert namespace().spill_encoding == "exact"
+    lossy = namespace(kv_dtype="bf16", spill_encoding="int8")
+    assert lossy.differing_fields(namespace(kv_dtype="bf16"))
+    with stemcache.Client(cluster.node(0), lossy, timeout_s=20) as client:
+        assert publish(client, stemcache.Hasher(client).append(range(32))) == 2
+    with pytest.raises(ValueError, match="int4"):
+        namespace(kv_dtype="bf16", spill_encoding="int4")
+    with pytest.raises(stemcache.InvalidArgument, match="kv_dtype opaque"):
+        stemcache.Client(cluster.node(0), namespace(spill_encoding="fp8_e4m3"), timeout_s=20)
+
+
 def test_keys_are_the_same_from_any_kind_of_tokens(client, keys):
     tokens = list(range(100, 100 + 83))
     assert len(keys) == 5 * stemcache.KEY_BYTES

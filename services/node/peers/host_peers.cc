@@ -15,7 +15,7 @@ namespace stem {
 namespace {
 
 constexpr absl::Duration kAttachMax = absl::Milliseconds(500);
-constexpr int kSharesPerTurn = 8;
+constexpr absl::Duration kPrefaultPerTurn = absl::Milliseconds(20);  // of 100: who fetches needs the processor more
 constexpr absl::Duration kRetryAfter = absl::Seconds(10);
 
 }  // namespace
@@ -104,13 +104,12 @@ void HostPeers::PrefaultSome() {
       if (known.memory != nullptr) waiting.push_back({.node = node, .memory = known.memory, .first = known.prefaulted_bytes});
     }
   }
+  const absl::Time until = absl::Now() + kPrefaultPerTurn;
   for (const Unfaulted& each : waiting) {
     size_t before = 0;  // bytes of the arenas that are done
     size_t now = each.first;
     for (const auto& [id, arena] : each.memory->arenas()) {
-      for (int share = 0; share < kSharesPerTurn && now < before + arena.mapping.bytes().size(); ++share) {
-        now = before + arena.mapping.PrefaultFrom(now - before);
-      }
+      while (absl::Now() < until && now < before + arena.mapping.bytes().size()) now = before + arena.mapping.PrefaultFrom(now - before);
       before += arena.mapping.bytes().size();
       if (now < before) break;
     }
