@@ -44,7 +44,7 @@ constexpr char kDirectoryRow[] = "{:<22}{:<9}{:>8}{:>9}{:>9}{:>16}{:>7}\n";
 // trust group, nodes, DRAM used, of which quota, arena, kept from eviction
 constexpr char kGroupRow[] = "{:<12}{:>6}{:>10}{:>8}{:>9}{:>10}{:>8}{:>9}{:>8}\n";
 
-// namespace, node, encoding, blocks, bytes of them, bytes written, error, largest error
+// namespace, node, encoding, blocks, bytes of them, bytes written, relative error, largest error
 constexpr char kEncodedRow[] = "{:<22}{:<10}{:<9}{:>7}{:>9}{:>9}{:>7}{:>7}\n";
 
 struct Slots {
@@ -138,7 +138,8 @@ std::string EncodedRows(const ClusterStatus& status) {
     }
   }
   if (out.empty()) return out;
-  return "\n" + fmt::format(kEncodedRow, "lossy on SSD", "node", "as", "blocks", "of", "written", "error", "max") + out;
+  return "\n" + fmt::format(kEncodedRow, "lossy on SSD", "node", "as", "blocks", "of", "written", "rms", "peak") + out +
+         "rms, peak: error over the values' own; the largest, over the largest value that shares its scale\n";
 }
 
 std::string DirectoryRows(const std::string& target, const v1::DirectoryStatusReply& directory) {
