@@ -83,12 +83,11 @@ TEST_F(EtcdFleetTest, NextLifeTakesTheNameAtOnceAndTheOldOneDoesNotComeBack) {
 }
 
 TEST_F(EtcdFleetTest, DirectoriesComeAndGoAndTheLastIsKept) {
+  Mutex mutex;
+  std::vector<std::string> told;  // outlives the node, which tells
   FleetOptions options = Options();
   const auto node = Open(options, {"127.0.0.1:9"});
   EXPECT_THAT(Addresses(*node), ElementsAre("127.0.0.1:9"));
-  Mutex mutex;
-  CondVar called;
-  std::vector<std::string> told;
   node->Follow([&](const std::shared_ptr<const FleetSnapshot>& snapshot) {
     MutexLock lock(mutex);
     told = NearestDirectories(*snapshot, Node("n1"));
