@@ -11,6 +11,8 @@ namespace v1 = ::stemcache::v1;
 
 namespace {
 
+constexpr absl::Duration kClockSetMin = absl::Seconds(1);  // less is two clocks that were not read at once
+
 FleetLevels LevelsOf(const v1::Hello& hello, const v1::Heartbeat& heartbeat) {
   FleetLevels levels{.nodes_live = 1,
                      .dram_bytes = static_cast<int64_t>(hello.dram_bytes()),
@@ -36,6 +38,7 @@ FleetHistory::Node::Node() : series(kNodeResolutions) {}
 
 void FleetHistory::Hear(const v1::Hello& hello, const v1::Heartbeat& heartbeat, absl::Time now) {
   MutexLock lock(mutex_);
+  now = InTurn(now);
   Sweep(now);
   Node& node = NodeOf(hello, heartbeat.counters(), now);
   const v1::NodeCounters change = CountersSince(node.counted, heartbeat.counters());
@@ -95,6 +98,8 @@ void FleetHistory::Sweep(absl::Time now) {
 
 absl::StatusOr<v1::HistoryReply> FleetHistory::Read(const v1::HistoryRequest& call, absl::Time now, absl::Time unix_now) {
   MutexLock lock(mutex_);
+  if (absl::AbsDuration(unix_now - now - unix_ahead_) > kClockSetMin) unix_ahead_ = unix_now - now;
+  now = InTurn(now);
   Sweep(now);
   CounterSeries* series = &series_;
   const FleetLevels* levels = &levels_;
@@ -108,7 +113,7 @@ absl::StatusOr<v1::HistoryReply> FleetHistory::Read(const v1::HistoryRequest& ca
   }
   series->Advance(*levels, now);
   v1::HistoryReply reply;
-  series->Read(absl::Seconds(call.seconds()), call.points_max(), *levels, now, unix_now, &reply);
+  series->Read(absl::Seconds(call.seconds()), call.points_max(), *levels, now, now + unix_ahead_, &reply);
   *reply.mutable_total() = *total;
   return reply;
 }

@@ -2,6 +2,7 @@
 // its incarnation; what it counted before this directory heard of it is left out. Plain: `now` is an argument, from a monotonic clock.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 
@@ -39,7 +40,8 @@ class FleetHistory {
   // A heartbeat of the node that said `hello`.
   void Hear(const stemcache::v1::Hello& hello, const stemcache::v1::Heartbeat& heartbeat, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // `call` is validated; `unix_now` is the time of day at `now`. Errors: NotFound (the node).
+  // `call` is validated; `unix_now` is the time of day at `now`, a thread's wait apart: each answer places a second at the same moment, until
+  // the host's clock is set. Errors: NotFound (the node).
   absl::StatusOr<stemcache::v1::HistoryReply> Read(const stemcache::v1::HistoryRequest& call, absl::Time now, absl::Time unix_now)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -61,6 +63,8 @@ class FleetHistory {
   Node& NodeOf(const stemcache::v1::Hello& hello, const stemcache::v1::NodeCounters& counters, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetLevels(const FleetLevels& levels, Node* node) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `now`, but never before what was so already: a caller may have waited for its turn.
+  absl::Time InTurn(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return latest_ = std::max(latest_, now); }
   // Silent nodes are no longer live.
   void Sweep(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -68,7 +72,9 @@ class FleetHistory {
   mutable Mutex mutex_;
   absl::flat_hash_map<std::string, std::unique_ptr<Node>> nodes_ ABSL_GUARDED_BY(mutex_);
   bool forgot_ ABSL_GUARDED_BY(mutex_) = false;  // a node, for want of room
+  absl::Time latest_ ABSL_GUARDED_BY(mutex_);
   absl::Time swept_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration unix_ahead_ ABSL_GUARDED_BY(mutex_);  // the time of day, of the monotonic clock
   FleetLevels levels_ ABSL_GUARDED_BY(mutex_);  // of live nodes together
   stemcache::v1::NodeCounters total_ ABSL_GUARDED_BY(mutex_);
   CounterSeries series_ ABSL_GUARDED_BY(mutex_){kFleetResolutions};

@@ -8,6 +8,8 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 
 export class Cluster {
+  replays = [];
+
   static async up(binaries, nodes, more = []) {
     const cluster = new Cluster();
     cluster.stemctl = join(binaries, "stemctl");
@@ -27,8 +29,13 @@ export class Cluster {
   async replay(requests, seed) {
     const trace = join(this.dir, `trace-${seed}.jsonl`);
     await run(this.stemctl, ["workload", "--requests", String(requests), "--seed", String(seed), "--out", trace]);
-    this.replaying = spawn(this.stemctl, ["replay", trace, "--format", "stem", "--bytes-per-token", "1024", "--dir", this.dir, "--clients", "2", "--json", join(this.dir, "replay.json")], { stdio: "ignore" });
-    return new Promise((done) => this.replaying.on("exit", (code) => done(code)));
+    const replaying = spawn(this.stemctl, ["replay", trace, "--format", "stem", "--bytes-per-token", "1024", "--dir", this.dir, "--clients", "2", "--json", join(this.dir, "replay.json")], { stdio: "ignore" });
+    this.replays.push(replaying);
+    return new Promise((done) => replaying.on("exit", (code) => done(code)));
+  }
+
+  endReplays() {
+    for (const replaying of this.replays) if (replaying.exitCode === null) replaying.kill();
   }
 
   kill(name) {
@@ -42,7 +49,7 @@ export class Cluster {
   }
 
   async down() {
-    if (this.replaying?.exitCode === null) this.replaying.kill();
+    this.endReplays();
     await run(this.stemctl, ["cluster", "down", "--dir", this.dir]).catch(() => {});
     await rm(this.dir, { recursive: true, force: true });
   }

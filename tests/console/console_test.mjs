@@ -150,7 +150,7 @@ test("totals stay those of the cluster while it is asked", async () => {
     assert.ok(before <= says && says <= after, `${before} <= ${says} <= ${after}`);
   }
   assert.ok((await requests()) > first + 100, "it was asked meanwhile");
-  cluster.replaying.kill();
+  cluster.endReplays();
   await replayed;
 });
 
@@ -261,7 +261,7 @@ test("nothing is wider than a phone, in light and dark", async () => {
       await narrow.context().close();
     }
   }
-  cluster.replaying.kill();
+  cluster.endReplays();
   await replayed;
 });
 

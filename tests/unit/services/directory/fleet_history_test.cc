@@ -108,6 +108,29 @@ TEST(FleetHistory, SilentNodesAreNotLiveAndTheirMemoryIsNotThere) {
   EXPECT_EQ(reply.points(reply.points_size() - 1).dram_bytes(), 1000u);
 }
 
+TEST(FleetHistory, SecondsStayWhereTheyAreThoughThreadsWait) {
+  FleetHistory history(kStart);
+  history.Hear(HelloOf("a", 1), BeatOf(100, 0), kStart + absl::Seconds(1));
+  history.Hear(HelloOf("a", 1), BeatOf(300, 0), kStart + absl::Seconds(2));
+  v1::HistoryRequest request;
+  request.set_seconds(60);
+  request.set_points_max(100);
+  const absl::Duration ahead = absl::Hours(1);
+  const auto ends_at = [&](absl::Time now, absl::Time unix_now) {
+    const absl::StatusOr<v1::HistoryReply> reply = history.Read(request, now, unix_now);
+    EXPECT_EQ(reply->points_size(), 2);
+    EXPECT_EQ(Asked(*reply), 300u);
+    return absl::FromUnixMillis(static_cast<int64_t>(reply->points(0).unix_ms())) - kStart;
+  };
+  const absl::Time now = kStart + absl::Milliseconds(2500);
+  EXPECT_EQ(ends_at(now, now + ahead), ahead + absl::Seconds(2));
+  EXPECT_EQ(ends_at(now, now + ahead + absl::Milliseconds(300)), ahead + absl::Seconds(2));  // waited between the two clocks
+  EXPECT_EQ(ends_at(now - absl::Seconds(1), now - absl::Seconds(1) + ahead), ahead + absl::Seconds(2));  // waited for its turn
+  history.Hear(HelloOf("a", 1), BeatOf(300, 0), now - absl::Seconds(1));
+  EXPECT_EQ(ends_at(now, now + ahead), ahead + absl::Seconds(2));
+  EXPECT_EQ(ends_at(now, now + absl::Hours(2)), absl::Hours(2) + absl::Seconds(2));  // the host's clock was set
+}
+
 TEST(FleetHistory, NobodyKnowsANodeThatWasNeverHeard) {
   FleetHistory history(kStart);
   v1::HistoryRequest request;
