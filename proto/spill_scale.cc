@@ -14,6 +14,12 @@ absl::Status Refused(const NamespaceSpec& spec, const Text&... text) {
   return absl::InvalidArgumentError(absl::StrCat("spill_encoding is ", SpillEncodingName(spec.spill_encoding), ", but ", text..., ", or spill_encoding exact"));
 }
 
+// 0 = not a plain type.
+uint32_t ElementBytes(absl::string_view kv_dtype) {
+  if (kv_dtype == "fp16" || kv_dtype == "bf16") return 2;
+  return kv_dtype == "fp32" ? 4 : 0;
+}
+
 // Elements of what `part` has of one token, layer and head: a row of K and one of V, or a latent.
 absl::StatusOr<uint64_t> RowElements(const NamespaceSpec& spec, const Part& part, uint32_t element_bytes) {
   if (part.group == GroupKind::kState) {
@@ -36,13 +42,8 @@ uint32_t LargestShare(uint64_t row) {
 
 }  // namespace
 
-uint32_t PlainElementBytes(absl::string_view kv_dtype) {
-  if (kv_dtype == "fp16" || kv_dtype == "bf16") return 2;
-  return kv_dtype == "fp32" ? 4 : 0;
-}
-
 absl::StatusOr<uint32_t> SpillScaleElements(const NamespaceSpec& spec) {
-  const uint32_t element_bytes = PlainElementBytes(spec.kv_dtype);
+  const uint32_t element_bytes = ElementBytes(spec.kv_dtype);
   if (element_bytes == 0) {
     return Refused(spec, "part ", spec.parts.front().id, " keeps kv_dtype ", spec.kv_dtype, "; it must be fp16, bf16 or fp32");
   }

@@ -18,7 +18,4 @@ inline constexpr uint32_t kSpillScaleElementsMin = 16;
 // Errors: InvalidArgument, with the part, the value and what would be right, when `spec` does not keep plain elements of fp16, bf16 or fp32.
 absl::StatusOr<uint32_t> SpillScaleElements(const NamespaceSpec& spec);
 
-// Bytes of one element of fp16, bf16 or fp32; 0 of any other.
-uint32_t PlainElementBytes(absl::string_view kv_dtype);
-
 }  // namespace stem

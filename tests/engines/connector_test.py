@@ -388,7 +388,7 @@ def test_adapters_that_cannot_be_read_are_computed_and_told_once(cluster, engine
 @pytest.mark.parametrize("load", ("async", "hybrid"))
 def test_drafts_that_were_not_accepted_are_not_saved(cluster, engine, load):
     a = engine(cluster.node(0), load=load)
-    request = a.add(prompt(16, 6 * BLOCK_TOKENS), max_tokens=1)
+    request = a.add(prompt(16, 6 * BLOCK_TOKENS), max_tokens=8)  # more than it can be through with in two steps
     a.step()
     a.step()
     state = a.scheduler._states[request.request_id]

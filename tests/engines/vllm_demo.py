@@ -75,7 +75,11 @@ class Server:
             for line in stream:
                 if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                     continue
-                ids = json.loads(line[6:])["choices"][0].get("token_ids") or []
+                said = json.loads(line[6:])
+                if "choices" not in said:
+                    with open(self._log) as log:
+                        raise RuntimeError(f"vllm serve answered {said}:\n{log.read()[-4000:]}")
+                ids = said["choices"][0].get("token_ids") or []
                 if ids and first is None:
                     first = time.monotonic() - began
                 tokens += ids

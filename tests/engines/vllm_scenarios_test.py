@@ -24,6 +24,10 @@ def prompt(seed: int, tokens: int = 1500) -> list[int]:
     return [rng.randrange(4096) for _ in range(tokens)]
 
 
+def tokens_of(process: VllmProcess):
+    return lambda prompts, max_tokens=64: process.generate(prompts, max_tokens)["tokens"]
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> str:
     return tiny_model.make(str(tmp_path_factory.mktemp("model") / "tiny"))
@@ -32,10 +36,9 @@ def model(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def truths(model):
     """truths(prompts, max_tokens) of vLLM without the tier."""
-    process = VllmProcess()
-    process.start(model)
-    yield lambda prompts, max_tokens=64: process.generate(prompts, max_tokens)["tokens"]
-    process.close()
+    with VllmProcess() as process:
+        process.start(model)
+        yield tokens_of(process)
 
 
 @pytest.fixture
@@ -222,11 +225,10 @@ def hybrid_model(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def hybrid_truths(hybrid_model):
     """As truths. Of the hybrid model vLLM makes three groups, as it says."""
-    process = VllmProcess()
-    process.start(hybrid_model)
-    assert "kv cache group sizes (128, 128, 128)" in process.log()
-    yield lambda prompts, max_tokens=64: process.generate(prompts, max_tokens)["tokens"]
-    process.close()
+    with VllmProcess() as process:
+        process.start(hybrid_model)
+        assert "kv cache group sizes (128, 128, 128)" in process.log()
+        yield tokens_of(process)
 
 
 def test_sliding_windows_are_shared_up_to_any_block_and_go_on(new_cluster, hybrid_model, hybrid_truths, vllm):

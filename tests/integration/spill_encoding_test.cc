@@ -10,13 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "client/cache_client.h"
 #include "gmock/gmock.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
 #include "kernels/quantize.h"
+#include "services/ctl/ask.h"
 #include "services/ctl/cluster.h"
 #include "services/ctl/process.h"
 #include "stemcache/v1/node.grpc.pb.h"
@@ -120,12 +119,9 @@ class SpillEncodingTest : public ::testing::TestWithParam<SpillEncoding> {
     return *std::move(client);
   }
   v1::NodeStatusReply StatusOf(size_t node) {
-    const auto stub = v1::Node::NewStub(grpc::CreateChannel("unix:" + state_.nodes[node].socket, grpc::InsecureChannelCredentials()));
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(Soon()));
-    v1::NodeStatusReply status;
-    EXPECT_TRUE(stub->NodeStatus(&context, {}, &status).ok());
-    return status;
+    const absl::StatusOr<v1::NodeStatusReply> status = Ask(state_.nodes[node].socket, nullptr, absl::Minutes(1), &v1::Node::Stub::NodeStatus);
+    EXPECT_TRUE(status.ok()) << status.status();
+    return status.value_or(v1::NodeStatusReply());
   }
   static std::vector<std::vector<BlockKey>> PublishAll(CacheClient& client) {
     std::vector<std::vector<BlockKey>> chains;

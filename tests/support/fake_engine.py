@@ -213,7 +213,8 @@ class FakeEngine:
         return bool(work)
 
     def _schedule_waiting(self) -> None:
-        for request in list(self.waiting):
+        # First those that hold blocks, as vLLM does: one before them may wait for these very blocks.
+        for request in sorted(self.waiting, key=lambda request: request.status != "loading"):
             if request.status == "loading":
                 if request.request_id not in self._received:
                     continue

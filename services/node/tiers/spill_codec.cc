@@ -11,8 +11,6 @@
 namespace stem {
 namespace {
 
-constexpr uint32_t kFp8E4m3Code = 1, kInt8Code = 2;  // 0 = exact
-
 quant::Element ElementOf(const NamespaceSpec& spec) {
   if (spec.kv_dtype == "fp32") return quant::Element::kFp32;
   return spec.kv_dtype == "fp16" ? quant::Element::kFp16 : quant::Element::kBf16;
@@ -47,21 +45,20 @@ std::optional<SpillCodec> SpillCodec::Of(const NamespaceSpec& spec) {
   if (spec.spill_encoding == SpillEncoding::kExact) return std::nullopt;
   const absl::StatusOr<uint32_t> run_elements = SpillScaleElements(spec);
   if (!run_elements.ok()) return std::nullopt;  // refused at its registration
-  return SpillCodec(ElementOf(spec), spec.spill_encoding == SpillEncoding::kInt8 ? quant::Codec::kInt8 : quant::Codec::kFp8E4m3, *run_elements);
+  return SpillCodec(ElementOf(spec), spec.spill_encoding, *run_elements);
 }
 
 uint16_t SpillCodec::encoding() const {
-  const uint32_t code = codec_ == quant::Codec::kInt8 ? kInt8Code : kFp8E4m3Code;
-  return static_cast<uint16_t>(code + 4 * static_cast<uint32_t>(element_) + 16 * run_elements_);
+  return static_cast<uint16_t>(static_cast<uint32_t>(codes_) + 4 * static_cast<uint32_t>(element_) + 16 * run_elements_);
 }
 
 absl::StatusOr<SpillCodec> SpillCodec::OfRecord(uint16_t encoding) {
-  const uint32_t code = encoding % 4, element = encoding / 4 % 4, run_elements = encoding / 16;
-  if ((code != kFp8E4m3Code && code != kInt8Code) || element > static_cast<uint32_t>(quant::Element::kFp32) || run_elements == 0 ||
+  const uint32_t codes = encoding % 4, element = encoding / 4 % 4, run_elements = encoding / 16;
+  if (codes == static_cast<uint32_t>(SpillEncoding::kExact) || codes >= kSpillEncodings || element > static_cast<uint32_t>(quant::Element::kFp32) || run_elements == 0 ||
       run_elements > kRowElementsMax) {
     return absl::DataLossError(absl::StrCat("the record has encoding ", encoding, ", which this build does not know"));
   }
-  return SpillCodec(static_cast<quant::Element>(element), code == kInt8Code ? quant::Codec::kInt8 : quant::Codec::kFp8E4m3, run_elements);
+  return SpillCodec(static_cast<quant::Element>(element), static_cast<SpillEncoding>(codes), run_elements);
 }
 
 bool SpillCodec::MayBeOf(const BlockMeta& record, const NamespaceSpec& spec) {

@@ -43,16 +43,18 @@ class SpillCodec {
   SpillError Compare(std::span<const std::byte> payload, std::span<const std::byte> decoded) const;
 
  private:
-  SpillCodec(quant::Element element, quant::Codec codec, uint32_t run_elements) : element_(element), codec_(codec), run_elements_(run_elements) {}
+  SpillCodec(quant::Element element, SpillEncoding codes, uint32_t run_elements) : element_(element), codes_(codes), run_elements_(run_elements) {}
 
   uint64_t element_bytes() const { return element_ == quant::Element::kFp32 ? 4 : 2; }
   uint64_t payload_run_bytes() const { return run_elements_ * element_bytes(); }
   uint64_t record_run_bytes() const { return run_elements_ + sizeof(float); }
   BlockShape ShapeOf(uint64_t payload_bytes) const;
-  Quantization quantization() const { return {.element = element_, .codec = codec_, .axis = ScaleAxis::kToken}; }
+  Quantization quantization() const {
+    return {.element = element_, .codec = codes_ == SpillEncoding::kInt8 ? quant::Codec::kInt8 : quant::Codec::kFp8E4m3, .axis = ScaleAxis::kToken};
+  }
 
   quant::Element element_;
-  quant::Codec codec_;
+  SpillEncoding codes_;    // not kExact
   uint32_t run_elements_;  // with one scale
 };
 

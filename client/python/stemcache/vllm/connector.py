@@ -170,9 +170,6 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
         received, failed, self._invalid, self._report = self._worker.poll()
         return KVConnectorTransferResults(finished_recving=received, failed_recving=failed)
 
-    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        return None, self.get_transfer_results(finished_req_ids).finished_recving or None
-
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._invalid
 

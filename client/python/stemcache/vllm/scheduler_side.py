@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import stemcache
 from stemcache.vllm.keys import Adapters, Chain
 from stemcache.vllm.options import Options
-from stemcache.vllm.plan import Geometry, Move, Report, StepPlan
+from stemcache.vllm.plan import Geometry, Group, Move, Report, StepPlan
 
 logger = logging.getLogger("vllm.stemcache")
 
@@ -107,11 +107,9 @@ class SchedulerSide:
         computed = state.offered * tokens - external
         first = computed // tokens
         pages: list[int] = []
-        for table, group, per_block in zip(block_ids, self._geometry.groups, self._geometry.pages_per_block):
-            own = table[first * per_block:state.offered * per_block]
-            have = computed // group.engine_block_tokens - first * per_block  # the engine's own, of the first block
-            own[:have] = [-1] * have
-            pages += self._without_null(own) if group.window_tokens else own
+        for group, own in self._pages(block_ids, first, state.offered):
+            have = (computed - first * tokens) // group.engine_block_tokens  # the engine's own, of the first block
+            pages += [-1] * have + own[have:]
         state.pages = {page for page in pages if page >= 0}
         state.sources = [state.stem.source(block) for block in range(first, state.offered)]
         state.load_tokens, state.loading = external, True
@@ -201,6 +199,12 @@ class SchedulerSide:
     def close(self) -> None:
         self._adapters.close()
         self._states.clear()
+
+    def _pages(self, block_ids: Tables, first: int, end: int) -> Iterator[tuple[Group, list[int]]]:
+        """Of each group its engine blocks of the blocks from `first` to `end`; -1 = it has left the window."""
+        for table, group, per_block in zip(block_ids, self._geometry.groups, self._geometry.pages_per_block):
+            own = table[first * per_block:end * per_block]
+            yield group, [-1 if self._pool.blocks[page].is_null else page for page in own] if group.window_tokens else list(own)
 
     # ---- Lookups
 
@@ -325,11 +329,10 @@ class SchedulerSide:
             return
         first, end = state.saved, state.saved + new
         pages: list[int] = []
-        for table, group, per_block in zip(block_ids, self._geometry.groups, self._geometry.pages_per_block):
-            own = table[first * per_block:end * per_block]
-            if len(own) < new * per_block:
+        for group, own in self._pages(block_ids, first, end):
+            if len(own) * group.engine_block_tokens < new * self._geometry.block_tokens:
                 return  # the table is shorter than what was computed: freed already
-            pages += self._without_null(own) if group.window_tokens else own
+            pages += own
         state.saved = end
         blocks = [self._pool.blocks[page] for page in pages if page >= 0]
         if any(block.is_null for block in blocks):
@@ -359,10 +362,6 @@ class SchedulerSide:
                 later.append((state, move))
         self._computing = later
         return saves
-
-    def _without_null(self, pages: list[int]) -> list[int]:
-        """-1 for what has left the window."""
-        return [-1 if self._pool.blocks[page].is_null else page for page in pages]
 
     def _on_save_ended(self, job: int, ranks: int) -> None:
         if job not in self._jobs:

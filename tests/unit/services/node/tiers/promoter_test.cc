@@ -41,14 +41,34 @@ class TamperingStore final : public SpillStore {
   MemorySpillStore inner_;
 };
 
-class PromoterTest : public ::testing::Test {
+// A promoter over a pool of eight slots.
+class PromotingTest : public ::testing::Test {
  protected:
-  PromoterTest()
-      : memory_(8 * SlotGeometry::For(kBlockBytes).slot_bytes),
-        pool_(std::span(memory_), SlotGeometry::For(kBlockBytes), {.ssd_bytes_max = 1 << 30, .spill_ahead_slots = 1}),
+  explicit PromotingTest(uint64_t block_bytes)
+      : memory_(8 * SlotGeometry::For(block_bytes).slot_bytes),
+        pool_(std::span(memory_), SlotGeometry::For(block_bytes), {.ssd_bytes_max = 1 << 30, .spill_ahead_slots = 1}),
         metrics_("n1"),
         log_({.process = "test", .out = &lines_}),
-        promoter_(&store_, metrics_, log_) {
+        promoter_(&store_, metrics_, log_) {}
+
+  static std::vector<Filling> One(Filling filling) {
+    std::vector<Filling> fillings;
+    fillings.push_back(std::move(filling));
+    return fillings;
+  }
+
+  std::vector<std::byte> memory_;
+  BlockPool pool_;
+  TamperingStore store_;
+  NodeMetrics metrics_;
+  std::ostringstream lines_;
+  Logger log_;
+  Promoter promoter_;
+};
+
+class PromoterTest : public PromotingTest {
+ protected:
+  PromoterTest() : PromotingTest(kBlockBytes) {
     // A chain of three on disk, as a restart finds it.
     for (uint64_t number = 0; number < 3; ++number) {
       const SpillBlock block(number, kBlockBytes, 5);
@@ -63,11 +83,6 @@ class PromoterTest : public ::testing::Test {
       fillings.push_back(*pool_.BeginFill(SpillBlock::NameOf(number), std::nullopt, absl::Now()));
     }
     return promoter_.Promote(pool_, std::move(fillings), nullptr);
-  }
-  static std::vector<Filling> One(Filling filling) {
-    std::vector<Filling> fillings;
-    fillings.push_back(std::move(filling));
-    return fillings;
   }
   void ExpectBlockOneRefused() {
     {
@@ -87,14 +102,6 @@ class PromoterTest : public ::testing::Test {
       if (read.name == SpillBlock::NameOf(1)) change(read);
     };
   }
-
-  std::vector<std::byte> memory_;
-  BlockPool pool_;
-  TamperingStore store_;
-  NodeMetrics metrics_;
-  std::ostringstream lines_;
-  Logger log_;
-  Promoter promoter_;
 };
 
 TEST_F(PromoterTest, GoodRecordsBecomeReadable) {
@@ -201,19 +208,13 @@ TEST_F(PromoterTest, ReadersWordAloneWithdrawsNothing) {
 
 // ---- Records that are codes ---------------------------------------------------------------------------------------------
 
-class EncodedRecordTest : public ::testing::Test {
+class EncodedRecordTest : public PromotingTest {
  protected:
   static constexpr uint64_t kPayloadBytes = 100 * 256;  // 100 runs of 128 bf16
   static constexpr uint64_t kRecordBytes = 100 * 132;
   static constexpr uint16_t kEncoding = 0x0802;
 
-  EncodedRecordTest()
-      : memory_(8 * SlotGeometry::For(kPayloadBytes).slot_bytes),
-        pool_(std::span(memory_), SlotGeometry::For(kPayloadBytes), {.ssd_bytes_max = 1 << 30, .spill_ahead_slots = 1}),
-        metrics_("n1"),
-        log_({.process = "test", .out = &lines_}),
-        promoter_(&store_, metrics_, log_),
-        record_(kRecordBytes) {
+  EncodedRecordTest() : PromotingTest(kPayloadBytes), record_(kRecordBytes) {
     std::vector<std::byte> values(kPayloadBytes);
     for (size_t i = 0; i < kPayloadBytes / 2; ++i) {
       const uint16_t bits = quant::ToBf16(static_cast<float>(i % 1000) - 500);
@@ -231,9 +232,7 @@ class EncodedRecordTest : public ::testing::Test {
     ASSERT_TRUE(pool_.FinishRestore().empty());
   }
   absl::StatusOr<BlockPin> Promote() {
-    std::vector<Filling> fillings;
-    fillings.push_back(*pool_.BeginFill(SpillBlock::NameOf(0), std::nullopt, absl::Now()));
-    return std::move(promoter_.Promote(pool_, std::move(fillings), nullptr)[0]);
+    return std::move(promoter_.Promote(pool_, One(*pool_.BeginFill(SpillBlock::NameOf(0), std::nullopt, absl::Now())), nullptr)[0]);
   }
   void ExpectRefused() {
     EXPECT_TRUE(absl::IsDataLoss(Promote().status()));
@@ -242,13 +241,6 @@ class EncodedRecordTest : public ::testing::Test {
     EXPECT_EQ(metrics_.integrity_failures(), 1u);
   }
 
-  std::vector<std::byte> memory_;
-  BlockPool pool_;
-  TamperingStore store_;
-  NodeMetrics metrics_;
-  std::ostringstream lines_;
-  Logger log_;
-  Promoter promoter_;
   std::vector<std::byte> record_;
 };
 
