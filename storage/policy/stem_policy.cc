@@ -23,7 +23,8 @@ constexpr double kJudgeUsesMin = 20'000;
 constexpr double kJudgeCapacities = 2;
 constexpr double kChallenge = 1.01;  // a challenger must have hit so much more than the leader
 // How often blocks are moved on in age, and ranks worked out anew, in uses.
-constexpr uint64_t kAgeUsesMin = 64, kAgesACapacity = 16;
+constexpr uint64_t kAgesACapacity = 16, kAgeUsesMin = 64;
+constexpr uint64_t kAgesATinyCapacity = 8;  // where kAgeUsesMin would be seldomer: blocks of one age are told apart no further
 constexpr uint64_t kRefreshUsesMin = 2000, kRefreshesACapacity = 4;
 
 }  // namespace
@@ -103,7 +104,7 @@ void StemPolicy::Judge() {
 
 void StemPolicy::Refresh() {
   const uint64_t now = history_.model().now();
-  if (now - aged_at_ < std::max<uint64_t>(capacity_ / kAgesACapacity, kAgeUsesMin)) return;
+  if (now - aged_at_ < std::max<uint64_t>(capacity_ / kAgesACapacity, std::min<uint64_t>(capacity_ / kAgesATinyCapacity, kAgeUsesMin))) return;
   aged_at_ = now;
   own_->Age();
   own_shadow_->Age();

@@ -166,6 +166,19 @@ class Tier {
 };
 
 // Prompts of one kind come back after a while, those of the other never: which, shows only in their length.
+TEST(StemPolicyTest, InATinyTierWhatEachRequestUsesStays) {
+  for (const size_t capacity : {58u, 100u, 300u}) {
+    PolicyDriver tier(MakePolicy(PolicyKind::kStem, capacity), capacity);
+    const Keys kept = {1, 2, 3, 4, 5, 6, 7, 8};
+    for (uint64_t round = 1; round <= 100; ++round) {
+      tier.Request(kept);
+      const auto first = 1000 * round;
+      tier.Request({first, first + 1, first + 2, first + 3, first + 4, first + 5, first + 6, first + 7});
+      for (const uint64_t key : kept) ASSERT_TRUE(tier.holds(key)) << key << " of " << capacity << " after " << round;
+    }
+  }
+}
+
 TEST(StemPolicyTest, LearnsWhichPromptsComeBack) {
   Tier stem(PolicyKind::kStem, 200), lru(PolicyKind::kLru, 200);
   for (uint64_t i = 0; i < 2500; ++i) {
