@@ -28,12 +28,12 @@ struct stem_reservation {
 };
 
 struct stem_call {
-  using Result = std::variant<std::monostate, absl::StatusOr<stem::Stem>, stem::LoadResult, absl::StatusOr<stem::Reservation>,
-                              absl::StatusOr<stem::CommitResult>>;
+  using Result = std::variant<std::monostate, absl::StatusOr<stem::Stem>, stem::LoadResult, stem::GetResult,
+                              absl::StatusOr<stem::Reservation>, absl::StatusOr<stem::CommitResult>>;
 
   stem_done done = nullptr;
   void* argument = nullptr;
-  std::vector<std::span<std::byte>> destinations;  // of a load, until it ended
+  std::vector<std::span<std::byte>> destinations;  // of a load or get, until it ended
 
   mutable stem::Mutex mutex;
   mutable stem::CondVar ended;
@@ -233,6 +233,17 @@ int32_t Loaded(const LoadResult& result, uint32_t* blocks_loaded, stem_error* er
   return result.status.ok() ? STEM_OK : Fail(result.status, error);
 }
 
+stem_miss MissOf(const MissRun& run) { return {run.first, run.count, static_cast<uint32_t>(run.cause), run.estimate_ms}; }
+
+int32_t Got(const GetResult& result, stem_got* got, stem_error* error) {
+  stem_got all = {};
+  all.blocks_loaded = result.blocks_loaded;
+  if (!result.misses.empty()) all.miss = MissOf(result.misses.front());
+  all.struct_bytes = std::min(got->struct_bytes, sizeof(all));
+  std::memcpy(got, &all, all.struct_bytes);
+  return result.status.ok() ? STEM_OK : Fail(result.status, error);
+}
+
 int32_t Committed(const absl::StatusOr<CommitResult>& result, stem_counts* counts, stem_error* error) {
   if (!result.ok()) return Fail(result.status(), error);
   if (counts != nullptr) *counts = CountsOf(*result);
@@ -382,7 +393,7 @@ int32_t stem_is_exact(const stem_stem* stem) { return stem->held.truth().exact()
 size_t stem_misses(const stem_stem* stem, stem_miss* misses, size_t capacity) {
   const std::vector<MissRun> runs = stem->held.misses();
   for (size_t i = 0; i < std::min(runs.size(), capacity); ++i) {
-    misses[i] = {runs[i].first, runs[i].count, static_cast<uint32_t>(runs[i].cause), runs[i].estimate_ms};
+    misses[i] = MissOf(runs[i]);
   }
   return runs.size();
 }
@@ -391,6 +402,13 @@ int32_t stem_load(stem_client* client, const stem_stem* stem, uint32_t first_blo
                   size_t destination_count, uint64_t timeout_us, uint32_t* blocks_loaded, stem_error* error) {
   return Loaded(client->client->Load(stem->held, first_block, Spans(destinations, destination_count), After(timeout_us)),
                 blocks_loaded, error);
+}
+
+int32_t stem_get(stem_client* client, const stem_key* keys, size_t key_count, const stem_acquire_options* options,
+                 const stem_span* destinations, size_t destination_count, uint64_t timeout_us, stem_got* got, stem_error* error) {
+  const absl::StatusOr<AcquireOptions> known = OptionsOf(options);
+  if (!known.ok()) return Got({.status = known.status()}, got, error);
+  return Got(client->client->Get(Keys(keys, key_count), *known, Spans(destinations, destination_count), After(timeout_us)), got, error);
 }
 
 int32_t stem_reserve(stem_client* client, const stem_key* keys, size_t key_count, const stem_reserve_options* options,
@@ -449,6 +467,19 @@ int32_t stem_load_start(stem_client* client, const stem_stem* stem, uint32_t fir
   return STEM_OK;
 }
 
+int32_t stem_get_start(stem_client* client, const stem_key* keys, size_t key_count, const stem_acquire_options* options,
+                       const stem_span* destinations, size_t destination_count, uint64_t timeout_us, stem_done done, void* argument,
+                       stem_call** call, stem_error* error) {
+  *call = nullptr;
+  const absl::StatusOr<AcquireOptions> known = OptionsOf(options);
+  if (!known.ok()) return Fail(known.status(), error);
+  *call = NewCall(done, argument).release();
+  (*call)->destinations = Spans(destinations, destination_count);
+  client->client->GetAsync(Keys(keys, key_count), *known, (*call)->destinations, After(timeout_us),
+                           [call = *call](GetResult result) { call->Finish(std::move(result)); });
+  return STEM_OK;
+}
+
 int32_t stem_reserve_start(stem_client* client, const stem_key* keys, size_t key_count, const stem_reserve_options* options,
                            uint64_t timeout_us, stem_done done, void* argument, stem_call** call, stem_error* error) {
   *call = nullptr;
@@ -493,6 +524,11 @@ int32_t stem_take_stem(stem_call* call, stem_stem** stem, stem_error* error) {
 int32_t stem_take_loaded(stem_call* call, uint32_t* blocks_loaded, stem_error* error) {
   const absl::StatusOr<LoadResult> taken = Take<LoadResult>(call);
   return taken.ok() ? Loaded(*taken, blocks_loaded, error) : Fail(taken.status(), error);
+}
+
+int32_t stem_take_got(stem_call* call, stem_got* got, stem_error* error) {
+  const absl::StatusOr<GetResult> taken = Take<GetResult>(call);
+  return taken.ok() ? Got(*taken, got, error) : Fail(taken.status(), error);
 }
 
 int32_t stem_take_reservation(stem_call* call, stem_reservation** reservation, stem_error* error) {

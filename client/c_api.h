@@ -168,6 +168,16 @@ size_t stem_misses(const stem_stem* stem, stem_miss* misses, size_t capacity);
 int32_t stem_load(stem_client* client, const stem_stem* stem, uint32_t first_block, const stem_span* destinations,
                   size_t destination_count, uint64_t timeout_us, uint32_t* blocks_loaded, stem_error* error);
 
+/* Acquire, load and free in one: one destination per position of the whole chain, bytes 0 = skip. What lies whole in the node's memory is copied
+ * without a call to it, which is the fastest way to a block; all else as by the three. Nothing stays pinned. */
+typedef struct stem_got {
+  size_t struct_bytes;
+  uint32_t blocks_loaded; /* leading run that is whole and proved */
+  stem_miss miss;         /* the first behind it; count 0 = none */
+} stem_got;
+int32_t stem_get(stem_client* client, const stem_key* keys, size_t key_count, const stem_acquire_options* options /* or NULL */,
+                 const stem_span* destinations, size_t destination_count, uint64_t timeout_us, stem_got* got, stem_error* error);
+
 /* ---- Publish */
 typedef struct stem_reservation stem_reservation;
 typedef struct stem_reserve_options {
@@ -202,7 +212,7 @@ int32_t stem_commit(stem_client* client, stem_reservation* reservation, uint64_t
 /* ---- The same without waiting. Each stem_*_start returns at once with a call, which ends by itself within its time.
  * `done` (may be NULL) runs once on a thread of the client, or before the start returns where it is refused at once; it must not wait
  * or free anything. Or ask with stem_call_done, or wait. Then take the result, and free the call. Freeing a call that runs waits
- * for it. Memory that a load writes to must live until it is done. */
+ * for it. Memory that a load or get writes to must live until it is done. */
 typedef struct stem_call stem_call;
 typedef void (*stem_done)(void* argument);
 int32_t stem_acquire_start(stem_client* client, const stem_key* keys, size_t key_count, const stem_acquire_options* options,
@@ -210,6 +220,9 @@ int32_t stem_acquire_start(stem_client* client, const stem_key* keys, size_t key
 int32_t stem_load_start(stem_client* client, const stem_stem* stem, uint32_t first_block, const stem_span* destinations,
                         size_t destination_count, uint64_t timeout_us, stem_done done, void* argument, stem_call** call,
                         stem_error* error);
+int32_t stem_get_start(stem_client* client, const stem_key* keys, size_t key_count, const stem_acquire_options* options,
+                       const stem_span* destinations, size_t destination_count, uint64_t timeout_us, stem_done done, void* argument,
+                       stem_call** call, stem_error* error);
 int32_t stem_reserve_start(stem_client* client, const stem_key* keys, size_t key_count, const stem_reserve_options* options,
                            uint64_t timeout_us, stem_done done, void* argument, stem_call** call, stem_error* error);
 int32_t stem_commit_start(stem_client* client, stem_reservation* reservation, uint64_t timeout_us, stem_done done, void* argument,
@@ -219,6 +232,7 @@ int32_t stem_call_wait(stem_call* call, uint64_t timeout_us); /* 1 = done */
 /* Of a call that is done, once, by its kind: else STEM_FAILED_PRECONDITION. */
 int32_t stem_take_stem(stem_call* call, stem_stem** stem, stem_error* error);
 int32_t stem_take_loaded(stem_call* call, uint32_t* blocks_loaded, stem_error* error);
+int32_t stem_take_got(stem_call* call, stem_got* got, stem_error* error);
 int32_t stem_take_reservation(stem_call* call, stem_reservation** reservation, stem_error* error);
 int32_t stem_take_committed(stem_call* call, stem_counts* counts, stem_error* error);
 void stem_call_free(stem_call* call);

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/attach.h"
 #include "client/core.h"
+#include "client/get.h"
 #include "client/load.h"
 #include "client/outcome.h"
 #include "client/proof.h"
@@ -88,16 +89,29 @@ absl::StatusOr<Stem> CacheClient::Acquire(std::span<const BlockKey> keys, const 
   });
 }
 
+GetResult CacheClient::Get(std::span<const BlockKey> keys, const AcquireOptions& options,
+                           std::span<const std::span<std::byte>> destinations, absl::Time deadline) {
+  const Deadline limit(deadline);
+  absl::StatusOr<v1::ClientMessage> message = core_->GetMessage(keys, options, destinations);
+  if (!message.ok()) return {.blocks_loaded = 0, .misses = {}, .status = message.status()};
+  const absl::StatusOr<std::shared_ptr<Session>> session = core_->connection().Get(limit);
+  if (!session.ok()) return {.blocks_loaded = 0, .misses = {}, .status = session.status()};
+  const std::shared_ptr<GetCall> call = core_->NewGet(*session, *std::move(message), destinations, limit);
+  if (const std::shared_ptr<StemState> glanced = call->Glance(); glanced != nullptr) {
+    if (call->OnGlanced(core_->LoadNow(glanced, 0, destinations, limit))) return call->Whole();
+  }
+  const absl::StatusOr<Stem> stem = RunCall<Stem>(**session, limit, [&](OnAcquired done) {
+    return core_->StartAcquire(*session, call->TakeMessage(), {limit, /*timed=*/false}, std::move(done));
+  });
+  if (!stem.ok()) return call->Failed(stem.status());
+  return call->Loaded(*stem, core_->LoadNow(stem->state_, 0, call->Rest(*stem), limit));
+}
+
 LoadResult CacheClient::Load(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
                              absl::Time deadline) {
   if (!stem.valid())
     return {.blocks_loaded = 0, .status = absl::InvalidArgumentError("the stem was released or moved")};
-  uint64_t bytes = 0;
-  for (const std::span<std::byte> destination : destinations) bytes += destination.size();
-  const auto load = [&](LoadShare share) {
-    return Loader(stem.state_, first_block, destinations, core_->options().local_proof, share);
-  };
-  return LoadShared(load, bytes, core_->options().load_threads, core_->executor(), Deadline(deadline));
+  return core_->LoadNow(stem.state_, first_block, destinations, Deadline(deadline));
 }
 
 absl::Status CacheClient::LoadRanges(const Stem& stem, uint32_t position, std::span<const PayloadRange> ranges,
@@ -171,6 +185,18 @@ void CacheClient::LoadAsync(const Stem& stem, uint32_t first_block, std::span<co
   }
   core_->StartLoad(Loader(stem.state_, first_block, destinations, core_->options().local_proof), Deadline(deadline),
                    std::move(done));
+}
+
+void CacheClient::GetAsync(std::span<const BlockKey> keys, const AcquireOptions& options,
+                           std::span<const std::span<std::byte>> destinations, absl::Time deadline, OnGot done) {
+  const Deadline limit(deadline);
+  absl::StatusOr<v1::ClientMessage> message = core_->GetMessage(keys, options, destinations);
+  if (!message.ok()) return done({.blocks_loaded = 0, .misses = {}, .status = message.status()});
+  core_->WithSession(limit, [core = core_.get(), message = *std::move(message), destinations, limit,
+                             done = std::move(done)](absl::StatusOr<std::shared_ptr<Session>> session) mutable {
+    if (!session.ok()) return done({.blocks_loaded = 0, .misses = {}, .status = session.status()});
+    core->StartGet(core->NewGet(*session, std::move(message), destinations, limit), limit, std::move(done));
+  });
 }
 
 void CacheClient::ReserveAsync(std::span<const BlockKey> keys, const ReserveOptions& options, absl::Time deadline,

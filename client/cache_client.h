@@ -51,6 +51,13 @@ struct ReserveOptions {
   Conversation conversation;       // as in AcquireOptions
 };
 
+// What a Get brought.
+struct GetResult {
+  uint32_t blocks_loaded = 0;   // leading run that is proved and complete in the caller's memory
+  std::vector<MissRun> misses;  // why blocks behind these are not to be had; nothing when `status` is of the call
+  absl::Status status;          // of the first block that was promised and did not come, or of the call
+};
+
 // Counts since Connect, over all sessions of the client.
 struct ClientStats {
   std::array<uint64_t, 5> payloads_loaded = {};  // by v1::Source
@@ -115,6 +122,13 @@ class CacheClient {
   LoadResult Load(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
                   absl::Time deadline);
 
+  // Acquire, Load and Release in one: copies the chain's blocks into `destinations`, one span per position of the whole chain, each of its part's
+  // block_bytes; an empty span skips its position. What lies whole in the node's own memory is copied without a call to it, and the node told
+  // some milliseconds later (not when the client ends before); all else as the three calls would. Nothing stays pinned. Bytes of destinations behind
+  // blocks_loaded are undefined.
+  GetResult Get(std::span<const BlockKey> keys, const AcquireOptions& options, std::span<const std::span<std::byte>> destinations,
+                absl::Time deadline);
+
   // Copies parts of one position's payload: a reader with another tensor-parallel degree takes just its heads. Proved by the 4 KiB chunks that
   // the ranges touch, whatever local_proof says. Waits for it to land. Errors: as of Load; OutOfRange, too, for a range beyond the payload.
   absl::Status LoadRanges(const Stem& stem, uint32_t position, std::span<const PayloadRange> ranges, absl::Time deadline);
@@ -141,6 +155,7 @@ class CacheClient {
   // The same with callbacks. `keys` are copied; `destinations` and the memory they name must stay until the callback.
   using OnAcquired = std::function<void(absl::StatusOr<Stem>)>;
   using OnLoaded = std::function<void(LoadResult)>;
+  using OnGot = std::function<void(GetResult)>;
   using OnReserved = std::function<void(absl::StatusOr<Reservation>)>;
   using OnCommitted = std::function<void(absl::StatusOr<CommitResult>)>;
   void AcquireAsync(std::span<const BlockKey> keys, const AcquireOptions& options, absl::Time deadline,
@@ -149,6 +164,8 @@ class CacheClient {
   // be destroyed at once: it is released after the callback.
   void LoadAsync(const Stem& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
                  absl::Time deadline, OnLoaded done);
+  void GetAsync(std::span<const BlockKey> keys, const AcquireOptions& options, std::span<const std::span<std::byte>> destinations,
+                absl::Time deadline, OnGot done);
   void ReserveAsync(std::span<const BlockKey> keys, const ReserveOptions& options, absl::Time deadline,
                     OnReserved done);
   void CommitAsync(Reservation reservation, absl::Time deadline, OnCommitted done);

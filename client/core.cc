@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/get.h"
 #include "client/stem_state.h"
 #include "proto/check.h"
 #include "proto/validate.h"
@@ -83,6 +84,14 @@ absl::StatusOr<v1::ClientMessage> CacheClient::Core::AcquireMessage(std::span<co
   message.mutable_acquire()->set_compute_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(
       absl::Ceil(std::max(options.compute, absl::ZeroDuration()), absl::Milliseconds(1)))));
   return message;
+}
+
+absl::StatusOr<v1::ClientMessage> CacheClient::Core::GetMessage(std::span<const BlockKey> keys, const AcquireOptions& options,
+                                                                std::span<const std::span<std::byte>> destinations) const {
+  STEM_ASSIGN(v1::ClientMessage message, AcquireMessage(keys, options));
+  const size_t positions = keys.size() * static_cast<size_t>(message.acquire().parts_size());
+  if (destinations.size() == positions) return message;
+  return absl::InvalidArgumentError(absl::StrCat("the number of destinations is ", destinations.size(), "; it must be one per position, ", positions));
 }
 
 absl::StatusOr<v1::ClientMessage> CacheClient::Core::ReserveMessage(std::span<const BlockKey> keys,
@@ -201,6 +210,37 @@ void CacheClient::Core::WithSession(const Deadline& deadline, OnSession go) {
   if (posted) return;
   attach_posted_ = false;
   go(absl::ResourceExhaustedError(absl::StrCat("the client's ", Executor::kTasksMax, " places for tasks are taken")));
+}
+
+std::shared_ptr<GetCall> CacheClient::Core::NewGet(const std::shared_ptr<Session>& session, v1::ClientMessage message,
+                                                   std::span<const std::span<std::byte>> destinations, const Deadline& deadline) const {
+  return std::make_shared<GetCall>(session, counters_, std::move(message), destinations, deadline);
+}
+
+void CacheClient::Core::StartGet(const std::shared_ptr<GetCall>& call, const Deadline& deadline, OnGot done) {
+  const auto ask = [this, call, deadline, done] {
+    const auto id = StartAcquire(call->session(), call->TakeMessage(), {deadline, /*timed=*/true}, [=, this](absl::StatusOr<Stem> acquired) {
+      if (!acquired.ok()) return done(call->Failed(acquired.status()));
+      const auto stem = std::make_shared<Stem>(*std::move(acquired));
+      StartLoad(Loader(stem->state_, 0, call->Rest(*stem), options_.local_proof), deadline,
+                [=](const LoadResult& loaded) { done(call->Loaded(*stem, loaded)); });
+    });
+    if (!id.ok()) done(call->Failed(id.status()));
+  };
+  std::shared_ptr<StemState> glanced = call->Glance();
+  if (glanced == nullptr) return ask();
+  StartLoad(Loader(std::move(glanced), 0, call->destinations(), options_.local_proof), deadline, [=](const LoadResult& loaded) {
+    if (call->OnGlanced(loaded)) return done(call->Whole());
+    ask();
+  });
+}
+
+LoadResult CacheClient::Core::LoadNow(const std::shared_ptr<StemState>& stem, uint32_t first_block,
+                                      std::span<const std::span<std::byte>> destinations, const Deadline& deadline) {
+  uint64_t bytes = 0;
+  for (const std::span<std::byte> destination : destinations) bytes += destination.size();
+  const auto load = [&](LoadShare share) { return Loader(stem, first_block, destinations, options_.local_proof, share); };
+  return LoadShared(load, bytes, options_.load_threads, executor_, deadline);
 }
 
 void CacheClient::Core::StartLoad(Loader loader, const Deadline& deadline, OnLoaded done) {

@@ -20,6 +20,8 @@
 
 namespace stem {
 
+class GetCall;
+
 // Threads: any.
 class CacheClient::Core {
  public:
@@ -43,6 +45,9 @@ class CacheClient::Core {
                                        Limit limit, OnCommitted done);
 
   absl::StatusOr<v1::ClientMessage> AcquireMessage(std::span<const BlockKey> keys, const AcquireOptions& options) const;
+  // The Acquire of a Get. Errors, also: InvalidArgument (not one destination per position).
+  absl::StatusOr<v1::ClientMessage> GetMessage(std::span<const BlockKey> keys, const AcquireOptions& options,
+                                               std::span<const std::span<std::byte>> destinations) const;
   absl::StatusOr<v1::ClientMessage> ReserveMessage(std::span<const BlockKey> keys, const ReserveOptions& options) const;
 
   // The living session that made a reservation. Errors: InvalidArgument (`state` is null), Unavailable.
@@ -51,6 +56,13 @@ class CacheClient::Core {
   // Gives `go` a session: at once when one lives, else from the executor, which attaches.
   void WithSession(const Deadline& deadline, OnSession go);
 
+  std::shared_ptr<GetCall> NewGet(const std::shared_ptr<Session>& session, v1::ClientMessage message,
+                                  std::span<const std::span<std::byte>> destinations, const Deadline& deadline) const;
+  void StartGet(const std::shared_ptr<GetCall>& call, const Deadline& deadline, OnGot done);
+
+  // A load in this thread, which others help.
+  LoadResult LoadNow(const std::shared_ptr<StemState>& stem, uint32_t first_block, std::span<const std::span<std::byte>> destinations,
+                     const Deadline& deadline);
   void StartLoad(Loader loader, const Deadline& deadline, OnLoaded done);
 
   const Options& options() const { return options_; }

@@ -69,7 +69,7 @@ absl::Status ProofFailed(StemState& stem, uint32_t position, const StemState::Pl
   if (place.arena->lent() && !CheckHeader(StemState::slot(place).header(), stem.expected(position, place)).ok()) {
     return absl::UnavailableError(absl::StrCat("node ", place.arena->lender(), " has taken back what it leased: ", why.message()));
   }
-  stem.MarkCorrupt(position);
+  if (place.pinned) stem.MarkCorrupt(position);  // else it is asked for, and proved once more
   return why;
 }
 
@@ -88,6 +88,9 @@ absl::Status Loader::Copy(uint32_t position, const StemState::Place& place, std:
   if (!by_header && proved.ok()) {
     chunk_hashes_.resize(ChunkCount(expected.length));
     proved = CopyProved(slot, expected, destination, chunk_hashes_);
+  }
+  if (!place.pinned && !place.arena->Holds({.slot = place.slot, .generation = place.generation})) {
+    return absl::UnavailableError(absl::StrCat("block ", position / stem_->parts_asked(), " left this node while it was copied"));
   }
   if (!proved.ok()) return ProofFailed(*stem_, position, place, std::move(proved));
   stem_->MarkLoaded(position);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -30,6 +31,14 @@ std::shared_ptr<grpc::Channel> ChannelTo(const std::string& path) {
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   return grpc::CreateCustomChannel(absl::StrCat("unix:", path), grpc::InsecureChannelCredentials(), arguments);
+}
+
+// So many, or so many bytes of keys, are told at once.
+constexpr int kGotChainsTold = 64;
+constexpr size_t kGotBytesTold = 64 << 10;
+
+uint64_t MicrosBetween(Deadline::Clock::time_point begin, Deadline::Clock::time_point end) {
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(end - begin).count());
 }
 
 }  // namespace
@@ -137,6 +146,41 @@ void Session::EndConversation(uint64_t conversation) {
   v1::ClientMessage message;
   message.set_request_id(next_id_++);
   message.mutable_conversation_ended()->set_id(conversation);
+  Enqueue(std::move(message));
+}
+
+void Session::NoteGot(v1::Got::Chain chain, Deadline::Clock::time_point began) {
+  const auto now = Deadline::Clock::now();
+  chain.set_took_us(MicrosBetween(began, now));
+  MutexLock lock(mutex_);
+  if (ended_ || ending_ || out_bytes_ >= kOutBytesMax / 2) return;
+  got_bytes_ += chain.asked().keys().size();
+  *got_.add_chains() = std::move(chain);
+  got_began_.push_back(began);
+  if (got_.chains_size() >= kGotChainsTold || got_bytes_ >= kGotBytesTold) return SendGot();
+  if (std::exchange(got_timed_, true)) return;
+  timers_.At(Deadline(absl::Now() + kGotWait), [weak = weak_from_this()] {
+    if (const std::shared_ptr<Session> session = weak.lock()) session->OnGotTime();
+  });
+}
+
+void Session::OnGotTime() {
+  MutexLock lock(mutex_);
+  got_timed_ = false;
+  if (!ended_ && !ending_) SendGot();
+}
+
+void Session::SendGot() {
+  if (got_.chains().empty()) return;
+  const auto now = Deadline::Clock::now();
+  for (int i = 0; i < got_.chains_size(); ++i) {
+    got_.mutable_chains(i)->set_began_us_ago(MicrosBetween(got_began_[static_cast<size_t>(i)], now));
+  }
+  v1::ClientMessage message;
+  message.set_request_id(next_id_++);
+  message.mutable_got()->Swap(&got_);
+  got_began_.clear();
+  got_bytes_ = 0;
   Enqueue(std::move(message));
 }
 

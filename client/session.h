@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/time/time.h"
 #include "client/attach.h"
 #include "client/counters.h"
 #include "client/deadline.h"
@@ -33,6 +34,8 @@ class Session : public std::enable_shared_from_this<Session> {
  public:
   static constexpr size_t kRequestsMax = 4096;      // calls and stems at a time
   static constexpr size_t kOutBytesMax = 16 << 20;  // waiting to be written
+
+  static constexpr absl::Duration kGotWait = absl::Milliseconds(10);
 
   using OnReply = std::function<void(absl::StatusOr<v1::NodeMessage>)>;
 
@@ -65,6 +68,8 @@ class Session : public std::enable_shared_from_this<Session> {
   // These never wait; nothing happens when the session has ended.
   void Release(uint64_t acquire_id, std::span<const uint32_t> corrupt, uint32_t payloads_loaded);
   void Abandon(uint64_t reserve_id);
+  // Tells the node of a Get that began then and ended now; took_us and began_us_ago are set here. With others, kGotWait later at most. Dropped as a hint.
+  void NoteGot(v1::Got::Chain chain, Deadline::Clock::time_point began);
   // A hint: dropped when the session has ended, or half of kOutBytesMax waits to be written.
   void EndConversation(uint64_t conversation);
 
@@ -103,6 +108,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void ToStem(const v1::NodeMessage& message);
   void Enqueue(v1::ClientMessage message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnGotTime();
+  void SendGot() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendUndo(Undo undo, uint64_t request_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Attachment attachment_;
@@ -128,6 +135,10 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::flat_hash_map<uint64_t, std::weak_ptr<StemState>> stems_ ABSL_GUARDED_BY(mutex_);
   std::deque<Outgoing> out_ ABSL_GUARDED_BY(mutex_);
   size_t out_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  v1::Got got_ ABSL_GUARDED_BY(mutex_);  // to be told
+  std::vector<Deadline::Clock::time_point> got_began_ ABSL_GUARDED_BY(mutex_);  // by its chains
+  size_t got_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool got_timed_ ABSL_GUARDED_BY(mutex_) = false;  // a timer will send it
   bool started_ ABSL_GUARDED_BY(mutex_) = false;  // the stream takes writes
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // one write at a time
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;   // no more writes

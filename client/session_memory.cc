@@ -16,7 +16,23 @@ absl::StatusOr<Mapping> MapGranted(absl::string_view what, const UniqueFd& descr
   return absl::InternalError(absl::StrCat("the node's ", what, ": ", mapping.status().message()));
 }
 
+absl::StatusOr<MappedArena::ShownSlots> ShownSlotsOf(const v1::ArenaMap& arena, const UniqueFd& descriptor) {
+  const std::string what = absl::StrCat("slot map of arena ", arena.arena());
+  STEM_ASSIGN(Mapping mapping, MapGranted(what, descriptor, arena.slot_map_bytes(), Mapping::Access::kReadOnly));
+  const absl::StatusOr<SlotMap> map = SlotMap::Over(mapping.bytes(), static_cast<uint32_t>(arena.bytes() / arena.slot_bytes()));
+  if (!map.ok()) return absl::InternalError(absl::StrCat("the node's ", what, ": ", map.status().message()));
+  return MappedArena::ShownSlots{.mapping = std::move(mapping), .map = *map};
+}
+
 }  // namespace
+
+std::optional<SlotMap::Place> MappedArena::Find(const BlockName& name) const {
+  if (!shown_.has_value()) return std::nullopt;
+  return shown_->map.Find(name, [&](const SlotMap::Place& place) {
+    const SlotHeader header = slot(place.slot).header();
+    return header.name == name && header.generation == place.generation;
+  });
+}
 
 SessionMemory::SessionMemory(const NamespaceSpec& spec, const AttachGrant& grant)
     : spec_(spec), space_(grant.space), allocator_(grant.staging_bytes) {}
@@ -33,7 +49,11 @@ absl::StatusOr<std::shared_ptr<SessionMemory>> SessionMemory::Map(const Namespac
   for (const v1::ArenaMap& arena : grant.arenas) {
     STEM_ASSIGN(Mapping mapping, MapGranted(absl::StrCat("arena ", arena.arena()), descriptors[next++], arena.bytes(),
                                             Mapping::Access::kReadOnly));
-    mapped.push_back(std::make_shared<MappedArena>(arena, std::move(mapping), ""));
+    std::optional<MappedArena::ShownSlots> shown;
+    if (arena.slot_map_bytes() > 0) {
+      STEM_ASSIGN(shown, ShownSlotsOf(arena, descriptors[next++]));
+    }
+    mapped.push_back(std::make_shared<MappedArena>(arena, std::move(mapping), "", std::move(shown)));
   }
   MutexLock lock(memory->mutex_);
   memory->Replace(std::move(mapped));
@@ -89,12 +109,16 @@ absl::StatusOr<bool> SessionMemory::Take(const v1::ArenaOffer& offer, std::vecto
 }
 
 bool SessionMemory::PrefaultSome() {
+  const auto some_of = [](const Mapping& mapping, size_t& done) {
+    if (done >= mapping.bytes().size()) return false;
+    done = mapping.PrefaultFrom(done);
+    return true;
+  };
   const std::shared_ptr<const Arenas> now = arenas();
   for (const auto& arena : now->mapped) {
-    size_t& done = prefaulted_bytes_[arena->map().arena()];
-    if (done >= arena->mapping().bytes().size()) continue;
-    done = arena->mapping().PrefaultFrom(done);
-    return true;
+    const uint32_t id = arena->map().arena();
+    if (arena->slot_map_memory() != nullptr && some_of(*arena->slot_map_memory(), prefaulted_map_bytes_[id])) return true;
+    if (some_of(arena->mapping(), prefaulted_bytes_[id])) return true;
   }
   return false;
 }

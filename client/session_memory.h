@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -18,17 +19,26 @@
 #include "proto/validate_replies.h"
 #include "storage/pool/arena.h"
 #include "storage/pool/slot.h"
+#include "storage/pool/slot_map.h"
 
 namespace stem {
 
 // One arena. Its bytes are written by other processes. Immutable; threads: any.
 class MappedArena {
  public:
-  MappedArena(v1::ArenaMap map, Mapping mapping, std::string lender)
-      : map_(std::move(map)), mapping_(std::move(mapping)), lender_(std::move(lender)) {}
+  // What says which of its slots are Ready, and the memory that it lies in.
+  struct ShownSlots {
+    Mapping mapping;
+    SlotMap map;
+  };
+
+  MappedArena(v1::ArenaMap map, Mapping mapping, std::string lender, std::optional<ShownSlots> shown = std::nullopt)
+      : map_(std::move(map)), mapping_(std::move(mapping)), lender_(std::move(lender)), shown_(std::move(shown)) {}
 
   const v1::ArenaMap& map() const { return map_; }
   const Mapping& mapping() const { return mapping_; }
+  // Null without a slot map.
+  const Mapping* slot_map_memory() const { return shown_.has_value() ? &shown_->mapping : nullptr; }
   // The node whose memory it is, when that is not the one attached to: its slots are leased, and prove themselves by digest alone.
   const std::string& lender() const { return lender_; }
   bool lent() const { return !lender_.empty(); }
@@ -41,16 +51,22 @@ class MappedArena {
             SlotGeometry{.payload_offset = map_.payload_offset(), .slot_bytes = map_.slot_bytes()}};
   }
 
+  // Where `name` is Ready, by the slot map; without one nowhere. It may leave at any time: see Holds.
+  std::optional<SlotMap::Place> Find(const BlockName& name) const;
+  // Whether a place that Find told has been the same since.
+  bool Holds(const SlotMap::Place& place) const { return shown_->map.Holds(place); }
+
  private:
   const v1::ArenaMap map_;
   const Mapping mapping_;
   const std::string lender_;
+  const std::optional<ShownSlots> shown_;
 };
 
 // Threads: any.
 class SessionMemory {
  public:
-  // Maps what `grant` names: `descriptors` holds the staging memfd if any was granted, then one per arena.
+  // Maps what `grant` names: `descriptors` holds the staging memfd if any was granted, then one per arena and slot map.
   // Errors: Internal (a file that is too short or can still shrink), ResourceExhausted (the kernel refuses).
   static absl::StatusOr<std::shared_ptr<SessionMemory>> Map(const NamespaceSpec& spec, const AttachGrant& grant,
                                                             std::vector<UniqueFd> descriptors);
@@ -86,7 +102,9 @@ class SessionMemory {
   Mapping staging_;
   mutable Mutex mutex_;
   std::shared_ptr<const Arenas> arenas_ ABSL_GUARDED_BY(mutex_);  // replaced whole
-  std::map<uint32_t, size_t> prefaulted_bytes_;  // by arena; of the prefaulting thread
+  // By arena, of it and of its slot map; of the prefaulting thread.
+  std::map<uint32_t, size_t> prefaulted_bytes_;
+  std::map<uint32_t, size_t> prefaulted_map_bytes_;
   StagingAllocator allocator_;
 };
 

@@ -29,13 +29,39 @@ StemState::StemState(Origin origin) : origin_(std::move(origin)) {
 
 StemState::~StemState() {
   const std::shared_ptr<Session> session = origin_.session.lock();
-  if (session == nullptr) return;
+  if (session == nullptr || origin_.acquire_id == 0) return;
   std::vector<uint32_t> corrupt;
   {
     MutexLock lock(mutex_);
     corrupt.assign(corrupt_.begin(), corrupt_.end());
   }
-  session->Release(origin_.acquire_id, corrupt, payloads_loaded_.load(std::memory_order_relaxed));
+  session->Release(origin_.acquire_id, corrupt, payloads_loaded());
+}
+
+bool StemState::Glance(std::span<const std::span<std::byte>> wanted) {
+  const std::shared_ptr<const SessionMemory::Arenas> arenas = origin_.memory->arenas();
+  MutexLock lock(mutex_);
+  places_.resize(wanted.size());
+  for (uint32_t position = 0; position < wanted.size(); ++position) {
+    // The last block in any case: where it is held, all that it hangs on is.
+    if (wanted[position].empty() && position / parts_asked() + 1 < chain_blocks()) continue;
+    const BlockName name{origin_.memory->space(), PartKey(origin_.keys[position / parts_asked()], origin_.parts[position % parts_asked()])};
+    for (const auto& arena : arenas->mapped) {
+      const std::optional<SlotMap::Place> found = arena->Find(name);
+      if (!found.has_value()) continue;
+      if (arenas_.empty() || arenas_.back() != arena) arenas_.push_back(arena);
+      places_[position] = {.arena = arena.get(),
+                           .slot = found->slot,
+                           .generation = found->generation,
+                           .source = v1::SOURCE_LOCAL_DRAM,
+                           .pinned = false};
+      break;
+    }
+    if (places_[position].source == v1::SOURCE_UNSPECIFIED) return false;
+  }
+  loaded_ = std::make_unique<std::atomic<bool>[]>(places_.size());
+  matched_ = chain_blocks();
+  return true;
 }
 
 absl::Status StemState::OnAcquired(const v1::Acquired& message) {

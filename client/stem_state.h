@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "client/counters.h"
@@ -30,7 +31,7 @@ class StemState {
     std::weak_ptr<Session> session;
     std::shared_ptr<SessionMemory> memory;
     std::shared_ptr<Counters> counters;
-    uint64_t acquire_id = 0;
+    uint64_t acquire_id = 0;  // 0 = nothing was acquired: see Glance
     std::vector<BlockKey> keys;
     std::vector<uint32_t> parts;  // ids, known to the namespace
   };
@@ -41,12 +42,17 @@ class StemState {
     uint32_t slot = 0;
     uint64_t generation = 0;
     v1::Source source = v1::SOURCE_UNSPECIFIED;  // UNSPECIFIED = has not landed
+    bool pinned = true;  // until the stem ends; else it may leave at any time, and its arena knows
   };
 
   explicit StemState(Origin origin);
   ~StemState();
   StemState(const StemState&) = delete;
   StemState& operator=(const StemState&) = delete;
+
+  // Finds the whole chain in the node's own memory, without a call: its last block, and of the others what has a place in `wanted`, by
+  // position. False when it is not all there. Nothing is pinned. Once, instead of an answer.
+  bool Glance(std::span<const std::span<std::byte>> wanted);
 
   // The node's answer, once and first. Errors, here and below: InvalidArgument (validation refuses the message).
   absl::Status OnAcquired(const v1::Acquired& message);
@@ -73,6 +79,7 @@ class StemState {
   // What became of a position's payload: told to the node on release.
   void MarkCorrupt(uint32_t position);
   void MarkLoaded(uint32_t position);
+  uint32_t payloads_loaded() const { return payloads_loaded_.load(std::memory_order_relaxed); }
   // False once its session ended: its pins may be gone.
   bool session_lives() const;
 

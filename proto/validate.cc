@@ -201,6 +201,7 @@ absl::Status ValidateEnvelope(const v1::ClientMessage& message) {
     case v1::ClientMessage::kAbandon:
     case v1::ClientMessage::kMapped:
     case v1::ClientMessage::kConversationEnded:
+    case v1::ClientMessage::kGot:
       return absl::OkStatus();
     case v1::ClientMessage::kAcquire:
     case v1::ClientMessage::kReserve:
@@ -233,6 +234,42 @@ absl::StatusOr<Conversation> ValidateConversation(const v1::Conversation& messag
     case v1::OUTLOOK_ENDED: return Conversation{.id = message.id(), .outlook = Outlook::kEnded};
     default: return Bad("outlook", message.outlook(), "it must be UNSPECIFIED (0), WILL_RESUME (1) or ENDED (2)");
   }
+}
+
+absl::StatusOr<std::vector<GotChain>> ValidateGot(const v1::Got& message, const NamespaceSpec& spec) {
+  if (message.chains().empty() || message.chains_size() > kGotChainsMax) {
+    return Bad("the number of chains", message.chains_size(), absl::StrCat("it must be 1 to ", kGotChainsMax));
+  }
+  std::vector<GotChain> chains;
+  for (const v1::Got::Chain& chain : message.chains()) {
+    GotChain& got = chains.emplace_back();
+    STEM_ASSIGN(got.chain, ValidateAcquire(chain.asked(), spec));
+    STEM_ASSIGN(got.conversation, ValidateConversation(chain.asked().conversation()));
+    got.request = chain.asked().request();
+    STEM_TRY(TextWithin("traceparent", chain.traceparent(), 0, 256));
+    got.traceparent = chain.traceparent();
+    const uint64_t positions = got.chain.keys.size() * got.chain.parts.size();
+    if (chain.payloads_loaded() > positions) {
+      return Bad("payloads_loaded", chain.payloads_loaded(), absl::StrCat("the chain has ", positions));
+    }
+    got.payloads_loaded = chain.payloads_loaded();
+    if (chain.bytes_loaded() > positions * spec.block_bytes_max()) {
+      return Bad("bytes_loaded", chain.bytes_loaded(), absl::StrCat("the chain has at most ", positions * spec.block_bytes_max()));
+    }
+    got.bytes_loaded = chain.bytes_loaded();
+    if (chain.began_us_ago() > kDeadlineMaxMicros || chain.took_us() > chain.began_us_ago()) {
+      return Bad("took_us", chain.took_us(), absl::StrCat("it must be at most began_us_ago, ", chain.began_us_ago(), ", and that at most ",
+                                                          kDeadlineMaxMicros));
+    }
+    if (chain.deadline_us() > kDeadlineMaxMicros) {
+      return Bad("deadline_us", chain.deadline_us(), absl::StrCat("it must be at most ", kDeadlineMaxMicros));
+    }
+    got.deadline = absl::Microseconds(chain.deadline_us());
+    got.block_compute = absl::Microseconds(chain.asked().block_compute_us());
+    got.began_ago = absl::Microseconds(chain.began_us_ago());
+    got.took = absl::Microseconds(chain.took_us());
+  }
+  return chains;
 }
 
 absl::StatusOr<ReserveCall> ValidateReserve(const v1::Reserve& message, const NamespaceSpec& spec) {

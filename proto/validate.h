@@ -73,6 +73,22 @@ absl::StatusOr<ChainCall> ValidateAcquire(const v1::Acquire& message, const Name
 // Errors: InvalidArgument (an outlook that is none).
 absl::StatusOr<Conversation> ValidateConversation(const v1::Conversation& message);
 
+// One Get of a client, which it tells of afterwards.
+struct GotChain {
+  ChainCall chain;
+  std::string request;
+  std::string traceparent;
+  Conversation conversation;
+  uint32_t payloads_loaded = 0;  // at most all
+  uint64_t bytes_loaded = 0;     // at most all
+  absl::Duration began_ago;      // before the message was sent
+  absl::Duration took;           // at most began_ago
+  absl::Duration deadline;       // from its beginning
+  absl::Duration block_compute;  // zero = not said
+};
+inline constexpr int kGotChainsMax = 1024;  // in one message
+absl::StatusOr<std::vector<GotChain>> ValidateGot(const v1::Got& message, const NamespaceSpec& spec);
+
 struct ReserveCall {
   std::optional<BlockKey> parent;  // absent = the keys start the chain
   ChainCall chain;

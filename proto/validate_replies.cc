@@ -66,10 +66,11 @@ absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, 
   if (message.arenas().empty() || message.arenas_size() > static_cast<int>(kAttachArenasMax)) {
     return Bad("the number of arenas", message.arenas_size(), absl::StrCat("it must be 1 to ", kAttachArenasMax));
   }
-  const size_t expected = static_cast<size_t>(message.arenas_size()) + (message.staging_bytes() > 0 ? 1 : 0);
+  size_t expected = message.staging_bytes() > 0 ? 1 : 0;
+  for (const v1::ArenaMap& arena : message.arenas()) expected += arena.slot_map_bytes() > 0 ? 2 : 1;
   if (descriptors != expected) {
     return Bad("the number of descriptors", descriptors,
-               absl::StrCat("staging and arenas of the reply need ", expected));
+               absl::StrCat("staging, arenas and slot maps of the reply need ", expected));
   }
   STEM_ASSIGN(grant.space, ValidateFingerprint(message.namespace_fingerprint()));
   for (const v1::ArenaMap& arena : message.arenas()) {

@@ -28,7 +28,7 @@ struct AttachGrant {
       arenas;  // ids differ; every slot holds a header and a payload of the namespace's largest part
   std::vector<std::string> warnings;
 };
-// `message.code` is 0. `descriptors`: how many came with it: one for staging if any was granted, then one per arena.
+// `message.code` is 0. `descriptors`: how many came with it: one for staging if any was granted, then one per arena and slot map.
 absl::StatusOr<AttachGrant> ValidateAttachReply(const v1::AttachReply& message, const NamespaceSpec& spec,
                                                 size_t descriptors);
 

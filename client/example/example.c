@@ -1,4 +1,4 @@
-/* The whole life of a prompt's KV from C: ask for its longest stem, load what is held, compute and publish the rest.
+/* The whole life of a prompt's KV from C: get what is held of its longest stem, compute and publish the rest.
  *   stem-c-example unix:///run/stemcache/node.sock
  */
 #include <stdio.h>
@@ -16,17 +16,14 @@ static int Failed(const char* what, const stem_error* error) {
 
 /* Loads what is held of `keys` to `kv`, block by block; returns how many blocks. Whatever fails is a miss. */
 static uint32_t Load(stem_client* client, const stem_key* keys, unsigned char* kv) {
-  stem_stem* stem = NULL;
+  stem_got got = {.struct_bytes = sizeof(got)};
   stem_span pages[BLOCKS];
-  uint32_t loaded = 0;
-  if (stem_acquire(client, keys, BLOCKS, NULL, SECOND_US / 5, &stem, NULL) != STEM_OK) return 0;
-  for (uint32_t block = 0; block < stem_matched_blocks(stem); ++block) {
+  for (uint32_t block = 0; block < BLOCKS; ++block) {
     pages[block].data = kv + (size_t)block * BLOCK_BYTES;
     pages[block].bytes = BLOCK_BYTES;
   }
-  stem_load(client, stem, 0, pages, stem_matched_blocks(stem), SECOND_US / 5, &loaded, NULL);
-  stem_stem_free(stem);
-  return loaded;
+  stem_get(client, keys, BLOCKS, NULL, pages, BLOCKS, SECOND_US / 5, &got, NULL);
+  return got.blocks_loaded;
 }
 
 /* Publishes blocks `first` and on of the chain; returns how many are now held because of it. */

@@ -1,5 +1,4 @@
-// The whole life of a prompt's KV in 60 lines: ask for its longest stem, load what is held, compute and publish the
-// rest.
+// The whole life of a prompt's KV in 60 lines: get what is held of its longest stem, compute and publish the rest.
 //   stem-example unix:///run/stemcache/node.sock
 #include <cstdio>
 #include <cstring>
@@ -34,12 +33,10 @@ absl::Status Run(const char* node) {
   const absl::Time deadline = absl::Now() + absl::Milliseconds(200);
   std::vector<std::byte> kv(keys.size() * kBlockBytes);  // the engine's pages
   const auto block_of = [&](size_t block) { return std::span(kv).subspan(block * kBlockBytes, kBlockBytes); };
-  uint32_t loaded = 0;
-  if (absl::StatusOr<stem::Stem> stem = client->Acquire(keys, {}, deadline); stem.ok()) {
-    std::vector<std::span<std::byte>> pages;
-    for (uint32_t block = 0; block < stem->matched_blocks(); ++block) pages.push_back(block_of(block));
-    loaded = client->Load(*stem, 0, pages, deadline).blocks_loaded;
-  }  // released here; whatever failed, the rest is computed
+  std::vector<std::span<std::byte>> pages;
+  for (size_t block = 0; block < keys.size(); ++block) pages.push_back(block_of(block));
+  // In one; an engine that must know first what it will get takes Acquire, Load and Release. Whatever fails is computed.
+  const uint32_t loaded = client->Get(keys, {}, pages, deadline).blocks_loaded;
 
   for (uint32_t block = loaded; block < keys.size(); ++block) Compute(block, block_of(block));
 

@@ -15,12 +15,14 @@
 namespace stem {
 
 enum class BenchPath {
-  kLocal,      // published on the client's own node
+  kLocal,      // published on the client's own node: acquired, loaded, released
+  kLocalGet,   // the same by Get, without a call
   kRemoteShm,  // on another node of this host, whose memory is mapped
   kRemoteTcp,  // on another node, read through UCX over loopback TCP
   kSsd,        // on the client's own node, in its SSD tier
 };
-inline constexpr BenchPath kBenchPaths[] = {BenchPath::kLocal, BenchPath::kRemoteShm, BenchPath::kRemoteTcp, BenchPath::kSsd};
+inline constexpr BenchPath kBenchPaths[] = {BenchPath::kLocal, BenchPath::kLocalGet, BenchPath::kRemoteShm, BenchPath::kRemoteTcp,
+                                           BenchPath::kSsd};
 const char* NameOf(BenchPath path);
 
 struct BenchBlockOptions {
@@ -43,8 +45,8 @@ struct BenchBlockRow {
   uint32_t stem_blocks = 0;
   uint32_t threads = 0;
   double echo_p50_us = 0;     // an empty message there and back on an open stream: the least that a call can cost
-  double acquire_p50_us = 0;  // Acquire sent -> its answer
-  double stem_p50_us = 0;     // Acquire sent -> every block proved in the caller's memory
+  double acquire_p50_us = 0;  // Acquire sent -> its answer; 0 of Get
+  double stem_p50_us = 0;     // asked -> every block proved in the caller's memory
   double stem_p99_us = 0;
   double rate = 0;            // of that, over a round: a client copies what has landed while the rest is on its way
   double cpu_seconds_per_gb = 0;  // of all processes, per 10^9 bytes

@@ -16,7 +16,7 @@ namespace {
 
 struct Arguments {
   BenchBlockOptions options;
-  std::vector<std::string> paths = {"local", "remote-shm", "remote-tcp", "ssd"};
+  std::vector<std::string> paths = {"local", "local-get", "remote-shm", "remote-tcp", "ssd"};
   std::vector<std::string> sizes = {"64KiB", "2MiB"};
   std::string json;
 };
@@ -31,7 +31,7 @@ absl::StatusOr<int> Run(Arguments& arguments) {
       options.paths.push_back(path);
       known = true;
     }
-    if (!known) return absl::InvalidArgumentError(absl::StrCat("--path: '", name, "' is unknown; use local, remote-shm, remote-tcp, ssd"));
+    if (!known) return absl::InvalidArgumentError(absl::StrCat("--path: '", name, "' is unknown; use local, local-get, remote-shm, remote-tcp, ssd"));
   }
   options.block_bytes.clear();
   for (const std::string& text : arguments.sizes) {
@@ -54,7 +54,7 @@ void AddBenchCommand(CLI::App& app, const std::string& binaries, Command* run) {
   CLI::App& bench = *app.add_subcommand("bench", "measure a temporary cluster on this machine, beside the machine's own limits");
   bench.require_subcommand(1);
   CLI::App& block = *bench.add_subcommand("block", "how fast blocks come to an engine; every byte is proved, and compared afterwards");
-  block.add_option("--path", arguments->paths, "local, remote-shm (a peer on this host, mapped), remote-tcp (UCX over loopback), ssd")
+  block.add_option("--path", arguments->paths, "local, local-get (without a call), remote-shm (a peer on this host, mapped), remote-tcp (UCX over loopback), ssd")
       ->delimiter(',')
       ->capture_default_str();
   block.add_option("--sizes", arguments->sizes, "of a block, e.g. 64KiB,2MiB")->delimiter(',')->capture_default_str();

@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 
@@ -154,6 +155,22 @@ double CpuSeconds(const ProcessIdentity& process) {
     return 0;
   }
   return static_cast<double>(user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+}
+
+uint64_t UnenteredBytes(pid_t pid, const std::string& prefix) {
+  std::ifstream file(absl::StrFormat("/proc/%d/smaps", pid));
+  uint64_t bytes = 0;
+  bool named = false;
+  for (std::string line; std::getline(file, line);) {
+    // A mapping's first line ends with its file's name; lines like "Rss:  12 kB" follow.
+    uint64_t kib = 0;
+    const std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    if (words.size() != 3 || words[2] != "kB") named = absl::StrContains(line, "/memfd:" + prefix);
+    if (!named || words.size() != 3 || !absl::SimpleAtoi(words[1], &kib)) continue;
+    if (words[0] == "Size:") bytes += kib << 10;
+    if (words[0] == "Rss:") bytes -= kib << 10;
+  }
+  return bytes;
 }
 
 std::string LastLine(const std::string& path) {

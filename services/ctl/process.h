@@ -40,6 +40,9 @@ absl::Status Stop(const ProcessIdentity& process, absl::Duration patience, bool*
 // User and system time of all its threads so far; 0 when it has ended.
 double CpuSeconds(const ProcessIdentity& process);
 
+// Of the memory files named `prefix`... that a process has mapped, the bytes whose pages it has not entered into its page table; 0 when it has ended.
+uint64_t UnenteredBytes(pid_t pid, const std::string& prefix);
+
 // The last line of a file with something on it; empty when there is none.
 std::string LastLine(const std::string& path);
 

@@ -145,6 +145,11 @@ absl::Status NodeService::Handle(const std::shared_ptr<stem::Session>& session, 
                                      .deadline = deadline});
       return absl::OkStatus();
     }
+    case v1::ClientMessage::kGot: {
+      STEM_ASSIGN(const std::vector<GotChain> chains, ValidateGot(message.got(), spec));
+      for (const GotChain& got : chains) parts_.fetcher.Note(*session, got, parts_.tracer.Read(got.traceparent));
+      return absl::OkStatus();
+    }
     case v1::ClientMessage::kRelease:
       Release(*session, message.release());
       return absl::OkStatus();

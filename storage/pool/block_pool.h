@@ -24,6 +24,7 @@
 #include "storage/policy/eviction.h"
 #include "storage/policy/policies.h"
 #include "storage/pool/slot.h"
+#include "storage/pool/slot_map.h"
 
 namespace stem {
 
@@ -143,6 +144,8 @@ class BlockPool {
     std::function<void(const BlockChange&)> on_change;
     // Told of every block that leaves a tier, as on_change. May be empty.
     std::function<void(const BlockLeft&)> on_leave;
+    // Shows clients what is Ready; as SlotMapWriter wants it, for slots(). Borrowed, outlives the pool; may be empty.
+    std::span<std::byte> slot_map = {};
   };
 
   // `arena` (borrowed, outlives the pool) is cut into slots of `geometry`.
@@ -150,6 +153,9 @@ class BlockPool {
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
+
+  // How many slots fit so many bytes.
+  static uint32_t SlotsIn(uint64_t arena_bytes, const SlotGeometry& geometry) { return static_cast<uint32_t>(arena_bytes / geometry.slot_bytes); }
 
   const SlotGeometry& geometry() const { return geometry_; }
   uint32_t slots() const { return slots_; }
@@ -359,6 +365,7 @@ class BlockPool {
   std::deque<Block> blocks_ ABSL_GUARDED_BY(mutex_);  // by BlockId; a deque so that entries stay put
   std::vector<BlockId> free_ids_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
+  SlotMapWriter slot_map_ ABSL_GUARDED_BY(mutex_);
   uint32_t slots_max_ ABSL_GUARDED_BY(mutex_);  // that may be used
   uint64_t ssd_bytes_max_ ABSL_GUARDED_BY(mutex_);
   uint64_t slots_kept_ ABSL_GUARDED_BY(mutex_) = 0;

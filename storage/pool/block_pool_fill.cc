@@ -158,6 +158,7 @@ absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint
   block.dram_since = Hundredths();
   block.ranked = false;  // its request ranks it, or its last unpin
   ++blocks_dram_;
+  slot_map_.Enter(block.meta.name, block.slot, header.generation);
   Announce(block, Residence::kDram, GoneReason::kNone);
   return PinLocked(id);
 }

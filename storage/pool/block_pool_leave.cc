@@ -43,6 +43,7 @@ void BlockPool::LeaveDram(BlockId id) {
     Withdraw(id, options_.ssd_bytes_max > 0 ? GoneReason::kSpillRejected : GoneReason::kEvicted);
     return;
   }
+  slot_map_.Leave(block.meta.name, block.slot);
   dram_policy_->Remove(id);
   block.ranked = false;
   --blocks_dram_;
@@ -58,6 +59,7 @@ void BlockPool::Withdraw(BlockId id, GoneReason reason) {
   const bool ready = block.in_slot && !block.filling;
   const bool named = ready || block.on_ssd;
   if (ready) {
+    slot_map_.Leave(block.meta.name, block.slot);
     dram_policy_->Remove(id);
     block.ranked = false;
     --blocks_dram_;

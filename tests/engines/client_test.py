@@ -142,6 +142,27 @@ def test_views_outlive_their_client_and_cannot_be_written(cluster, keys, client)
     assert bytes(content) == payload(0).tobytes() and not view.intact
 
 
+def test_a_get_brings_what_there_is_and_says_why_not_the_rest(cluster, client, keys):
+    publish(client, keys)
+    pages = [np.zeros(BLOCK_BYTES, np.uint8) for _ in range(5)]
+    got = client.get(keys, [pages[0], None, pages[2], pages[3], bytearray(BLOCK_BYTES)], request="r-1", timeout_s=20)
+    assert got.blocks_loaded == 5 and got.misses == []
+    assert all((pages[block] == payload(block)).all() for block in (0, 2, 3)) and not pages[1].any()
+    longer = stemcache.Hasher(client).append(range(100, 100 + 16 * 7))
+    assert longer[: len(keys)] == keys
+    got = client.get(longer, [np.zeros(BLOCK_BYTES, np.uint8) for _ in range(7)], timeout_s=20)
+    assert got.blocks_loaded == 5 and got.misses == [(5, 2, "cold")]
+    with stemcache.Client(cluster.node(1), namespace(), timeout_s=20) as other:
+        page = bytearray(BLOCK_BYTES)
+        assert asyncio.run(other.get_async(keys, [None] * 4 + [page], timeout_s=20)).blocks_loaded == 5
+        assert page == payload(4).tobytes()
+    with pytest.raises(stemcache.InvalidArgument, match="the number of destinations is 4; it must be one per position, 5"):
+        client.get(keys, pages[:4])
+    with pytest.raises(stemcache.DeadlineExceeded) as late:
+        client.get(longer, [None] * 7, timeout_s=0)
+    assert late.value.blocks_loaded == 0
+
+
 def test_asyncio_calls_leave_the_loop_free(client, keys):
     async def life() -> int:
         beats = 0

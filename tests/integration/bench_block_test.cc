@@ -31,7 +31,7 @@ TEST(BenchBlockTest, EveryPathIsMeasuredBesideItsLimits) {
   setenv("TMPDIR", own.path().c_str(), 1);
   const auto rows = RunBenchBlock(Small());
   ASSERT_TRUE(rows.ok()) << rows.status();
-  ASSERT_EQ(rows->size(), 16u);
+  ASSERT_EQ(rows->size(), 20u);
   for (const BenchBlockRow& row : *rows) {
     EXPECT_GT(row.rate, 0) << NameOf(row.path);
     EXPECT_GT(row.stem_p99_us, 0);
@@ -44,7 +44,7 @@ TEST(BenchBlockTest, EveryPathIsMeasuredBesideItsLimits) {
     EXPECT_GT(row.ratio, 0);
   }
   const nlohmann::json json = ToJson(*rows);
-  EXPECT_EQ(json[4]["path"], "remote-shm");
+  EXPECT_EQ(json[4]["path"], "local-get");
   EXPECT_EQ(json[0]["block_bytes"], 256 << 10);
   EXPECT_EQ(json[2]["stem_blocks"], 8);
   EXPECT_EQ(json[3]["threads"], 2);

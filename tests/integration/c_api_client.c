@@ -164,6 +164,40 @@ static void CheckFetch(stem_client* client, const stem_key* keys, uint32_t expec
   stem_stem_free(stem);
 }
 
+static void CheckGet(stem_client* client, const stem_key* keys, uint32_t expected) {
+  stem_error error = {0};
+  stem_got got = {.struct_bytes = sizeof(got)};
+  stem_span pages[BLOCKS];
+  stem_call* call = NULL;
+  static unsigned char kv[BLOCKS][BLOCK_BYTES], truth[BLOCK_BYTES];
+  for (uint32_t i = 0; i < BLOCKS; ++i) {
+    pages[i].data = kv[i];
+    pages[i].bytes = BLOCK_BYTES;
+  }
+  for (int waiting = 1; waiting >= 0; --waiting) {
+    int32_t code = STEM_OK;
+    memset(kv, 0, sizeof(kv));
+    if (waiting) {
+      code = stem_get(client, keys, BLOCKS, NULL, pages, BLOCKS, 20 * SECOND_US, &got, &error);
+    } else {
+      stem_get_start(client, keys, BLOCKS, NULL, pages, BLOCKS, 20 * SECOND_US, NULL, NULL, &call, &error);
+      stem_call_wait(call, 20 * SECOND_US);
+      code = stem_take_got(call, &got, &error);
+      stem_call_free(call);
+    }
+    Check(code == STEM_OK && got.blocks_loaded == expected, "GetBringsWhatIsHeld", error.message);
+    Check(got.miss.first == expected && got.miss.first + got.miss.count == BLOCKS, "GetSaysWhatIsMissed", "another miss");
+    for (uint32_t i = 0; i < expected; ++i) {
+      Fill(truth, i);
+      Check(memcmp(kv[i], truth, BLOCK_BYTES) == 0, "GetsWhatWasPublished", "they differ");
+    }
+  }
+  Check(stem_get(client, keys, expected, NULL, pages, expected, 20 * SECOND_US, &got, &error) == STEM_OK && got.miss.count == 0,
+        "WholeChainHasNoMiss", error.message);
+  Check(stem_get(client, keys, BLOCKS, NULL, pages, 1, SECOND_US, &got, &error) == STEM_INVALID_ARGUMENT && got.blocks_loaded == 0,
+        "OneDestinationAPosition", error.message);
+}
+
 static void CheckCalls(stem_client* client, const stem_key* keys) {
   stem_error error = {0};
   stem_call* call = NULL;
@@ -219,6 +253,7 @@ int main(int argc, char** argv) {
   stem_stats stats = {.struct_bytes = sizeof(stats)};
   stem_client_stats(client, &stats);
   Check(stats.payloads_committed == PUBLISHED && stats.payloads_loaded[STEM_LOCAL_DRAM] == PUBLISHED + 1, "StatsCount", "wrong");
+  CheckGet(client, keys, PUBLISHED);
   if (argc > 2) {
     stem_client* other = Connect(argv[2], STEM_PROOF_HEADER, &error);
     Check(other != NULL, "ConnectsToAnotherNode", error.message);

@@ -29,6 +29,7 @@ class World {
   World(uint64_t seed, uint64_t ssd_bytes) : random_(seed) {
     const SlotGeometry geometry = SlotGeometry::For(kBlockBytes);
     memory_.resize(kSlots * geometry.slot_bytes);
+    slot_map_.resize(SlotMapLayout(kSlots).bytes());
     pool_ = std::make_unique<BlockPool>(
         std::span(memory_), geometry,
         BlockPool::Options{.ssd_bytes_max = ssd_bytes, .spill_ahead_slots = 3, .on_change = [this](const BlockChange& change) {
@@ -37,7 +38,8 @@ class World {
                              } else {
                                announced_[change.name.key.low] = change.residence;
                              }
-                           }});
+                           },
+                           .slot_map = slot_map_});
   }
 
   void Step() {
@@ -83,6 +85,14 @@ class World {
       if (number == 1) continue;
       ASSERT_TRUE(held.contains(number / 2)) << "block " << number << " is held without its parent";
     }
+    const absl::StatusOr<SlotMap> shown = SlotMap::Over(slot_map_, kSlots);
+    ASSERT_TRUE(shown.ok()) << shown.status();
+    for (uint64_t number = 1; number < kNames; ++number) {
+      const auto found = shown->Find(Name(number), [&](const SlotMap::Place& place) { return HeaderOf(place.slot).name == Name(number); });
+      const auto it = held.find(number);
+      ASSERT_EQ(found.has_value(), it != held.end() && it->second == Residence::kDram) << "clients are shown what is Ready, " << number;
+      ASSERT_TRUE(!found.has_value() || found->generation == HeaderOf(found->slot).generation);
+    }
     for (const auto& [number, residence] : held) ASSERT_TRUE(residence != Residence::kSsd || disk_.contains(number)) << number << " lost its record";
     for (const auto& [number, generation] : disk_) {
       ASSERT_TRUE(held.contains(number) || Leaving({Name(number), generation})) << "a record of " << number << " that nobody removes";
@@ -121,6 +131,10 @@ class World {
   }
 
  private:
+  SlotHeader HeaderOf(uint32_t slot) {
+    const SlotGeometry& geometry = pool_->geometry();
+    return SlotView<std::byte>(std::span(memory_).subspan(slot * geometry.slot_bytes, geometry.slot_bytes), geometry).header();
+  }
   void Fill(uint64_t number) {
     absl::StatusOr<Filling> filling = pool_->BeginFill(Name(number), Parent(number), absl::Now());
     if (!filling.ok()) return;
@@ -195,6 +209,7 @@ class World {
 
   std::mt19937_64 random_;
   std::vector<std::byte> memory_;
+  std::vector<std::byte> slot_map_;
   std::map<uint64_t, Residence> announced_;
   std::map<uint64_t, uint64_t> disk_;  // number -> generation in the record
   std::vector<std::vector<SpillRecordId>> removals_;  // that levers have begun and the store has not seen

@@ -29,9 +29,12 @@ class ClientFixture : public ::testing::Test {
     node_ = std::make_unique<FakeNode>(directory_.path(), std::move(options));
   }
 
-  void Start(uint32_t parts = 1, uint64_t staging_bytes = 64 << 10, LocalProof proof = LocalProof::kFull) {
+  void Start(uint32_t parts = 1, uint64_t staging_bytes = 64 << 10, LocalProof proof = LocalProof::kFull, bool show_slots = false) {
     spec_ = SmallSpec(kTestBlockBytes, parts);
-    StartNode({.spec = spec_});
+    FakeNode::Options node;
+    node.spec = spec_;
+    node.show_slots = show_slots;
+    StartNode(std::move(node));
     options_ = {.node = node_->target(),
                 .space = spec_,
                 .staging_bytes = staging_bytes,

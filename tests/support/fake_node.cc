@@ -74,7 +74,9 @@ FakeNode::FakeNode(const std::string& dir, Options options)
       root_(RootOf(kSecret, options_.trust_group, space_)),
       geometry_(SlotGeometry::For(options_.spec.block_bytes_max())),
       arena_(*Arena::Create("fake-arena", geometry_.slot_bytes * options_.slots, Arena::Sharing::kReadOnlyForOthers)),
+      slot_map_(*Arena::Create("fake-slot-map", SlotMapLayout(options_.slots).bytes(), Arena::Sharing::kReadOnlyForOthers)),
       listener_(Listen(absl::StrCat(path_, ".attach"))) {
+  if (options_.show_slots) shown_ = SlotMapWriter(slot_map_.bytes(), options_.slots);
   unlink(path_.c_str());
   grpc::ServerBuilder builder;
   builder.AddListeningPort(absl::StrCat("unix:", path_), grpc::InsecureServerCredentials());
@@ -147,6 +149,10 @@ void FakeNode::AttachOne(int socket) {
       stagings_.push_back(std::move(staging));
     }
     descriptors.push_back(arena_.fd());
+    if (options_.show_slots) {
+      map->set_slot_map_bytes(slot_map_.bytes().size());
+      descriptors.push_back(slot_map_.fd());
+    }
     if (options_.alter_reply) options_.alter_reply(reply);
     if (reply.code() != 0) descriptors.clear();
   }
@@ -246,7 +252,13 @@ uint32_t FakeNode::HoldLocked(const BlockKey& part_key, std::span<const std::byt
                                 slot(index).chunk_hashes(ChunkCount(payload.size())));
   slot(index).set_header(header);
   held_.emplace(part_key, index);
+  shown_.Enter(header.name, index, header.generation);
   return index;
+}
+
+void FakeNode::Unshow(uint32_t index) {
+  MutexLock lock(mutex_);
+  shown_.Leave(slot(index).header().name, index);
 }
 
 SlotView<std::byte> FakeNode::slot(uint32_t index) const {

@@ -21,6 +21,7 @@
 #include "stemcache/v1/node.grpc.pb.h"
 #include "storage/pool/arena.h"
 #include "storage/pool/slot.h"
+#include "storage/pool/slot_map.h"
 
 namespace stem::testing {
 
@@ -36,6 +37,7 @@ class FakeNode final : public v1::Node::Service {
     std::string trust_group = "tenant";
     std::function<void(v1::AttachReply&)> alter_reply = nullptr;  // before it is sent
     bool silent_attach = false;                                   // accepts and never answers
+    bool show_slots = false;                                      // by a slot map
   };
 
   // Listens on dir/node.sock and dir/node.sock.attach.
@@ -49,6 +51,8 @@ class FakeNode final : public v1::Node::Service {
 
   // Puts a payload into the next free slot, as a publish would; returns the slot.
   uint32_t Hold(const BlockKey& part_key, std::span<const std::byte> payload);
+  // Takes it out of the slot map, as an eviction would.
+  void Unshow(uint32_t index);
   SlotView<std::byte> slot(uint32_t index) const;
   uint64_t generation(uint32_t index) const { return slot(index).header().generation; }
   // Of the client that attached last.
@@ -91,6 +95,7 @@ class FakeNode final : public v1::Node::Service {
   const Root root_;
   const SlotGeometry geometry_;
   Arena arena_;
+  Arena slot_map_;
   UniqueFd listener_;
   std::thread acceptor_;
   std::unique_ptr<grpc::Server> server_;
@@ -100,6 +105,7 @@ class FakeNode final : public v1::Node::Service {
 
   mutable Mutex mutex_;
   CondVar changed_;
+  SlotMapWriter shown_ ABSL_GUARDED_BY(mutex_);
   Script script_ ABSL_GUARDED_BY(mutex_);
   std::vector<UniqueFd> attached_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Arena>> stagings_ ABSL_GUARDED_BY(mutex_);

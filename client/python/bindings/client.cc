@@ -148,13 +148,24 @@ std::vector<std::span<std::byte>> SpansOf(nb::handle destinations, std::vector<H
   return spans;
 }
 
-uint32_t LoadedOf(const LoadResult& result) {
-  if (result.status.ok()) return result.blocks_loaded;
-  // How far it came goes with the exception.
+// How far it came goes with the exception.
+template <typename Result>
+void CheckLoaded(const Result& result) {
+  if (result.status.ok()) return;
   const nb::object exception = ExceptionOf(result.status);
   exception.attr("blocks_loaded") = result.blocks_loaded;
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
   throw nb::python_error();
+}
+
+uint32_t LoadedOf(const LoadResult& result) {
+  CheckLoaded(result);
+  return result.blocks_loaded;
+}
+
+GetResult GotOf(GetResult result) {
+  CheckLoaded(result);
+  return result;
 }
 
 uint32_t Load(const PyClient& self, const Stem& stem, uint32_t first_block, nb::handle destinations, double timeout_s) {
@@ -184,9 +195,9 @@ const Stem& Held(const Stem& stem) {
   return stem;
 }
 
-std::vector<std::tuple<uint32_t, uint32_t, std::string>> MissesOf(const Stem& stem) {
+std::vector<std::tuple<uint32_t, uint32_t, std::string>> TuplesOf(const std::vector<MissRun>& misses) {
   std::vector<std::tuple<uint32_t, uint32_t, std::string>> out;
-  for (const MissRun& run : Held(stem).misses()) out.emplace_back(run.first, run.count, CauseName(run.cause));
+  for (const MissRun& run : misses) out.emplace_back(run.first, run.count, CauseName(run.cause));
   return out;
 }
 
@@ -244,6 +255,8 @@ void BindCall(nb::module_& module, const char* name) {
       .def("result", [](const Call<T>& call) {
         if constexpr (std::is_same_v<T, LoadResult>) {
           return LoadedOf(call.pending->Take());
+        } else if constexpr (std::is_same_v<T, GetResult>) {
+          return GotOf(call.pending->Take());
         } else if constexpr (std::is_same_v<T, absl::StatusOr<Reservation>>) {
           return PyReservation(ValueOf(call.pending->Take()));
         } else {
@@ -329,7 +342,7 @@ void BindHandles(nb::module_& module) {
       .def_prop_ro("landed_blocks", [](const Stem& stem) { return Held(stem).landed_blocks(); })
       .def_prop_ro("chain_blocks", [](const Stem& stem) { return Held(stem).chain_blocks(); })
       .def_prop_ro("exact", [](const Stem& stem) { return Held(stem).truth().exact(); })
-      .def_prop_ro("misses", &MissesOf, "(first block, blocks, cause) for what lies behind matched_blocks.")
+      .def_prop_ro("misses", [](const Stem& stem) { return TuplesOf(Held(stem).misses()); }, "(first block, blocks, cause) for what lies behind matched_blocks.")
       .def_prop_ro("difference", &DifferenceOf,
                    "(field, asked, known) with an incompatible miss: in what the namespace differs under which the prompt is known.")
       .def("source", [](const Stem& stem, uint32_t block) {
@@ -339,6 +352,10 @@ void BindHandles(nb::module_& module) {
       .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
       .def("__exit__", [](Stem& stem, nb::args) { stem = Stem(); })
       .def("release", [](Stem& stem) { stem = Stem(); }, "Gives it back; never waits.");
+
+  nb::class_<GetResult>(module, "Got", "What a `get` brought.")
+      .def_ro("blocks_loaded", &GetResult::blocks_loaded, "The leading run that is proved and complete in the destinations.")
+      .def_prop_ro("misses", [](const GetResult& got) { return TuplesOf(got.misses); }, "(first block, blocks, cause) for what lies behind it.");
 
   nb::class_<PyReservation>(module, "Reservation", "The right to publish some blocks, with the memory to write them to.")
       .def_prop_ro("wanted", [](nb::handle_t<PyReservation> self) { return nb::cast<PyReservation&>(self).Wanted(self); },
@@ -357,6 +374,7 @@ void BindHandles(nb::module_& module) {
       .def_ro("reason", &CommitResult::reason);
   BindCall<absl::StatusOr<Stem>>(module, "AcquireCall");
   BindCall<LoadResult>(module, "LoadCall");
+  BindCall<GetResult>(module, "GetCall");
   BindCall<absl::StatusOr<Reservation>>(module, "ReserveCall");
   BindCall<absl::StatusOr<CommitResult>>(module, "CommitCall");
 }
@@ -386,6 +404,20 @@ void BindStarts(nb::class_<PyClient>& client) {
              return call;
            },
            "stem"_a, "first_block"_a, "destinations"_a, nb::kw_only(), "timeout_s"_a = 5.0, "notify"_a.none() = nb::none())
+      .def("start_get",
+           [](const PyClient& self, const nb::bytes& keys, nb::handle destinations, std::vector<uint32_t> parts, std::string request,
+              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe, uint64_t conversation,
+              const std::string& outlook, nb::object notify) {
+             Call<GetResult> call;
+             AcquireOptions options = AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe,
+                                                       ConversationOf(conversation, outlook));
+             call.pending->destinations = SpansOf(destinations, call.pending->held);
+             self.get()->GetAsync(KeysOf(keys), options, call.pending->destinations, After(timeout_s), call.Ending(std::move(notify)));
+             return call;
+           },
+           "keys"_a, "destinations"_a, nb::kw_only(), "parts"_a = std::vector<uint32_t>(), "request"_a = "", "traceparent"_a = "",
+           "compute_s"_a = 0.0, "timeout_s"_a = 5.0, "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
+           "notify"_a.none() = nb::none())
       .def("start_reserve",
            [](const PyClient& self, const nb::bytes& keys, const std::optional<nb::bytes>& parent, std::vector<uint32_t> parts,
               std::string traceparent, double timeout_s, const nb::bytes& probe, uint64_t conversation, const std::string& outlook,
@@ -439,6 +471,27 @@ void BindWaits(nb::class_<PyClient>& client) {
       .def("load", &Load, "stem"_a, "first_block"_a, "destinations"_a, nb::kw_only(), "timeout_s"_a = 5.0,
            "Copies blocks from first_block on, each proved, into one buffer (or tensor) a position; None skips one. Returns how "
            "many; an exception has it as `blocks_loaded`.")
+      .def("get",
+           [](const PyClient& self, const nb::bytes& keys, nb::handle destinations, std::vector<uint32_t> parts, std::string request,
+              std::string traceparent, double compute_s, double timeout_s, const nb::bytes& probe, uint64_t conversation,
+              const std::string& outlook) {
+             const std::vector<BlockKey> chain = KeysOf(keys);
+             const AcquireOptions options = AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe,
+                                                             ConversationOf(conversation, outlook));
+             const LiveClient live = self.get();
+             std::vector<HostBytes> held;
+             const std::vector<std::span<std::byte>> spans = SpansOf(destinations, held);
+             GetResult result;
+             {
+               const nb::gil_scoped_release released;
+               result = live->Get(chain, options, spans, After(timeout_s));
+             }
+             return GotOf(std::move(result));
+           },
+           "keys"_a, "destinations"_a, nb::kw_only(), "parts"_a = std::vector<uint32_t>(), "request"_a = "", "traceparent"_a = "",
+           "compute_s"_a = 0.0, "timeout_s"_a = 5.0, "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",
+           "`acquire`, `load` and release in one: one buffer (or tensor) a position of the whole chain; None skips one. What lies whole in "
+           "the node's memory is copied without a call to it, which is the fastest way to a block. An exception has `blocks_loaded`.")
       .def("read",
            [](const PyClient& self, const Stem& stem, uint32_t position, double timeout_s) {
              const LiveClient live = self.get();

@@ -69,6 +69,10 @@ class Client(_core.Client):
         """As `load`."""
         return await _finished(lambda notify: self.start_load(stem, first_block, destinations, notify=notify, **options))
 
+    async def get_async(self, keys: bytes, destinations: Iterable[Any], **options: Any) -> _core.Got:
+        """As `get`."""
+        return await _finished(lambda notify: self.start_get(keys, destinations, notify=notify, **options))
+
     async def reserve_async(self, keys: bytes, **options: Any) -> _core.Reservation:
         """As `reserve`."""
         return await _finished(lambda notify: self.start_reserve(keys, notify=notify, **options))

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "services/node/fetch/fetch.h"
 
 namespace stem {
@@ -23,6 +24,40 @@ void Fetcher::Start(std::shared_ptr<Session> session, AcquireCall call) {
   auto fetch = std::make_shared<Fetch>(parts_, queue_, std::move(session), std::move(call), *pins);
   if (fetch->PinReady()) return fetch->AnswerPinned(v1::MISS_CAUSE_UNSPECIFIED);
   if (!queue_.TryPost([fetch] { fetch->Run(); })) fetch->AnswerPinned(v1::MISS_CAUSE_REFUSED);
+}
+
+void Fetcher::Note(const Session& session, const GotChain& got, const TraceContext& trace) {
+  parts_.copier.NoteFetch();
+  const Space& space = session.space();
+  const ChainCall& chain = got.chain;
+  const auto blocks = static_cast<uint32_t>(chain.keys.size());
+  AcquireOutcome outcome(blocks);
+  std::vector<BlockName> names;
+  for (uint32_t block = 0; block < blocks; ++block) {
+    outcome.Hit(block, v1::SOURCE_LOCAL_DRAM);
+    for (const uint32_t part : chain.parts) {
+      if (!IsNeeded(WindowBlocks(*space.spec.part(part), space.spec.block_tokens), block, blocks)) continue;
+      names.push_back({space.fingerprint, PartKey(chain.keys[block], part)});
+    }
+  }
+  parts_.metrics.CountLoaded(space, got.payloads_loaded);
+  parts_.metrics.AddBytes(v1::BYTE_PATH_LOCAL, got.bytes_loaded);
+  parts_.metrics.CountAcquire({.space = space, .outcome = outcome, .parts_asked = chain.parts.size(), .block_compute = got.block_compute});
+  parts_.demand.Count({.space = space, .chain = chain, .outcome = outcome});
+  space.pool().Touch(names, {.conversation = got.conversation});
+  RequestTrace told(parts_.sinks, {.kind = RequestKind::kAcquire,
+                                   .space = &space,
+                                   .request = got.request,
+                                   .trace = trace,
+                                   .blocks_asked = blocks,
+                                   .blocks_matched = blocks,
+                                   .last_key = chain.keys.back(),
+                                   .probe = chain.probe});
+  RequestFacts& facts = told.facts();
+  facts.hits.at(v1::SOURCE_LOCAL_DRAM) = {.blocks = blocks, .bytes = got.bytes_loaded};
+  facts.began = absl::Now() - got.began_ago;
+  facts.deadline = facts.began + got.deadline;
+  facts.answered = facts.ended = facts.began + got.took;
 }
 
 void Fetcher::CountRefused(const Session& session, const AcquireCall& call) {

@@ -66,6 +66,9 @@ class Fetcher {
   // Answers with Acquired, then Landed and Lost, through `session`. Local blocks are answered before this returns.
   void Start(std::shared_ptr<Session> session, AcquireCall call);
 
+  // What a client got out of this node's slots by itself, a while ago: counted, traced and ranked as an Acquire of which every block was here.
+  void Note(const Session& session, const GotChain& got, const TraceContext& trace);
+
   size_t queue_depth() const { return queue_.depth(); }
 
  private:

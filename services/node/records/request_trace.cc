@@ -71,7 +71,7 @@ RequestTrace::Timed::~Timed() { trace_.AddPiece(step_, begin_, absl::Now()); }
 
 void RequestTrace::End() {
   if (std::exchange(ended_, true)) return;
-  facts_.ended = absl::Now();
+  if (facts_.ended == absl::InfinitePast()) facts_.ended = absl::Now();
   for (const TraceStep& step : facts_.steps) sinks_.metrics.Observe(step.stage, step.busy);
   if (facts_.answered != absl::InfinitePast()) sinks_.metrics.Observe(Stage::kAcquire, facts_.answered - facts_.began);
   if (sinks_.tracer.on()) Export();

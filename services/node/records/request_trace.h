@@ -150,7 +150,7 @@ class RequestTrace {
   // That came from there. Which blocks were hit is said at the end.
   void AddHitBytes(stemcache::v1::Source source, uint64_t bytes) { facts_.hits.at(static_cast<size_t>(source)).bytes += bytes; }
 
-  // Tells the sinks, and gives the facts away. Once; later calls do nothing.
+  // Tells the sinks, and gives the facts away; the request ended now, unless facts() say when. Once; later calls do nothing.
   void End();
   // Of one that ended: its trace, which is not sampled, when it was kept nevertheless, being slow or failed: those whom it asked keep theirs.
   // Else not valid.

@@ -191,8 +191,10 @@ absl::Status AttachServer::Attach(const v1::AttachRequest& request, Connection& 
   arena->set_bytes(memory.arena.bytes().size());
   arena->set_slot_bytes(memory.pool->geometry().slot_bytes);
   arena->set_payload_offset(memory.pool->geometry().payload_offset);
+  arena->set_slot_map_bytes(memory.slot_map->bytes().size());
   if (staging_bytes > 0) fds->push_back(created.session->staging()->fd());
   fds->push_back(memory.arena.fd());
+  fds->push_back(memory.slot_map->fd());
   log_.Info("client_attached", {{"session", created.session->id()},
                                 {"client", call.client_name},
                                 {"pid", connection.peer.pid},

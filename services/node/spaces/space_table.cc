@@ -123,6 +123,9 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
                                                         memory.group.dram_bytes, " bytes of group ", memory.group.name,
                                                         "; raise --dram"));
     }
+    const uint64_t map_bytes = SlotMapLayout(BlockPool::SlotsIn(memory.arena.bytes().size(), geometry)).bytes();
+    STEM_ASSIGN(memory.slot_map, Arena::Create(absl::StrCat("stemcache-slots-", memory.group.name), map_bytes,
+                                               Arena::Sharing::kReadOnlyForOthers));
     memory.pool = std::make_unique<BlockPool>(
         memory.arena.bytes(), geometry,
         BlockPool::Options{.ssd_bytes_max = SsdQuota(memory),
@@ -130,7 +133,8 @@ absl::StatusOr<const Space*> SpaceTable::Add(const NamespaceSpec& spec, GroupMem
                            .policy = options_.policy,
                            .admission = options_.admission,
                            .on_change = options_.on_change,
-                           .on_leave = options_.on_leave});
+                           .on_leave = options_.on_leave,
+                           .slot_map = memory.slot_map->bytes()});
     // A quota that does not hold one slot of these blocks leaves the pool as it is.
     (void)memory.pool->SetQuota(memory.dram_bytes_max, 0);
   } else if (spec.block_bytes_max() > memory.pool->geometry().block_bytes_max()) {

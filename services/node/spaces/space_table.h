@@ -36,6 +36,7 @@ struct GroupMemory {
   uint32_t arena_id = 0;
   TrustGroup group;
   Arena arena;
+  std::optional<Arena> slot_map;    // of the pool, for clients; set with it
   std::unique_ptr<BlockPool> pool;  // null until the first namespace; set once
   uint64_t dram_bytes_max = 0;      // the operator's quotas, of the table; 0 = none set
   uint64_t ssd_bytes_max = 0;

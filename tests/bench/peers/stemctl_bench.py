@@ -8,6 +8,8 @@ RATE = "_bytes_per_second"
 CASES = [
     ("local, header", "local", "header", (1, 64)),
     ("local, full", "local", "full", (64,)),
+    ("get, header", "local-get", "header", (1, 64)),
+    ("get, full", "local-get", "full", (1, 64)),
     ("remote-shm, header", "remote-shm", "header", (64,)),
     ("remote-tcp, header", "remote-tcp", "header", (64,)),
     ("remote-tcp, full", "remote-tcp", "full", (64,)),

@@ -4,7 +4,7 @@ import statistics
 
 NAMES = {64 << 10: "64 KiB", 256 << 10: "256 KiB", 1 << 20: "1 MiB", 2 << 20: "2 MiB", 4 << 20: "4 MiB", "cold": "cold"}
 SECTIONS = [
-    ("one host", ("stemcache local", "stemcache remote-shm", "redis", "valkey", "mooncake shm", "nixl shm", "unix socket",
+    ("one host", ("stemcache local", "stemcache get", "stemcache remote-shm", "redis", "valkey", "mooncake shm", "nixl shm", "unix socket",
                   "limit local", "limit remote-shm")),
     ("TCP over loopback", ("stemcache remote-tcp", "mooncake tcp", "nixl tcp", "ucx", "tcp socket", "limit remote-tcp")),
     ("TCP over two network namespaces joined by veth", ("veth",)),
@@ -14,16 +14,17 @@ SECTIONS = [
 WARM, COLD, VETH_WARM, VETH_COLD = "ucx's best, warm", "ucx's best, cold", "veth ucx's best, warm", "veth ucx's best, cold"
 # (ours, its window, peer's rows of which the fastest counts, the bar)
 BARS = [
-    ("stemcache local, header", 64, [("redis", 1), ("redis", 64)], 3),
-    ("stemcache local, header", 64, [("valkey", 1), ("valkey", 64)], 3),
-    ("stemcache local, header", 64, [("mooncake shm", 64)], 1.5),
-    ("stemcache local, header", 64, [("mooncake shm", 1)], 3),
-    ("stemcache local, header", 64, [("nixl shm", 1)], 1.5),
-    ("stemcache local, header", 1, [("redis", 1)], None),
-    ("stemcache local, header", 1, [("valkey", 1)], None),
-    ("stemcache local, header", 1, [("mooncake shm", 1)], None),
-    ("stemcache local, header", 1, [("nixl shm", 1)], None),
-    ("stemcache local, full", 64, [("mooncake shm", 64)], None),
+    ("stemcache get, header", 64, [("redis", 1), ("redis", 64)], 3),
+    ("stemcache get, header", 64, [("valkey", 1), ("valkey", 64)], 3),
+    ("stemcache get, header", 64, [("mooncake shm", 64)], 1.5),
+    ("stemcache get, header", 1, [("redis", 1)], 3),
+    ("stemcache get, header", 1, [("valkey", 1)], 3),
+    ("stemcache get, header", 1, [("mooncake shm", 1)], 3),
+    ("stemcache get, header", 1, [("nixl shm", 1)], 1.5),
+    ("stemcache get, full", 64, [("mooncake shm", 64)], None),
+    ("stemcache get, full", 1, [("mooncake shm", 1)], None),
+    ("stemcache local, header", 64, [("mooncake shm", 64)], None),
+    ("stemcache local, header", 64, [("mooncake shm", 1)], None),
     ("stemcache remote-shm, header", 64, [("nixl shm", 64)], None),
     ("stemcache remote-tcp, header", 64, [("mooncake tcp", 16), ("mooncake tcp", 64)], 1.5),
     ("stemcache remote-tcp, header", 64, [("nixl tcp", 1)], 1.5),

@@ -86,6 +86,19 @@ TEST_F(ConnectionTest, BadAttachRepliesAreRefused) {
   }
 }
 
+TEST_F(ConnectionTest, SlotMapsOfAnotherLengthAreRefused) {
+  for (const int64_t more : {-8, 8, 1 << 30}) {
+    const auto alter = [more](v1::AttachReply& reply) {
+      v1::ArenaMap& arena = *reply.mutable_arenas(0);
+      arena.set_slot_map_bytes(arena.slot_map_bytes() + static_cast<uint64_t>(more));
+    };
+    const absl::Status status = ConnectTo({.spec = SmallSpec(kTestBlockBytes), .alter_reply = alter, .show_slots = true}, Soon());
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << more << ": " << status;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("slot map of arena 7"));
+    node_.reset();
+  }
+}
+
 TEST_F(ConnectionTest, SilentAttachEndsAtTheDeadline) {
   const absl::Status status = ConnectTo({.spec = SmallSpec(kTestBlockBytes), .silent_attach = true}, Within(30));
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);

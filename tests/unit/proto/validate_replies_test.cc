@@ -70,7 +70,7 @@ TEST(ValidateRepliesTest, AttachReplyRefusals) {
       {[](auto& m) { m.set_incarnation(0); }, "incarnation is 0"},
       {[](auto& m) { m.clear_arenas(); }, "the number of arenas is 0"},
       {[](auto& m) { m.set_staging_bytes(0); },
-       "the number of descriptors is 2; staging and arenas of the reply need 1"},
+       "the number of descriptors is 2; staging, arenas and slot maps of the reply need 1"},
       {[](auto& m) { m.set_staging_bytes(0), *m.add_arenas() = m.arenas(0); }, "arena is 3; it is named twice"},
       {[](auto& m) { m.mutable_arenas(0)->set_payload_offset(127); }, "payload_offset is 127"},
       {[](auto& m) { m.mutable_arenas(0)->set_slot_bytes(12095); }, "slot_bytes is 12095; behind payload_offset 4096"},

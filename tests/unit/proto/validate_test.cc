@@ -138,6 +138,40 @@ TEST(ValidateTest, EnvelopeRefusals) {
   EXPECT_TRUE(ValidateEnvelope(good).ok());  // a release has no deadline
 }
 
+TEST(ValidateTest, GotRefusals) {
+  v1::Got good;
+  v1::Got::Chain& chain = *good.add_chains();
+  chain.mutable_asked()->set_keys(Keys(3));
+  chain.mutable_asked()->set_request("r");
+  chain.mutable_asked()->mutable_conversation()->set_id(8);
+  chain.set_payloads_loaded(6);
+  chain.set_bytes_loaded(6 * TwoParts().block_bytes_max());
+  chain.set_began_us_ago(900);
+  chain.set_took_us(900);
+  chain.set_deadline_us(3'600'000'000);
+  using Case = Spoiled<v1::Got>;
+  ExpectRefusals(
+      good, [](const v1::Got& m) { return ValidateGot(m, TwoParts()).status(); },
+      std::vector<Case>{
+          {[](auto& m) { m.clear_chains(); }, {"the number of chains is 0", "1 to 1024"}},
+          {[](auto& m) { for (int i = 0; i < 1024; ++i) m.add_chains(); }, {"the number of chains is 1025"}},
+          {[](auto& m) { m.mutable_chains(0)->mutable_asked()->set_keys("x"); }, {"the length of keys is 1"}},
+          {[](auto& m) { m.mutable_chains(0)->mutable_asked()->mutable_conversation()->set_outlook(static_cast<v1::Outlook>(9)); }, {"outlook"}},
+          {[](auto& m) { m.mutable_chains(0)->set_payloads_loaded(7); }, {"payloads_loaded is 7", "6"}},
+          {[](auto& m) { m.mutable_chains(0)->set_bytes_loaded(m.chains(0).bytes_loaded() + 1); }, {"bytes_loaded is"}},
+          {[](auto& m) { m.mutable_chains(0)->set_took_us(901); }, {"took_us is 901", "900"}},
+          {[](auto& m) { m.mutable_chains(0)->set_began_us_ago(3'600'000'001); }, {"3600000001", "3600000000"}},
+          {[](auto& m) { m.mutable_chains(0)->set_deadline_us(3'600'000'001); }, {"deadline_us is 3600000001"}},
+          {[](auto& m) { m.mutable_chains(0)->set_traceparent(std::string(257, 't')); }, {"traceparent", "257"}},
+      });
+  const std::vector<GotChain> got = *ValidateGot(good, TwoParts());
+  ASSERT_EQ(got.size(), 1u);
+  EXPECT_EQ(got[0].chain.keys.size(), 3u);
+  EXPECT_EQ(got[0].request, "r");
+  EXPECT_EQ(got[0].conversation.id, 8u);
+  EXPECT_EQ(got[0].took, absl::Microseconds(900));
+}
+
 TEST(ValidateTest, AcquireRefusals) {
   v1::Acquire good;
   good.set_keys(Keys(3));

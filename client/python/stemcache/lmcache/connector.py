@@ -125,15 +125,16 @@ class StemcacheRemoteConnector(RemoteConnector):
             name = self._key(key), key.worker_id
             with self._lock:
                 _, stem = self._stems.pop(name, (0.0, None))
+            memory = self._backend.allocate(self.meta_shapes, self.meta_dtypes, self.meta_fmt)
+            if memory is None:
+                return None
             if stem is None:
-                stem = await self._client.acquire_async(name[0], parts=[name[1]], timeout_s=self._timeout("lookup"))
-            with stem:
-                if stem.matched_blocks == 0:
+                got = await self._client.get_async(name[0], [_bytes(memory)], parts=[name[1]], timeout_s=self._timeout("load"))
+                if got.blocks_loaded == 0:
                     return None
-                memory = self._backend.allocate(self.meta_shapes, self.meta_dtypes, self.meta_fmt)
-                if memory is None:
-                    return None
-                await self._client.load_async(stem, 0, [_bytes(memory)], timeout_s=self._timeout("load"))
+            else:
+                with stem:
+                    await self._client.load_async(stem, 0, [_bytes(memory)], timeout_s=self._timeout("load"))
             loaded, memory = memory, None
             return loaded
         except stemcache.StemcacheError as error:

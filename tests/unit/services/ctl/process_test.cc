@@ -1,8 +1,10 @@
 #include "services/ctl/process.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -30,6 +32,23 @@ class ProcessTest : public ::testing::Test {
 
   const std::string log_;
 };
+
+TEST_F(ProcessTest, PagesThatWereNotTouchedAreNotEntered) {
+  constexpr size_t kBytes = 1 << 20;
+  const int file = memfd_create("process-test-pages", 0);
+  ASSERT_EQ(ftruncate(file, kBytes), 0);
+  char* const pages = static_cast<char*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
+  ASSERT_NE(pages, MAP_FAILED);
+  EXPECT_EQ(UnenteredBytes(getpid(), "process-test-"), kBytes);
+  std::memset(pages, 1, kBytes / 2);
+  EXPECT_EQ(UnenteredBytes(getpid(), "process-test-"), kBytes / 2);
+  EXPECT_EQ(UnenteredBytes(getpid(), "another-"), 0u);
+  std::memset(pages, 1, kBytes);
+  EXPECT_EQ(UnenteredBytes(getpid(), "process-test-"), 0u);
+  munmap(pages, kBytes);
+  close(file);
+  EXPECT_EQ(UnenteredBytes(1 << 30, "process-test-"), 0u);
+}
 
 TEST_F(ProcessTest, StopEndsAProcessOnItsFirstWord) {
   const ProcessIdentity process = Start("exec sleep 600");
