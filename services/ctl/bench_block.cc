@@ -197,8 +197,10 @@ class Case {
     const double seconds = SecondsSince(begin);
     const double cpu = cluster_->CpuSeconds() - cpu_before;
     STEM_TRY(CheckBytes());
-    if (round == 0 && path_ == BenchPath::kRemoteShm) AwaitPagesEntered();
-    if (round == 0) return absl::OkStatus();
+    if (round == 0) {
+      AwaitPagesEntered();
+      return absl::OkStatus();
+    }
     const auto bytes = static_cast<double>(round_bytes());
     const double rate = bytes / seconds;
     rounds_.push_back({.acquire_p50_us = acquires.QuantileUs(0.5),
@@ -287,7 +289,7 @@ class Case {
     return absl::UnavailableError("the directory did not hear of the blocks in time");
   }
 
-  // Who maps another's memory enters its pages in the background, with a fifth of a processor; that first second or two is not what is measured.
+  // Who maps a node's memory enters its pages in the background, with a fifth of a processor; that first second or two is not what is measured.
   void AwaitPagesEntered() const {
     const auto all_entered = [this] {
       uint64_t bytes = UnenteredBytes(getpid(), kArenaName);

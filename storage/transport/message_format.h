@@ -1,5 +1,5 @@
 // The headers of the two active messages by which memory is read where the lanes have no one-sided get (TCP):
-// ReadRequest (no payload; UCX says who asks) and ReadReply (its payload is the bytes).
+// ReadRequest (its payload further ones, packed; UCX says who asks) and ReadReply (its payload is the bytes).
 // Little-endian, fixed length, in the order of the fields, after a u32 magic and a u32 code.
 #pragma once
 

@@ -10,9 +10,9 @@
 namespace stem {
 namespace {
 
-// UCX reads a header until the send ends.
+// UCX reads header and payload until the send ends.
 struct RequestSend {
-  ReadRequestBytes header;
+  std::vector<ReadRequestBytes> requests;
   size_t* in_flight;
 };
 
@@ -46,7 +46,18 @@ absl::StatusOr<ReadWire::Issued> MessageReader::Issue(PeerId peer, OpId op, cons
   UcxLink& link = *found->second;
   const ReadRequest request{.op = op, .nonce = link.nonce, .region = link.tokens.at(read.arena), .offset = read.offset,
                             .bytes = read.destination.size(), .time_left_ms = MillisecondsLeft(deadline)};
-  auto send = std::make_unique<RequestSend>(RequestSend{Encode(request), &sends_in_flight_});
+  Asked& asked = asked_[peer];
+  asked.ops.push_back(op);
+  asked.requests.push_back(Encode(request));
+  transfers_[op] = {.peer = peer, .nonce = link.nonce, .destination = read.destination.data(),
+                    .bytes = read.destination.size()};
+  ++link.requests_open;
+  if (!link.silent_since) link.silent_since = std::chrono::steady_clock::now();
+  return Issued::kPending;
+}
+
+absl::Status MessageReader::Send(UcxLink& link, std::vector<ReadRequestBytes> requests) {
+  auto send = std::make_unique<RequestSend>(RequestSend{std::move(requests), &sends_in_flight_});
   ucp_request_param_t params{};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
   params.flags = UCP_AM_SEND_FLAG_EAGER | UCP_AM_SEND_FLAG_REPLY;  // tells the owner which endpoint to answer
@@ -58,18 +69,24 @@ absl::StatusOr<ReadWire::Issued> MessageReader::Issue(PeerId peer, OpId op, cons
     ucp_request_free(sent);
   };
   const ucs_status_ptr_t sending =
-      ucp_am_send_nbx(link.endpoint->handle(), kReadRequestMessage, send->header.data(), send->header.size(),
-                      nullptr, 0, &params);
+      ucp_am_send_nbx(link.endpoint->handle(), kReadRequestMessage, send->requests.data(), sizeof(ReadRequestBytes),
+                      send->requests.data() + 1, (send->requests.size() - 1) * sizeof(ReadRequestBytes), &params);
   if (UCS_PTR_IS_ERR(sending)) return UcxStatus(UCS_PTR_STATUS(sending), "sending a read request");
   if (sending != nullptr) {
     ++sends_in_flight_;
     send.release();
   }
-  transfers_[op] = {.peer = peer, .nonce = link.nonce, .destination = read.destination.data(),
-                    .bytes = read.destination.size()};
-  ++link.requests_open;
-  if (!link.silent_since) link.silent_since = std::chrono::steady_clock::now();
-  return Issued::kPending;
+  return absl::OkStatus();
+}
+
+void MessageReader::Flush() {
+  for (auto& [peer, asked] : std::exchange(asked_, {})) {
+    const auto link = links_.find(peer);
+    const absl::Status sent = link != links_.end() ? Send(*link->second, std::move(asked.requests))
+                                                   : absl::UnavailableError("peer lost before the read began");
+    if (sent.ok()) continue;
+    for (const OpId op : asked.ops) End(op, sent);
+  }
 }
 
 bool MessageReader::GiveUp(OpId op) {

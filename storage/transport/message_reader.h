@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "storage/transport/get_reader.h"
+#include "storage/transport/message_format.h"
 #include "storage/transport/read_scheduler.h"
 #include "storage/transport/ucx_link.h"
 
@@ -27,6 +29,8 @@ class MessageReader : public ReadWire {
   MessageReader& operator=(const MessageReader&) = delete;
 
   absl::StatusOr<Issued> Issue(PeerId peer, OpId op, const ReadOp& read, SteadyTime deadline) override;
+  // Sends what was issued, one message to each peer.
+  void Flush() override;
   bool GiveUp(OpId op) override;
 
   size_t sends_in_flight() const { return sends_in_flight_; }
@@ -39,6 +43,12 @@ class MessageReader : public ReadWire {
     uint64_t bytes = 0;
     uint64_t received = 0;
   };
+  // The requests of some ops to one peer, not yet sent.
+  struct Asked {
+    std::vector<OpId> ops;
+    std::vector<ReadRequestBytes> requests;
+  };
+  absl::Status Send(UcxLink& link, std::vector<ReadRequestBytes> requests);
   void OnReply(absl::string_view header, absl::string_view payload);
   void Heard(uint64_t nonce);
   // Ends an op that is not given up.
@@ -48,6 +58,7 @@ class MessageReader : public ReadWire {
   const Land land_;
   const OpEnded ended_;
   absl::flat_hash_map<OpId, Transfer> transfers_;
+  absl::flat_hash_map<PeerId, Asked> asked_;
   size_t sends_in_flight_ = 0;
 };
 

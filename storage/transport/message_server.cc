@@ -40,10 +40,12 @@ void MessageServer::SetHandler() {
   params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
   params.id = kReadRequestMessage;
   params.arg = this;
-  params.cb = [](void* self, const void* header, size_t header_bytes, void*, size_t,
+  params.cb = [](void* self, const void* header, size_t header_bytes, void* data, size_t data_bytes,
                  const ucp_am_recv_param_t* received) {
     if ((received->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0) return UCS_OK;  // of nobody we could answer
-    static_cast<MessageServer*>(self)->OnRequest({static_cast<const char*>(header), header_bytes}, received->reply_ep);
+    const bool here = (received->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0;  // no requester sends it otherwise
+    static_cast<MessageServer*>(self)->OnRequests({static_cast<const char*>(header), header_bytes},
+                                                  {static_cast<const char*>(data), here ? data_bytes : 0}, received->reply_ep);
     return UCS_OK;
   };
   ucp_worker_set_am_recv_handler(worker_, &params);
@@ -76,12 +78,18 @@ absl::StatusCode MessageServer::Check(const ReadRequest& request) const {
   return absl::StatusCode::kOk;
 }
 
-void MessageServer::OnRequest(absl::string_view header, ucp_ep_h from) {
-  const auto request = DecodeReadRequest(header);
-  if (request.ok() && arrivals_.size() < limits_.arrivals_max) {
-    arrivals_.emplace_back(*request, from);
-  } else {
-    ++counters_.serves_refused;  // dropped: the deadline of the read ends it
+void MessageServer::OnRequests(absl::string_view header, absl::string_view payload, ucp_ep_h from) {
+  const auto note = [&](absl::string_view bytes) {
+    const auto request = DecodeReadRequest(bytes);
+    if (request.ok() && arrivals_.size() < limits_.arrivals_max) {
+      arrivals_.emplace_back(*request, from);
+    } else {
+      ++counters_.serves_refused;  // dropped: the deadline of the read ends it
+    }
+  };
+  note(header);
+  for (; !payload.empty(); payload.remove_prefix(std::min(payload.size(), sizeof(ReadRequestBytes)))) {
+    note(payload.substr(0, sizeof(ReadRequestBytes)));
   }
 }
 

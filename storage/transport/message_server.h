@@ -84,7 +84,7 @@ class MessageServer {
   MessageServer(ucp_worker_h worker, Limits limits, TransportCounters& counters);
   void SetHandler();
   // Only takes note: UCX 1.13 crashes when it is called from the middle of its progress.
-  void OnRequest(absl::string_view header, ucp_ep_h from);
+  void OnRequests(absl::string_view header, absl::string_view payload, ucp_ep_h from);
   void Queue(const ReadRequest& request, ucp_ep_h from);
   bool AcceptWaiting();
   void DropFailed();

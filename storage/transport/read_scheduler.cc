@@ -45,6 +45,7 @@ size_t ReadScheduler::Issue() {
       ++issued;
     }
   }
+  if (issued > 0) wire_.Flush();
   std::erase_if(queues_, [](const auto& entry) {
     return entry.second.waiting.empty() && entry.second.ops_on_wire == 0;
   });

@@ -30,6 +30,8 @@ class ReadWire {
   virtual ~ReadWire() = default;
   // Puts an op on the wire. kPending: ReadScheduler::Ended follows. An error: nothing was started.
   virtual absl::StatusOr<Issued> Issue(PeerId peer, OpId op, const ReadOp& read, SteadyTime deadline) = 0;
+  // What was issued since may be put off until here.
+  virtual void Flush() {}
   // Gives an op on the wire up. True: its destination is not written from now on, and Ended will not follow.
   // False: Ended follows, once that is known.
   virtual bool GiveUp(OpId op) = 0;

@@ -8,6 +8,13 @@
 #include "kernels/checksum.h"
 
 namespace stem {
+namespace {
+
+// What is waited for at once, and how much longer than for its first block.
+constexpr uint64_t kTogetherBytes = 1 << 20;
+constexpr absl::Duration kTogetherMax = absl::Milliseconds(1);
+
+}  // namespace
 
 bool RemoteRun::from_ssd() const {
   const auto& flags = lease_.reply.from_ssd();
@@ -51,7 +58,7 @@ void RemoteRun::Start(const std::shared_ptr<RemoteRun>& run, Transport& transpor
 void RemoteRun::Finish(size_t op, absl::Status status) {
   MutexLock lock(mutex_);
   results_[op] = std::move(status);
-  landed_.NotifyAll();
+  if (op == awaited_) landed_.NotifyAll();
 }
 
 void RemoteRun::Land(size_t op, std::span<std::byte> to, std::span<const std::byte> from) {
@@ -92,12 +99,24 @@ bool RemoteRun::Finished(size_t op) {
 absl::Status RemoteRun::WaitFor(size_t op, absl::Time deadline) {
   const absl::Time until = std::min(deadline, lease_.expiry);
   MutexLock lock(mutex_);
+  if (!results_[op].has_value()) {
+    size_t last = op;
+    for (uint64_t waited = bytes(op); last + 1 < results_.size() && waited + bytes(last + 1) <= kTogetherBytes; ++last) waited += bytes(last + 1);
+    Await(last, std::min(until, absl::Now() + kTogetherMax));
+    Await(op, until);
+  }
+  if (!results_[op].has_value()) return absl::DeadlineExceededError("the block did not arrive in time");
+  return *results_[op];
+}
+
+void RemoteRun::Await(size_t op, absl::Time until) {
+  awaited_ = op;
   while (!results_[op].has_value()) {
     const absl::Duration left = until - absl::Now();
-    if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the block did not arrive in time");
+    if (left <= absl::ZeroDuration()) break;
     landed_.WaitFor(mutex_, left);
   }
-  return *results_[op];
+  awaited_.reset();
 }
 
 absl::StatusOr<BlockPin> RemoteRun::Prove(size_t op, const BlockName& name) {

@@ -41,7 +41,8 @@ class RemoteRun {
   bool GiveUp(size_t op) { return fillings_[op].GiveUp(); }
 
   bool Finished(size_t op);
-  // How the read ended; DeadlineExceeded when it has not by `deadline` or the lease's end.
+  // How the read ended; DeadlineExceeded when it has not by `deadline` or the lease's end. Waits a little for small ones behind it, too: a wake-up
+  // for each, and what follows from it, would take longer than their bytes. One caller at a time.
   absl::Status WaitFor(size_t op, absl::Time deadline);
 
   bool from_ssd(size_t op) const { return lease_.reply.from_ssd(static_cast<int>(leased_[op])); }
@@ -62,6 +63,9 @@ class RemoteRun {
   // The next bytes of an op, on the transport's thread: copies them into its slot and hashes the chunks in the same pass.
   void Land(size_t op, std::span<std::byte> to, std::span<const std::byte> from);
 
+  // Until `op` is finished, or `until`.
+  void Await(size_t op, absl::Time until) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const PeerLease lease_;
   const SlotGeometry geometry_;
   std::vector<Filling> fillings_;  // by op; moved out once landed
@@ -70,6 +74,7 @@ class RemoteRun {
   Mutex mutex_;
   CondVar landed_;
   std::vector<std::optional<absl::Status>> results_ ABSL_GUARDED_BY(mutex_);  // by op
+  std::optional<size_t> awaited_ ABSL_GUARDED_BY(mutex_);  // op whose end wakes who waits
 };
 
 }  // namespace stem

@@ -27,11 +27,13 @@ class FakeWire : public ReadWire {
     issued.push_back({peer, op});
     return lands_at_once ? Issued::kLanded : Issued::kPending;
   }
+  void Flush() override { flushed.push_back(issued.size()); }
   bool GiveUp(OpId op) override {
     given_up.push_back(op);
     return safe_when_given_up;
   }
   std::vector<std::pair<PeerId, OpId>> issued;
+  std::vector<size_t> flushed;  // how many had been issued
   std::vector<OpId> given_up;
   absl::Status failure;
   bool lands_at_once = false;
@@ -59,6 +61,16 @@ class ReadSchedulerTest : public testing::Test {
   ReadScheduler scheduler_{{.peer_bytes_max = 300, .peer_ops_max = 5, .total_bytes_max = 500}, wire_, counters_, 1000};
   Log log_;
 };
+
+TEST_F(ReadSchedulerTest, ARoundIsFlushedOnceAndNeverForNothing) {
+  Submit("a", kPeer, 4);
+  Submit("b", kOther, 1);
+  EXPECT_EQ(scheduler_.Issue(), 4u);  // three and one: the windows are full
+  EXPECT_EQ(scheduler_.Issue(), 0u);
+  scheduler_.Ended(wire_.issued[0].second, absl::OkStatus());
+  EXPECT_EQ(scheduler_.Issue(), 1u);
+  EXPECT_EQ(wire_.flushed, (std::vector<size_t>{4, 5}));
+}
 
 TEST_F(ReadSchedulerTest, AnOpIsAnsweredWhenItLandsAndTheReadIsSafeAfterTheLast) {
   Submit("a", kPeer, 2);
