@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 #include <thread>
@@ -173,6 +174,59 @@ TEST_F(KillTest, ClientInTheMiddleOfALoadOutlivesItsNode) {
     }
   }
   killer.join();
+}
+
+TEST_F(KillTest, ClientsThatGetWithoutAskingOutliveTheirNodeAndFindTheNext) {
+  constexpr uint32_t kChains = 12, kBlocks = 64;
+  Up(1, 4 << 20, 0);  // room for a third of the chains: slots change all the time
+  const NamespaceSpec spec = ReplaySpace(64, 128);
+  const auto deadline = [] { return absl::Now() + absl::Seconds(20); };
+  const std::string node = "unix://" + state_.nodes[0].socket;
+  const auto publisher = CacheClient::Connect({.node = node, .space = spec}, deadline());
+  const auto reader = CacheClient::Connect({.node = node, .space = spec, .staging_bytes = 0}, deadline());
+  ASSERT_TRUE(publisher.ok() && reader.ok()) << publisher.status() << reader.status();
+  std::vector<std::vector<BlockKey>> chains(kChains);
+  for (uint32_t chain = 0; chain < kChains; ++chain) {
+    ASSERT_TRUE((*publisher)->NewHasher()->AppendTokens(std::vector<uint32_t>(64 * kBlocks, chain), chains[chain]).ok());
+  }
+  std::atomic<bool> stop{false};
+  std::thread publishing([&] {
+    for (uint32_t chain = 0; !stop; chain = (chain + 1) % kChains) {
+      absl::StatusOr<Reservation> reservation = (*publisher)->Reserve(chains[chain], {}, deadline());
+      if (!reservation.ok()) continue;  // while there is no node
+      for (const WantedPayload& wanted : reservation->wanted()) std::ranges::fill(wanted.staging, static_cast<std::byte>(chain + 1));
+      (void)(*publisher)->Commit(*std::move(reservation), deadline());
+    }
+  });
+  std::vector<std::byte> memory(kBlocks * 8192);
+  std::vector<std::span<std::byte>> pages;
+  for (size_t i = 0; i < kBlocks; ++i) pages.push_back(std::span(memory).subspan(i * 8192, 8192));
+  // Gets until so many blocks came, or too long; every byte of them is right.
+  const auto get = [&](uint64_t enough, const std::atomic<bool>* until) {
+    uint64_t loaded = 0;
+    const absl::Time end = deadline();
+    for (uint32_t chain = 0; absl::Now() < end && (until != nullptr ? !*until : loaded < enough); chain = (chain + 1) % kChains) {
+      const GetResult got = (*reader)->Get(chains[chain], {}, pages, deadline());
+      const auto right = static_cast<std::byte>(chain + 1);
+      EXPECT_EQ(std::count(memory.begin(), memory.begin() + got.blocks_loaded * 8192, right), got.blocks_loaded * 8192) << "chain " << chain;
+      loaded += got.blocks_loaded;
+    }
+    return loaded;
+  };
+  EXPECT_GE(get(2000, nullptr), 2000u);
+  std::atomic<bool> dead{false};
+  std::thread killer([&] {
+    absl::SleepFor(absl::Milliseconds(100));
+    Kill(state_.nodes[0].process);
+    absl::SleepFor(absl::Milliseconds(100));
+    dead = true;
+  });
+  get(0, &dead);  // in the middle of it
+  killer.join();
+  Resume();
+  EXPECT_GE(get(2000, nullptr), 2000u) << "out of the next incarnation's memory";
+  stop = true;
+  publishing.join();
 }
 
 TEST_F(KillTest, KilledPublishersLeakNothingInAThousandRounds) {

@@ -83,6 +83,8 @@ void FuzzNodeSide(uint8_t kind, const uint8_t* data, size_t size) {
       if (call.ok()) STEM_CHECK(call->keys.size() * call->parts.size() <= kChainBlocksMax);
       (void)ValidateReserve(message.reserve(), Spec());
       (void)ValidateCommit(message.commit());
+      const auto got = ValidateGot(message.got(), Spec());
+      if (got.ok()) STEM_CHECK(got->size() <= static_cast<size_t>(kGotChainsMax) && got->front().took <= got->front().began_ago);
       return;
     }
     default:
