@@ -124,8 +124,7 @@ class CacheClient {
 
   // Acquire, Load and Release in one: copies the chain's blocks into `destinations`, one span per position of the whole chain, each of its part's
   // block_bytes; an empty span skips its position. What lies whole in the node's own memory is copied without a call to it, and the node told
-  // some milliseconds later (not when the client ends before); all else as the three calls would. Nothing stays pinned. Bytes of destinations behind
-  // blocks_loaded are undefined.
+  // some milliseconds later; all else as the three calls would. Nothing stays pinned. Bytes of destinations behind blocks_loaded are undefined.
   GetResult Get(std::span<const BlockKey> keys, const AcquireOptions& options, std::span<const std::span<std::byte>> destinations,
                 absl::Time deadline);
 

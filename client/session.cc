@@ -19,7 +19,7 @@
 namespace stem {
 namespace {
 
-enum Event : uintptr_t { kStarted = 1, kRead, kWritten, kFinished };
+enum Event : uintptr_t { kStarted = 1, kRead, kWritten, kHalfClosed, kFinished };
 
 void* Tag(Event event) { return reinterpret_cast<void*>(event); }
 
@@ -216,7 +216,20 @@ void Session::Cancel() {
   shutdown(attachment_.socket.get(), SHUT_RDWR);  // wakes the watcher
 }
 
+void Session::Farewell() {
+  const absl::Time until = absl::Now() + kFarewellMax;
+  MutexLock lock(mutex_);
+  if (got_.chains().empty() || !started_ || ended_ || ending_) return;
+  SendGot();
+  while ((writing_ || !out_.empty()) && !ending_ && absl::Now() < until) written_.WaitFor(mutex_, until - absl::Now());
+  if (writing_ || !out_.empty() || ending_) return;
+  ending_ = true;
+  stream_->WritesDone(Tag(kHalfClosed));  // the node reads to the end, and ends the stream
+  while (!ended_ && absl::Now() < until) written_.WaitFor(mutex_, until - absl::Now());
+}
+
 void Session::Close() {
+  Farewell();
   Cancel();
   if (reader_.joinable()) reader_.join();
   if (watcher_.joinable()) watcher_.join();
@@ -290,6 +303,8 @@ void Session::Read() {
       case kWritten:
         OnWritten(ok);
         break;
+      case kHalfClosed:
+        break;
       case kFinished:
         EndAll();
         queue_.Shutdown();
@@ -301,6 +316,7 @@ void Session::Read() {
 void Session::OnWritten(bool ok) {
   MutexLock lock(mutex_);
   writing_ = false;
+  written_.NotifyAll();
   if (!ok) {
     context_.TryCancel();  // the read fails next, and ends the session
   } else if (!ending_) {
@@ -362,6 +378,7 @@ void Session::EndAll() {
   {
     MutexLock lock(mutex_);
     ended_ = true;
+    written_.NotifyAll();
     pending.swap(pending_);
     stems.swap(stems_);
     out_.clear();

@@ -36,6 +36,7 @@ class Session : public std::enable_shared_from_this<Session> {
   static constexpr size_t kOutBytesMax = 16 << 20;  // waiting to be written
 
   static constexpr absl::Duration kGotWait = absl::Milliseconds(10);
+  static constexpr absl::Duration kFarewellMax = absl::Milliseconds(100);
 
   using OnReply = std::function<void(absl::StatusOr<v1::NodeMessage>)>;
 
@@ -79,7 +80,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // Begins to end the session; outstanding calls get Unavailable. Never waits.
   void Cancel();
-  // Cancel, then waits for its threads. Not from a callback.
+  // Tells the node of what was got last, which takes kFarewellMax at most; then Cancel, and waits for its threads. Not from a callback.
   void Close();
 
  private:
@@ -102,6 +103,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool TakeOffer();
   void OnMessage();
   void OnWritten(bool ok);
+  void Farewell();
   void FinishWhenQuiet() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndAll();
   void Answer(uint64_t request_id, absl::StatusOr<v1::NodeMessage> reply);
@@ -130,6 +132,7 @@ class Session : public std::enable_shared_from_this<Session> {
   grpc::Status finish_status_;
 
   Mutex mutex_;
+  CondVar written_;  // or ended_
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<uint64_t, Pending> pending_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::weak_ptr<StemState>> stems_ ABSL_GUARDED_BY(mutex_);

@@ -81,6 +81,27 @@ TEST_P(GetTest, ManyAreToldTogetherAndEachOnce) {
   EXPECT_LT(messages, kGets / 4);
 }
 
+TEST_P(GetTest, TheLastIsToldBeforeTheClientEnds) {
+  StartShowing();
+  HoldBlocks(kTestBlocks);
+  RefuseAcquires();
+  Pages pages(kTestBlocks);
+  ASSERT_TRUE(Get(keys_, pages.spans).status.ok());
+  client_.reset();
+  EXPECT_EQ(node_->Take(Message::kGot).got().chains_size(), 1);
+}
+
+TEST_P(GetTest, ANodeThatDoesNotReadIsNotWaitedForAtTheEnd) {
+  StartShowing();
+  HoldBlocks(kTestBlocks);
+  Pages pages(kTestBlocks);
+  node_->StopReading();
+  ASSERT_TRUE(Get(keys_, pages.spans).status.ok());
+  const absl::Time begin = absl::Now();
+  client_.reset();
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
+}
+
 TEST_P(GetTest, WithoutASlotMapItIsAskedFor) {
   Start();
   HoldBlocks(4);
