@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "client/outcome.h"
+#include "client/session.h"
 #include "tests/support/client_fixture.h"
 
 namespace stem::testing {
@@ -74,11 +75,12 @@ TEST_P(GetTest, ManyAreToldTogetherAndEachOnce) {
   RefuseAcquires();
   Pages pages(kTestBlocks);
   constexpr int kGets = 500;
+  const absl::Time begin = absl::Now();
   for (int i = 0; i < kGets; ++i) ASSERT_TRUE(Get(keys_, pages.spans).status.ok());
   int told = 0, messages = 0;
   for (; told < kGets; ++messages) told += node_->Take(Message::kGot).got().chains_size();
   EXPECT_EQ(told, kGets);
-  EXPECT_LT(messages, kGets / 4);
+  EXPECT_LE(messages, 2 + kGets / 64 + (absl::Now() - begin) / Session::kGotWait) << "when there are 64, or their time has come";
 }
 
 TEST_P(GetTest, TheLastIsToldBeforeTheClientEnds) {
