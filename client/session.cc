@@ -217,15 +217,15 @@ void Session::Cancel() {
 }
 
 void Session::Farewell() {
-  const absl::Time until = absl::Now() + kFarewellMax;
+  const Deadline until(absl::Now() + kFarewellMax);
   MutexLock lock(mutex_);
   if (got_.chains().empty() || !started_ || ended_ || ending_) return;
   SendGot();
-  while ((writing_ || !out_.empty()) && !ending_ && absl::Now() < until) written_.WaitFor(mutex_, until - absl::Now());
+  while ((writing_ || !out_.empty()) && !ending_ && !until.passed()) written_.WaitFor(mutex_, until.left());
   if (writing_ || !out_.empty() || ending_) return;
   ending_ = true;
   stream_->WritesDone(Tag(kHalfClosed));  // the node reads to the end, and ends the stream
-  while (!ended_ && absl::Now() < until) written_.WaitFor(mutex_, until - absl::Now());
+  while (!ended_ && !until.passed()) written_.WaitFor(mutex_, until.left());
 }
 
 void Session::Close() {

@@ -11,6 +11,7 @@
 #include "proto/wire_status.h"
 #include "services/node/announce/chain_order.h"
 #include "services/node/spaces/remove_reason.h"
+#include "services/runtime/clock.h"
 
 namespace stem {
 namespace {
@@ -138,7 +139,7 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
   absl::Time beaten = absl::InfinitePast();
   absl::Time told = absl::InfinitePast();
   while (alive && !stopping_) {
-    absl::SleepFor(told + kTogether - absl::Now());
+    absl::SleepFor(told + kTogether - MonotonicNow());  // a host's clock that is set back must not silence it
     const ChangeLog::Slice slice = changes_.ReadAfter(sent, kChangesPerBatch, options_.heartbeat);
     if (slice.lost || resync_.exchange(false)) {
       sent = changes_.sequence();
@@ -147,9 +148,9 @@ absl::Status Announcer::Speak(v1::Directory::Stub& stub) {
     } else if (!slice.changes.empty()) {
       alive = SendChanges(*stream, interned, slice.changes, sent + 1);
       sent += slice.changes.size();
-      told = absl::Now();
+      told = MonotonicNow();
     }
-    const absl::Time now = absl::Now();
+    const absl::Time now = MonotonicNow();
     if (alive && (slice.changes.empty() || now - beaten >= options_.heartbeat)) {  // steady changes do not silence it
       beaten = now;
       v1::AnnounceMessage message;
