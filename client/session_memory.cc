@@ -116,9 +116,9 @@ bool SessionMemory::PrefaultSome() {
   };
   const std::shared_ptr<const Arenas> now = arenas();
   for (const auto& arena : now->mapped) {
-    const uint32_t id = arena->map().arena();
-    if (arena->slot_map_memory() != nullptr && some_of(*arena->slot_map_memory(), prefaulted_map_bytes_[id])) return true;
-    if (some_of(arena->mapping(), prefaulted_bytes_[id])) return true;
+    PrefaultedBytes& done = prefaulted_[arena->map().arena()];
+    if (arena->slot_map_memory() != nullptr && some_of(*arena->slot_map_memory(), done.slot_map)) return true;
+    if (some_of(arena->mapping(), done.arena)) return true;
   }
   return false;
 }

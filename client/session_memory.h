@@ -102,9 +102,11 @@ class SessionMemory {
   Mapping staging_;
   mutable Mutex mutex_;
   std::shared_ptr<const Arenas> arenas_ ABSL_GUARDED_BY(mutex_);  // replaced whole
-  // By arena, of it and of its slot map; of the prefaulting thread.
-  std::map<uint32_t, size_t> prefaulted_bytes_;
-  std::map<uint32_t, size_t> prefaulted_map_bytes_;
+  struct PrefaultedBytes {
+    size_t slot_map = 0;
+    size_t arena = 0;
+  };
+  std::map<uint32_t, PrefaultedBytes> prefaulted_;  // by arena; of the prefaulting thread
   StagingAllocator allocator_;
 };
 

@@ -21,11 +21,8 @@ std::vector<MissRun> MissRuns(const google::protobuf::RepeatedPtrField<v1::Miss>
 
 }  // namespace
 
-StemState::StemState(Origin origin) : origin_(std::move(origin)) {
-  const NamespaceSpec& spec = origin_.memory->spec();
-  if (!spec.windowed()) return;
-  for (const uint32_t part : origin_.parts) window_blocks_.push_back(WindowBlocks(*spec.part(part), spec.block_tokens));
-}
+StemState::StemState(Origin origin)
+    : origin_(std::move(origin)), window_blocks_(WindowBlocksOf(origin_.memory->spec(), origin_.parts)) {}
 
 StemState::~StemState() {
   const std::shared_ptr<Session> session = origin_.session.lock();
@@ -45,7 +42,7 @@ bool StemState::Glance(std::span<const std::span<std::byte>> wanted) {
   for (uint32_t position = 0; position < wanted.size(); ++position) {
     // The last block in any case: where it is held, all that it hangs on is.
     if (wanted[position].empty() && position / parts_asked() + 1 < chain_blocks()) continue;
-    const BlockName name{origin_.memory->space(), PartKey(origin_.keys[position / parts_asked()], origin_.parts[position % parts_asked()])};
+    const BlockName name = expected(position, {}).name;
     for (const auto& arena : arenas->mapped) {
       const std::optional<SlotMap::Place> found = arena->Find(name);
       if (!found.has_value()) continue;

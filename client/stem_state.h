@@ -101,7 +101,7 @@ class StemState {
   absl::Status LostStatus(uint32_t block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Origin origin_;
-  std::vector<uint32_t> window_blocks_;  // by part asked for; empty = every part of every block is needed
+  const std::vector<uint32_t> window_blocks_;  // by part asked for; empty = every part of every block is needed
   std::unique_ptr<std::atomic<bool>[]> loaded_;  // by position promised at first; set with the answer
   std::atomic<uint32_t> payloads_loaded_{0};
 

@@ -63,6 +63,13 @@ uint32_t WindowBlocks(const Part& part, uint32_t block_tokens) {
   return part.group == GroupKind::kState ? 1 : part.window_tokens / block_tokens + (part.window_tokens % block_tokens != 0 ? 1 : 0);
 }
 
+std::vector<uint32_t> WindowBlocksOf(const NamespaceSpec& spec, std::span<const uint32_t> parts) {
+  std::vector<uint32_t> windows;
+  if (!spec.windowed()) return windows;
+  for (const uint32_t part : parts) windows.push_back(WindowBlocks(*spec.part(part), spec.block_tokens));
+  return windows;
+}
+
 bool NamespaceSpec::windowed() const {
   return std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.group != GroupKind::kFull; });
 }

@@ -75,6 +75,9 @@ struct NamespaceSpec {
   friend bool operator==(const NamespaceSpec&, const NamespaceSpec&) = default;
 };
 
+// WindowBlocks of these parts of `spec`, by index; empty when it has full attention alone.
+std::vector<uint32_t> WindowBlocksOf(const NamespaceSpec& spec, std::span<const uint32_t> parts);
+
 using Root = std::array<uint8_t, 32>;
 
 // Names `spec` as owned by `trust_group` (a tenant or a declared shared group). Source: proto/FORMAT.md, "Namespaces".

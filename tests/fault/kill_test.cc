@@ -23,6 +23,7 @@
 #include "services/ctl/replay.h"
 #include "services/ctl/workload.h"
 #include "stemcache/v1/node.grpc.pb.h"
+#include "tests/support/pages.h"
 #include "tests/support/temp_directory.h"
 
 namespace stem {
@@ -163,14 +164,12 @@ TEST_F(KillTest, ClientInTheMiddleOfALoadOutlivesItsNode) {
     Kill(state_.nodes[0].process);
     dead = true;
   });
-  std::vector<std::byte> memory(100 * 8192);
-  std::vector<std::span<std::byte>> destinations;
-  for (size_t i = 0; i < 100; ++i) destinations.push_back(std::span(memory).subspan(i * 8192, 8192));
+  const testing::Pages pages(100, 8192);
   for (bool last = false; !last; ++rounds) {  // no SIGBUS: the memory stays mapped
     last = dead;
-    const LoadResult result = (*client)->Load(*stem, 0, destinations, deadline());
+    const LoadResult result = (*client)->Load(*stem, 0, pages.spans, deadline());
     for (uint32_t block = 0; block < result.blocks_loaded; ++block) {
-      ASSERT_EQ(destinations[block][8191], std::byte{9});
+      ASSERT_EQ(pages.spans[block][8191], std::byte{9});
     }
   }
   killer.join();
@@ -198,17 +197,15 @@ TEST_F(KillTest, ClientsThatGetWithoutAskingOutliveTheirNodeAndFindTheNext) {
       (void)(*publisher)->Commit(*std::move(reservation), deadline());
     }
   });
-  std::vector<std::byte> memory(kBlocks * 8192);
-  std::vector<std::span<std::byte>> pages;
-  for (size_t i = 0; i < kBlocks; ++i) pages.push_back(std::span(memory).subspan(i * 8192, 8192));
+  const testing::Pages pages(kBlocks, 8192);
   // Gets until so many blocks came, or too long; every byte of them is right.
   const auto get = [&](uint64_t enough, const std::atomic<bool>* until) {
     uint64_t loaded = 0;
     const absl::Time end = deadline();
     for (uint32_t chain = 0; absl::Now() < end && (until != nullptr ? !*until : loaded < enough); chain = (chain + 1) % kChains) {
-      const GetResult got = (*reader)->Get(chains[chain], {}, pages, deadline());
+      const GetResult got = (*reader)->Get(chains[chain], {}, pages.spans, deadline());
       const auto right = static_cast<std::byte>(chain + 1);
-      EXPECT_EQ(std::count(memory.begin(), memory.begin() + got.blocks_loaded * 8192, right), got.blocks_loaded * 8192) << "chain " << chain;
+      EXPECT_EQ(std::count(pages.memory.begin(), pages.memory.begin() + got.blocks_loaded * 8192, right), got.blocks_loaded * 8192) << "chain " << chain;
       loaded += got.blocks_loaded;
     }
     return loaded;

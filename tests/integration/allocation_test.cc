@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/in_process_cluster.h"
+#include "tests/support/pages.h"
 #include "tests/support/publishing.h"
 
 namespace {
@@ -49,9 +50,7 @@ TEST(AllocationTest, AStemsLengthAddsNoneForEachBlock) {
   const auto client = cluster.Connect(0, TestSpec(kBlockBytes), 16 << 20);
   const std::vector<BlockKey> keys = testing::ChainOf(*client, kLong);
   ASSERT_EQ(testing::Publish(*client, keys, testing::FillWithPosition), kLong);
-  std::vector<std::byte> memory(kLong * kBlockBytes);
-  std::vector<std::span<std::byte>> pages;
-  for (size_t block = 0; block < kLong; ++block) pages.push_back(std::span(memory).subspan(block * kBlockBytes, kBlockBytes));
+  const testing::Pages pages(kLong, kBlockBytes);
 
   // The fewest of many rounds: other threads of the cluster allocate now and then.
   const auto fewest = [&](uint32_t blocks) {
@@ -61,7 +60,7 @@ TEST(AllocationTest, AStemsLengthAddsNoneForEachBlock) {
       {
         absl::StatusOr<Stem> stem = client->Acquire(std::span(keys).first(blocks), {}, Soon());
         EXPECT_EQ(stem->matched_blocks(), blocks);
-        EXPECT_EQ(client->Load(*stem, 0, std::span(pages).first(blocks), Soon()).blocks_loaded, blocks);
+        EXPECT_EQ(client->Load(*stem, 0, std::span(pages.spans).first(blocks), Soon()).blocks_loaded, blocks);
       }
       least = std::min(least, allocations.load() - before);
     }

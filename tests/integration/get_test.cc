@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/in_process_cluster.h"
+#include "tests/support/pages.h"
 #include "tests/support/publishing.h"
 #include "tests/support/scraped_metrics.h"
 #include "tests/support/span_receiver.h"
@@ -24,12 +25,8 @@ using ::stem::testing::Soon;
 
 constexpr uint64_t kBlockBytes = 65536;
 
-struct Pages {
-  explicit Pages(size_t blocks) : memory(blocks * kBlockBytes) {
-    for (size_t i = 0; i < blocks; ++i) spans.push_back(std::span(memory).subspan(i * kBlockBytes, kBlockBytes));
-  }
-  std::vector<std::byte> memory;
-  std::vector<std::span<std::byte>> spans;
+struct Pages : testing::Pages {
+  explicit Pages(size_t blocks) : testing::Pages(blocks, kBlockBytes) {}
 };
 
 void ExpectPositions(const Pages& pages, uint32_t blocks) {

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "client/cache_client.h"
 #include "tests/support/fake_node.h"
+#include "tests/support/pages.h"
 #include "tests/support/temp_directory.h"
 
 namespace stem::testing {
@@ -64,12 +65,8 @@ class ClientFixture : public ::testing::Test {
   }
 
   // Memory for `blocks` blocks of part 0.
-  struct Pages {
-    explicit Pages(size_t blocks, uint64_t block_bytes = kTestBlockBytes) : memory(blocks * block_bytes) {
-      for (size_t i = 0; i < blocks; ++i) spans.push_back(std::span(memory).subspan(i * block_bytes, block_bytes));
-    }
-    std::vector<std::byte> memory;
-    std::vector<std::span<std::byte>> spans;
+  struct Pages : testing::Pages {
+    explicit Pages(size_t blocks, uint64_t block_bytes = kTestBlockBytes) : testing::Pages(blocks, block_bytes) {}
   };
 
   static std::vector<std::byte> Bytes(std::span<const std::byte> bytes) { return {bytes.begin(), bytes.end()}; }

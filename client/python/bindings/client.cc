@@ -168,16 +168,18 @@ GetResult GotOf(GetResult result) {
   return result;
 }
 
-uint32_t Load(const PyClient& self, const Stem& stem, uint32_t first_block, nb::handle destinations, double timeout_s) {
-  const LiveClient client = self.get();
+// What `call` returns for the memory of `destinations`, which is held meanwhile, and the GIL is not.
+template <typename Waiting>
+auto CallInto(nb::handle destinations, Waiting call) {
   std::vector<HostBytes> held;
   const std::vector<std::span<std::byte>> spans = SpansOf(destinations, held);
-  LoadResult result;
-  {
-    const nb::gil_scoped_release released;
-    result = client->Load(stem, first_block, spans, After(timeout_s));
-  }
-  return LoadedOf(result);
+  const nb::gil_scoped_release released;
+  return call(std::span(spans));
+}
+
+uint32_t Load(const PyClient& self, const Stem& stem, uint32_t first_block, nb::handle destinations, double timeout_s) {
+  const LiveClient client = self.get();
+  return LoadedOf(CallInto(destinations, [&](auto spans) { return client->Load(stem, first_block, spans, After(timeout_s)); }));
 }
 
 AcquireOptions AcquireOptionsOf(std::vector<uint32_t> parts, std::string request, std::string traceparent, double compute_s,
@@ -479,14 +481,7 @@ void BindWaits(nb::class_<PyClient>& client) {
              const AcquireOptions options = AcquireOptionsOf(std::move(parts), std::move(request), std::move(traceparent), compute_s, probe,
                                                              ConversationOf(conversation, outlook));
              const LiveClient live = self.get();
-             std::vector<HostBytes> held;
-             const std::vector<std::span<std::byte>> spans = SpansOf(destinations, held);
-             GetResult result;
-             {
-               const nb::gil_scoped_release released;
-               result = live->Get(chain, options, spans, After(timeout_s));
-             }
-             return GotOf(std::move(result));
+             return GotOf(CallInto(destinations, [&](auto spans) { return live->Get(chain, options, spans, After(timeout_s)); }));
            },
            "keys"_a, "destinations"_a, nb::kw_only(), "parts"_a = std::vector<uint32_t>(), "request"_a = "", "traceparent"_a = "",
            "compute_s"_a = 0.0, "timeout_s"_a = 5.0, "probe"_a = nb::bytes("", 0), "conversation"_a = uint64_t{0}, "outlook"_a = "unknown",

@@ -60,11 +60,8 @@ Fetch::Fetch(const Fetcher::Parts& parts, WorkQueue& queue, std::shared_ptr<Sess
       outcome_(call_.chain.keys.size()),
       worth_blocks_(call_.chain.keys.size()) {
   if (parts_.sinks.tracer.on()) pins_->SetTrace(trace_.facts().trace);
-  const NamespaceSpec& spec = session_->space().spec;
-  if (spec.windowed()) {
-    for (const uint32_t part : call_.chain.parts) window_blocks_.push_back(WindowBlocks(*spec.part(part), spec.block_tokens));
-    return;
-  }
+  window_blocks_ = WindowBlocksOf(session_->space().spec, call_.chain.parts);
+  if (windowed()) return;
   stem_blocks_ = static_cast<uint32_t>(blocks());
   names_.reserve(call_.chain.keys.size() * parts_asked_);
   for (size_t block = 0; block < blocks(); ++block) {

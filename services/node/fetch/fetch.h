@@ -162,7 +162,7 @@ class Fetch : public std::enable_shared_from_this<Fetch> {
   std::optional<size_t> awaited_;  // step, of what another brings
   std::vector<v1::MissCause> causes_;  // by block, of what was missing before this session said that it computes it
   google::protobuf::RepeatedPtrField<v1::NamespaceSpec> known_as_;  // with a cause INCOMPATIBLE among them
-  std::vector<uint32_t> window_blocks_;  // by part asked for (WindowBlocks); empty when all are of full attention
+  std::vector<uint32_t> window_blocks_;  // by part asked for; empty when all are of full attention
   uint32_t stem_blocks_ = 0;      // that names_ make up; of a windowed namespace 0 until it is chosen
   std::vector<BlockName> names_;  // by index
   std::vector<uint32_t> positions_;  // by index; empty when they are the same

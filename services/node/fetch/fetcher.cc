@@ -32,12 +32,13 @@ void Fetcher::Note(const Session& session, const GotChain& got, const TraceConte
   const ChainCall& chain = got.chain;
   const auto blocks = static_cast<uint32_t>(chain.keys.size());
   AcquireOutcome outcome(blocks);
+  const std::vector<uint32_t> windows = WindowBlocksOf(space.spec, chain.parts);
   std::vector<BlockName> names;
   for (uint32_t block = 0; block < blocks; ++block) {
     outcome.Hit(block, v1::SOURCE_LOCAL_DRAM);
-    for (const uint32_t part : chain.parts) {
-      if (!IsNeeded(WindowBlocks(*space.spec.part(part), space.spec.block_tokens), block, blocks)) continue;
-      names.push_back({space.fingerprint, PartKey(chain.keys[block], part)});
+    for (size_t part = 0; part < chain.parts.size(); ++part) {
+      if (!windows.empty() && !IsNeeded(windows[part], block, blocks)) continue;
+      names.push_back({space.fingerprint, PartKey(chain.keys[block], chain.parts[part])});
     }
   }
   parts_.metrics.CountLoaded(space, got.payloads_loaded);
