@@ -36,6 +36,8 @@ absl::Status Find(const char* name, Function*& function) {
 }
 
 struct Driver {
+  decltype(cuDeviceGet)* device = nullptr;
+  decltype(cuDeviceGetAttribute)* attribute = nullptr;
   decltype(cuMemGetAllocationGranularity)* granularity = nullptr;
   decltype(cuMemCreate)* create = nullptr;
   decltype(cuMemRelease)* release = nullptr;
@@ -52,6 +54,8 @@ absl::StatusOr<Driver> FindDriver() {
   int devices = 0;
   STEM_TRY(FromCuda(cudaGetDeviceCount(&devices), "counting GPUs"));
   Driver driver;
+  STEM_TRY(Find("cuDeviceGet", driver.device));
+  STEM_TRY(Find("cuDeviceGetAttribute", driver.attribute));
   STEM_TRY(Find("cuMemGetAllocationGranularity", driver.granularity));
   STEM_TRY(Find("cuMemCreate", driver.create));
   STEM_TRY(Find("cuMemRelease", driver.release));
@@ -72,8 +76,14 @@ absl::StatusOr<const Driver*> TheDriver() {
   return found.status();
 }
 
-CUmemAllocationProp PropertiesOf(int device) {
+absl::StatusOr<CUmemAllocationProp> PropertiesOf(const Driver& driver, int device) {
+  CUdevice handle = 0;
+  int rdma = 0;
+  STEM_TRY(FromDriver(driver.device(&handle, device), absl::StrCat("GPU ", device)));
+  STEM_TRY(FromDriver(driver.attribute(&rdma, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED, handle),
+                      "asking whether network devices can reach GPU memory"));
   CUmemAllocationProp properties = {};
+  properties.allocFlags.gpuDirectRDMACapable = rdma != 0;
   properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   properties.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
   properties.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
@@ -126,7 +136,7 @@ absl::StatusOr<DeviceArena> DeviceArena::Create(int device, size_t size_bytes) {
   STEM_ASSIGN(const Driver* const driver, TheDriver());
   STEM_ASSIGN(const OnDevice on_device, OnDevice::Enter(device));
   if (size_bytes == 0) return absl::InvalidArgumentError("a GPU arena of 0 bytes");
-  const CUmemAllocationProp properties = PropertiesOf(device);
+  STEM_ASSIGN(const CUmemAllocationProp properties, PropertiesOf(*driver, device));
   size_t granularity = 0;
   STEM_TRY(FromDriver(driver->granularity(&granularity, &properties, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED),
                       "asking for the allocation size"));

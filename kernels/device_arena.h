@@ -19,7 +19,8 @@ namespace stem {
 // Unimplemented (built without CUDA, or a driver that cannot share memory by descriptor), Internal (any other, by name).
 class DeviceArena {
  public:
-  // `size_bytes`, rounded up to what the GPU allocates, on GPU `device` (0..). Its bytes are undefined.
+  // `size_bytes`, rounded up to what the GPU allocates, on GPU `device` (0..). Its bytes are undefined. Network devices may be
+  // given it (GPUDirect RDMA) where GPU and driver can.
   static absl::StatusOr<DeviceArena> Create(int device, size_t size_bytes);
 
   // Maps the arena that `fd` names, from an Export() of this or another process. `size_bytes`: bytes().size() there. The

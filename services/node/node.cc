@@ -213,7 +213,7 @@ absl::Status Node::OpenTransport() {
   STEM_ASSIGN(transport_, UcxTransport::Create({.ucx = ucx}));
   log_.Info("transport_open", {{"lanes", transport_->description()}});
   for (const auto& memory : spaces_->memories()) {
-    STEM_ASSIGN(std::unique_ptr<Registration> registration, transport_->Register(memory->arena.bytes()));
+    STEM_ASSIGN(std::unique_ptr<Registration> registration, transport_->Register(memory->arena.bytes(), MemoryPlace::kHost));
     registrations_.push_back(std::move(registration));
   }
   return absl::OkStatus();

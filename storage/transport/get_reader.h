@@ -17,8 +17,10 @@ using OpEnded = std::function<void(OpId op, const absl::Status& status)>;
 class GetReader : public ReadWire {
  public:
   // `links` and whatever `ended` touches must outlive the worker that progresses the gets.
-  GetReader(const UcxLinks& links, OpEnded ended) : links_(links), ended_(std::move(ended)) {}
+  GetReader(UcxLinks& links, OpEnded ended) : links_(links), ended_(std::move(ended)) {}
 
+  // Once the endpoint is connected: UCX 1.22 dies of a get before.
+  bool Ready(PeerId peer) override;
   absl::StatusOr<Issued> Issue(PeerId peer, OpId op, const ReadOp& read, SteadyTime deadline) override;
   // Nothing short of its completion, or the closed endpoint, tells when a device stops to write.
   bool GiveUp(OpId op) override;
@@ -28,9 +30,10 @@ class GetReader : public ReadWire {
     GetReader* reader;
     OpId op;
   };
+  static absl::StatusOr<ucp_rkey_h> KeyOf(UcxLink& link, uint32_t arena);
   static void OnEnded(void* request, ucs_status_t status, void* get);
 
-  const UcxLinks& links_;
+  UcxLinks& links_;
   const OpEnded ended_;
 };
 

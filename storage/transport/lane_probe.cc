@@ -56,8 +56,8 @@ class Probe {
     if (!probe->memory_.valid()) return absl::ResourceExhaustedError("cannot map 16 MiB to probe with");
     STEM_ASSIGN(probe->owner_, UcxTransport::Create({.ucx = options}));
     STEM_ASSIGN(probe->reader_, UcxTransport::Create({.ucx = options}));
-    STEM_ASSIGN(probe->source_, probe->owner_->Register(probe->memory_.source()));
-    STEM_ASSIGN(probe->target_, probe->reader_->Register(probe->memory_.target()));
+    STEM_ASSIGN(probe->source_, probe->owner_->Register(probe->memory_.source(), MemoryPlace::kHost));
+    STEM_ASSIGN(probe->target_, probe->reader_->Register(probe->memory_.target(), MemoryPlace::kHost));
     const PeerMemory memory{.worker_address = probe->owner_->worker_address(),
                             .regions = {{.arena = 0,
                                          .base = reinterpret_cast<uint64_t>(probe->memory_.source().data()),
@@ -126,9 +126,10 @@ absl::Status Measure(const UcxOptions& options, LaneProbe& lane) {
   return absl::OkStatus();
 }
 
-// Lanes for datagrams only help to connect.
+// Lanes for datagrams only help to connect, those of a GPU only to copy.
 bool CarriesPayload(absl::string_view lane) {
-  return !absl::StartsWith(lane, "ud") && !absl::StartsWith(lane, "self") && absl::StrContains(lane, '/');
+  return !absl::StartsWith(lane, "ud") && !absl::StartsWith(lane, "self") && !absl::StartsWith(lane, "cuda") &&
+         absl::StrContains(lane, '/');
 }
 
 }  // namespace

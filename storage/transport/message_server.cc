@@ -51,8 +51,8 @@ void MessageServer::SetHandler() {
   ucp_worker_set_am_recv_handler(worker_, &params);
 }
 
-void MessageServer::Offer(uint64_t token, std::span<const std::byte> memory) {
-  STEM_CHECK(regions_.emplace(token, Region{.memory = memory}).second);
+void MessageServer::Offer(uint64_t token, std::span<const std::byte> memory, MemoryPlace place) {
+  STEM_CHECK(regions_.emplace(token, Region{.memory = memory, .place = place}).second);
 }
 
 void MessageServer::Withdraw(uint64_t token, std::function<void()> withdrawn) {
@@ -155,14 +155,16 @@ bool MessageServer::SendNext(Requester& requester, SteadyTime now) {
   auto reply = std::make_unique<Reply>(Reply{this, &requester, job.request.region, has_payload, {}});
   reply->header = Encode(ReadReply{job.request.op, job.request.nonce, job.sent, job.refusal});
   std::span<const std::byte> payload;
-  if (has_payload) {
-    payload = regions_.at(job.request.region)
-                  .memory.subspan(job.request.offset + job.sent)
-                  .first(std::min<uint64_t>(job.request.bytes - job.sent, limits_.reply_bytes_max));
-  }
-
   ucp_request_param_t params{};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
+                        UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  params.memory_type = UCS_MEMORY_TYPE_HOST;
+  if (has_payload) {
+    const Region& region = regions_.at(job.request.region);
+    payload = region.memory.subspan(job.request.offset + job.sent)
+                  .first(std::min<uint64_t>(job.request.bytes - job.sent, limits_.reply_bytes_max));
+    params.memory_type = UcxMemoryType(region.place);  // a GPU's is staged by UCX
+  }
   params.flags = UCP_AM_SEND_FLAG_EAGER;
   params.user_data = reply.get();
   params.cb.send = [](void* request, ucs_status_t, void* data) {

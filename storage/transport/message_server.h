@@ -43,7 +43,7 @@ class MessageServer {
   MessageServer& operator=(const MessageServer&) = delete;
 
   // Offers `memory` under `token`, which no peer can guess.
-  void Offer(uint64_t token, std::span<const std::byte> memory);
+  void Offer(uint64_t token, std::span<const std::byte> memory, MemoryPlace place);
   // Withdraws it; `withdrawn` runs when no reply reads the memory any more. Requesters that keep one from ending are
   // cut off.
   void Withdraw(uint64_t token, std::function<void()> withdrawn);
@@ -64,6 +64,7 @@ class MessageServer {
  private:
   struct Region {
     std::span<const std::byte> memory;
+    MemoryPlace place = MemoryPlace::kHost;
     size_t replies_in_flight = 0;
     std::function<void()> withdrawn;  // set: not offered any more
   };

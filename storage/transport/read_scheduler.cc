@@ -58,7 +58,7 @@ bool ReadScheduler::IssueNext(PeerId peer, PeerQueue& queue) {
   Op& op = ops_.at(id);
   const ReadOp& read = Read(id, op);
   const uint64_t bytes = read.destination.size();
-  if (queue.ops_on_wire >= limits_.peer_ops_max) return false;
+  if (queue.ops_on_wire >= limits_.peer_ops_max || !wire_.Ready(peer)) return false;
   if (queue.ops_on_wire > 0 && queue.bytes_on_wire + bytes > limits_.peer_bytes_max) return false;
   const uint64_t in_flight = counters_.bytes_in_flight;
   if (in_flight > 0 && in_flight + bytes > limits_.total_bytes_max) return false;

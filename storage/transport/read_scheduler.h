@@ -28,6 +28,8 @@ class ReadWire {
  public:
   enum class Issued { kPending, kLanded };
   virtual ~ReadWire() = default;
+  // Whether ops of `peer` may be issued; asked again whenever something has happened.
+  virtual bool Ready(PeerId) { return true; }
   // Puts an op on the wire. kPending: ReadScheduler::Ended follows. An error: nothing was started.
   virtual absl::StatusOr<Issued> Issue(PeerId peer, OpId op, const ReadOp& read, SteadyTime deadline) = 0;
   // What was issued since may be put off until here.

@@ -18,12 +18,15 @@
 
 namespace stem {
 
+enum class MemoryPlace : uint8_t { kHost, kGpu };
+
 // Memory that peers may read and that local reads may land in. Destroying it withdraws both; it must outlive every
 // read into it (until its on_safe) and be destroyed before its transport. The memory itself must outlive it.
 class Registration {
  public:
   virtual ~Registration() = default;
   virtual std::span<std::byte> memory() const = 0;
+  virtual MemoryPlace place() const = 0;
   // What a peer needs to read this memory: sealed bytes (envelope.h) for MemoryMap.Region.rkey.
   virtual const std::string& rkey() const = 0;
 };
@@ -83,7 +86,8 @@ struct ReadCallbacks {
   std::function<void(absl::Status status)> on_safe;
   // How bytes that come through memory of the transport (messages) get into an op's destination; unset: they are
   // copied. `to` is the next of it, from its start on; never called after the op's answer. So who proves them copies
-  // and hashes in one pass. Not called where a device writes the destination: what it was not called for is there too.
+  // and hashes in one pass. Not called where a device writes the destination: what it was not called for is there too. Must be
+  // set for a destination on a GPU, unless reads are one-sided: `from` is host memory, and what was queued is to be over on return.
   std::function<void(size_t op, std::span<std::byte> to, std::span<const std::byte> from)> land;
 };
 
@@ -121,8 +125,11 @@ class Transport {
   virtual const std::string& description() const = 0;
 
   // Makes `memory` readable by peers and usable as a destination. `memory` must stay mapped until the Registration
-  // is gone. InvalidArgument: empty. ResourceExhausted: too many registrations, or the device refused.
-  virtual absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory) = 0;
+  // is gone. Bytes on a GPU that were written by its work must be there before a peer is told of them: streams are not
+  // waited for. InvalidArgument: empty. ResourceExhausted: too many registrations, or the device refused. Unimplemented: `place`
+  // is a GPU, and no lane moves its memory.
+  virtual absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory,
+                                                                 MemoryPlace place) = 0;
 
   // The cached peer of this incarnation, or a new one. Does not wait for the network: a peer that is not there shows
   // as Unavailable in the first read. InvalidArgument: address, rkey or regions are truncated, damaged or absurd.
@@ -131,7 +138,7 @@ class Transport {
 
   // Starts to read. OK: the callbacks will come, even for no ops. Else nothing was started and none will come:
   // OutOfRange (an op leaves its region or its registration), NotFound (no such arena), InvalidArgument (an empty
-  // destination, a foreign registration), ResourceExhausted (too many ops queued; counted), DeadlineExceeded
+  // destination, a foreign registration, one on a GPU without `land`), ResourceExhausted (too many ops queued; counted), DeadlineExceeded
   // (already past), Unavailable (peer lost).
   virtual absl::Status Read(std::shared_ptr<RemotePeer> peer, std::vector<ReadOp> ops, absl::Time deadline,
                             ReadCallbacks callbacks) = 0;

@@ -25,10 +25,18 @@ constexpr uint64_t kSocketBufferBytesMax = 1024 * 1024 * 1024;
 constexpr uint64_t kSegmentHeaderBytes = 1024;  // room for UCX's and our headers beside a full segment of payload
 constexpr const char* kLoopbackDevice = "lo";
 constexpr const char* kRdmaLanes = "ib";        // UCX's name for all of rc, dc and ud
+constexpr const char* kGpuLanes = ",cuda_copy,cuda_ipc";
 
 absl::Status Set(const UcxConfig& config, const char* name, const std::string& value) {
   return UcxStatus(ucp_config_modify(config.get(), name, value.c_str()),
                    absl::StrCat("UCX setting ", name, "=", value));
+}
+
+// A setting of TCP's own. Without a prefix until UCX 1.20, which takes any name and warns of wrong ones; since then with one.
+absl::Status SetTcp(const UcxConfig& config, const std::string& name, uint64_t value) {
+  const std::string text = absl::StrCat(value);
+  const absl::Status old = Set(config, name.c_str(), text);
+  return absl::IsInvalidArgument(old) ? Set(config, absl::StrCat("TCP_", name).c_str(), text) : old;
 }
 
 absl::StatusOr<UcxContext> OpenContext(const UcxOptions& options, const std::string& tls, uint64_t features) {
@@ -38,11 +46,10 @@ absl::StatusOr<UcxContext> OpenContext(const UcxOptions& options, const std::str
   STEM_TRY(Set(config, "TLS", tls));
   const std::string devices = options.loopback_only ? kLoopbackDevice : options.devices;
   if (!devices.empty()) STEM_TRY(Set(config, "NET_DEVICES", devices));
-  // Names of a transport's own settings have no prefix here, unlike in the environment.
-  STEM_TRY(Set(config, "TX_SEG_SIZE", absl::StrCat(options.segment_bytes + kSegmentHeaderBytes)));
-  STEM_TRY(Set(config, "RX_SEG_SIZE", absl::StrCat(options.segment_bytes + kSegmentHeaderBytes)));
-  STEM_TRY(Set(config, "SNDBUF", absl::StrCat(options.socket_buffer_bytes)));
-  STEM_TRY(Set(config, "RCVBUF", absl::StrCat(options.socket_buffer_bytes)));
+  STEM_TRY(SetTcp(config, "TX_SEG_SIZE", options.segment_bytes + kSegmentHeaderBytes));
+  STEM_TRY(SetTcp(config, "RX_SEG_SIZE", options.segment_bytes + kSegmentHeaderBytes));
+  STEM_TRY(SetTcp(config, "SNDBUF", options.socket_buffer_bytes));
+  STEM_TRY(SetTcp(config, "RCVBUF", options.socket_buffer_bytes));
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES;
   params.features = features;
@@ -119,7 +126,7 @@ absl::StatusOr<ConfiguredUcx> ConfigureUcx(const UcxOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("devices is ", options.devices, ", but only loopback is allowed: want "
                                                    "none or lo, or loopback_only off"));
   }
-  const std::string tls = ChooseLanes(options);
+  const std::string tls = absl::StrCat(ChooseLanes(options), options.gpu ? kGpuLanes : "");
   ConfiguredUcx ucx;
   STEM_ASSIGN(ucx.context, OpenContext(options, tls, UCP_FEATURE_AM | UCP_FEATURE_WAKEUP));
   ucx.lanes = Lanes(ucx.context.get());

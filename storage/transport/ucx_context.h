@@ -2,6 +2,7 @@
 // the environment cannot change what the node says it does.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -31,6 +32,8 @@ struct UcxOptions {
   // Where peers connect, an IP address in numbers; the port is the system's choice. With loopback_only 127.0.0.1.
   std::string listen_host = "127.0.0.1";
   ReadPath read_path = ReadPath::kAuto;
+  // Lanes that move GPU memory too. A UCX without CUDA has none: GPU memory is then refused.
+  bool gpu = false;
   // UCX's 8 KiB segments and the kernel's buffers cap TCP at a fifth of the socket (tests/bench/transport_bench.cc).
   uint64_t segment_bytes = 512 * 1024;
   uint64_t socket_buffer_bytes = 4 * 1024 * 1024;
@@ -41,6 +44,7 @@ struct ConfiguredUcx {
   bool reads_by_messages = true;
   std::vector<std::string> lanes;         // "tcp/lo"
   std::vector<std::string> memory_types;  // that they move: "host", "cuda"
+  bool moves_gpu_memory() const { return std::count(memory_types.begin(), memory_types.end(), "cuda") > 0; }
   std::string description;  // one line: lanes, devices, path, sizes
 };
 

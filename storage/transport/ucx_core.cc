@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "proto/check.h"
 #include "proto/status.h"
 #include "storage/transport/envelope.h"
@@ -109,18 +110,23 @@ EnvelopeKind UcxCore::region_kind() const {
   return ucx_.reads_by_messages ? EnvelopeKind::kMessageRegion : EnvelopeKind::kGetRegion;
 }
 
-absl::StatusOr<std::unique_ptr<UcxCore::Region>> UcxCore::AddRegion(std::span<std::byte> memory) {
+absl::StatusOr<std::unique_ptr<UcxCore::Region>> UcxCore::AddRegion(std::span<std::byte> memory, MemoryPlace place) {
   if (worker_ == nullptr) return Closed();
+  if (place == MemoryPlace::kGpu && !ucx_.moves_gpu_memory()) {
+    return absl::UnimplementedError(absl::StrCat("GPU memory cannot be registered: UCX ", ucp_get_version_string(), " moves ",
+                                                 absl::StrJoin(ucx_.memory_types, " "), " over its lanes; want a CUDA-aware "
+                                                 "UCX (STEM_UCX_ROOT) and lanes for it"));
+  }
   auto region = std::make_unique<Region>();
   if (ucx_.reads_by_messages) {
     std::random_device device;  // the token is what a peer must know to read the region
     region->token = Draw(device);
     region->rkey = Seal(EnvelopeKind::kMessageRegion,
                         {reinterpret_cast<const char*>(&region->token), sizeof region->token});
-    server_->Offer(region->token, memory);
+    server_->Offer(region->token, memory, place);
     return region;
   }
-  STEM_ASSIGN(UcxMemory mapped, UcxMemory::Map(ucx_.context.get(), memory));
+  STEM_ASSIGN(UcxMemory mapped, UcxMemory::Map(ucx_.context.get(), memory, place));
   STEM_ASSIGN(const std::string packed, mapped.PackRemoteKey());
   region->rkey = Seal(EnvelopeKind::kGetRegion, packed);
   region->memory.emplace(std::move(mapped));
@@ -147,37 +153,19 @@ absl::StatusOr<std::shared_ptr<UcxPeer>> UcxCore::Connect(const PeerMemory& memo
   auto link = std::make_unique<UcxLink>();
   link->peer = std::make_shared<UcxPeer>(next_peer_++, memory);
   link->nonce = random_();
-  // The keys that need no endpoint are looked at first: a damaged one should not open a connection.
-  for (const RemoteRegion& region : memory.regions) {
-    STEM_TRY(Unseal(region_kind(), region.rkey).status());
+  for (const RemoteRegion& region : memory.regions) {  // before the endpoint: a damaged one should not open a connection
+    STEM_ASSIGN(const absl::string_view packed, Unseal(region_kind(), region.rkey));
+    if (!ucx_.reads_by_messages) continue;  // GetReader unpacks it
+    if (packed.size() != sizeof(uint64_t)) {
+      return absl::InvalidArgumentError(absl::StrCat("region token of ", packed.size(), " bytes; want 8"));
+    }
+    std::memcpy(&link->tokens[region.arena], packed.data(), packed.size());
   }
   STEM_ASSIGN(link->endpoint, UcxEndpoint::Connect(worker_.get(), address, endpoint_failures_));
-  if (absl::Status filled = FillLink(*link, memory); !filled.ok()) {
-    link->endpoint->StartClose();
-    closing_.push_back(std::move(link));
-    return filled;
-  }
   ++counters_.endpoints_open;
   const std::shared_ptr<UcxPeer> peer = link->peer;
   links_.emplace(peer->id(), std::move(link));
   return peer;
-}
-
-absl::Status UcxCore::FillLink(UcxLink& link, const PeerMemory& memory) {
-  for (const RemoteRegion& region : memory.regions) {
-    STEM_ASSIGN(const absl::string_view packed, Unseal(region_kind(), region.rkey));
-    if (ucx_.reads_by_messages) {
-      if (packed.size() != sizeof(uint64_t)) {
-        return absl::InvalidArgumentError(absl::StrCat("region token of ", packed.size(), " bytes; want 8"));
-      }
-      std::memcpy(&link.tokens[region.arena], packed.data(), packed.size());
-      continue;
-    }
-    ucp_rkey_h key = nullptr;
-    STEM_TRY(UcxStatus(ucp_ep_rkey_unpack(link.endpoint->handle(), packed.data(), &key), "ucp_ep_rkey_unpack"));
-    link.remote_keys.emplace(region.arena, key);
-  }
-  return absl::OkStatus();
 }
 
 absl::Status UcxCore::MakeRoom() {

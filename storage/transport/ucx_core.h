@@ -38,6 +38,7 @@ class UcxCore : public ProgressDriver {
   ~UcxCore() override;  // after its thread has ended
 
   const std::string& worker_address() const { return sealed_address_; }  // any thread
+  bool reads_by_messages() const { return ucx_.reads_by_messages; }      // any thread
 
   // A region, as peers and local reads see it. Opaque: handed back to RemoveRegion.
   struct Region {
@@ -45,7 +46,7 @@ class UcxCore : public ProgressDriver {
     uint64_t token = 0;             // reads by messages
     std::optional<UcxMemory> memory;  // one-sided reads
   };
-  absl::StatusOr<std::unique_ptr<Region>> AddRegion(std::span<std::byte> memory);
+  absl::StatusOr<std::unique_ptr<Region>> AddRegion(std::span<std::byte> memory, MemoryPlace place);
   // `removed` runs, perhaps later, when peers no longer read the memory through this process.
   void RemoveRegion(std::unique_ptr<Region> region, std::function<void()> removed);
 
@@ -67,7 +68,6 @@ class UcxCore : public ProgressDriver {
   absl::Status Open();
   EnvelopeKind address_kind() const;
   EnvelopeKind region_kind() const;
-  absl::Status FillLink(UcxLink& link, const PeerMemory& memory);
   absl::Status MakeRoom();
   void CloseLink(PeerId id, const absl::Status& why);
   void DropFailed();

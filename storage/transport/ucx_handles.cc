@@ -90,6 +90,10 @@ std::string FormatAddress(const std::string& host, const sockaddr_storage& bound
 
 }  // namespace
 
+ucs_memory_type_t UcxMemoryType(MemoryPlace place) {
+  return place == MemoryPlace::kGpu ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+}
+
 absl::Status UcxStatus(ucs_status_t status, absl::string_view doing) {
   if (status == UCS_OK) return absl::OkStatus();
   return absl::Status(CodeOf(status), absl::StrCat(doing, ": ", ucs_status_string(status)));
@@ -111,11 +115,12 @@ absl::StatusOr<int> WorkerEventFd(ucp_worker_h worker) {
   return fd;
 }
 
-absl::StatusOr<UcxMemory> UcxMemory::Map(ucp_context_h context, std::span<std::byte> memory) {
+absl::StatusOr<UcxMemory> UcxMemory::Map(ucp_context_h context, std::span<std::byte> memory, MemoryPlace place) {
   ucp_mem_map_params_t params{};
-  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
   params.address = memory.data();
   params.length = memory.size();
+  params.memory_type = UcxMemoryType(place);
   ucp_mem_h handle = nullptr;
   STEM_TRY(UcxStatus(ucp_mem_map(context, &params, &handle), absl::StrCat("ucp_mem_map of ", memory.size(), " bytes")));
   return UcxMemory(context, handle);

@@ -17,8 +17,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "storage/transport/transport.h"
 
 namespace stem {
+
+// As UCX calls it.
+ucs_memory_type_t UcxMemoryType(MemoryPlace place);
 
 // `doing` names the call, for the message: "ucp_mem_map of 4096 bytes".
 absl::Status UcxStatus(ucs_status_t status, absl::string_view doing);
@@ -71,7 +75,7 @@ class UcxListener {
 // Memory that is registered with a context until this is destroyed.
 class UcxMemory {
  public:
-  static absl::StatusOr<UcxMemory> Map(ucp_context_h context, std::span<std::byte> memory);
+  static absl::StatusOr<UcxMemory> Map(ucp_context_h context, std::span<std::byte> memory, MemoryPlace place);
   UcxMemory(UcxMemory&& other) noexcept;
   UcxMemory& operator=(UcxMemory&&) = delete;
   ~UcxMemory();
@@ -102,6 +106,8 @@ class UcxEndpoint {
 
   ucp_ep_h handle() const { return handle_; }
   const absl::Status& failure() const { return failure_; }
+  // True until it is connected, or has failed.
+  bool Connecting();
 
   // Forced: operations under way end with an error through their callbacks, soon after. Once. An endpoint that is still
   // being connected is closed when it is, or after a second: UCX 1.13 ends the process when it is closed in between.
@@ -114,7 +120,6 @@ class UcxEndpoint {
  private:
   explicit UcxEndpoint(uint64_t& failures) : failures_(failures) {}
   absl::Status Open(ucp_worker_h worker, ucp_ep_params_t params);
-  bool Connecting();
   void CloseNow();
   uint64_t& failures_;
   ucp_ep_h handle_ = nullptr;

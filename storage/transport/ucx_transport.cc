@@ -40,8 +40,9 @@ SteadyTime ToSteady(absl::Duration left) {
 
 class UcxTransport::UcxRegistration : public Registration {
  public:
-  UcxRegistration(UcxTransport& transport, std::span<std::byte> memory, std::unique_ptr<UcxCore::Region> region)
-      : transport_(transport), memory_(memory), rkey_(region->rkey), region_(std::move(region)) {
+  UcxRegistration(UcxTransport& transport, std::span<std::byte> memory, MemoryPlace place,
+                  std::unique_ptr<UcxCore::Region> region)
+      : transport_(transport), memory_(memory), place_(place), rkey_(region->rkey), region_(std::move(region)) {
     ++transport_.registrations_;
   }
   ~UcxRegistration() override {
@@ -54,12 +55,14 @@ class UcxTransport::UcxRegistration : public Registration {
     --transport_.registrations_;
   }
   std::span<std::byte> memory() const override { return memory_; }
+  MemoryPlace place() const override { return place_; }
   const std::string& rkey() const override { return rkey_; }
   bool BelongsTo(const UcxTransport& transport) const { return &transport == &transport_; }
 
  private:
   UcxTransport& transport_;
   const std::span<std::byte> memory_;
+  const MemoryPlace place_;
   const std::string rkey_;
   std::unique_ptr<UcxCore::Region> region_;
 };
@@ -81,6 +84,7 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const Options
                                .listen_host = options.ucx.listen_host};
   STEM_ASSIGN(transport->core_, UcxCore::Create(std::move(ucx), limits, transport->counters_));
   STEM_ASSIGN(transport->loop_, ProgressLoop::Start(*transport->core_, options.commands_max));
+  if (options.on_thread_start) STEM_TRY(transport->loop_->Run(options.on_thread_start));
   return transport;
 }
 
@@ -97,15 +101,15 @@ void UcxTransport::Close() {
   closed->Wait();
 }
 
-absl::StatusOr<std::unique_ptr<Registration>> UcxTransport::Register(std::span<std::byte> memory) {
+absl::StatusOr<std::unique_ptr<Registration>> UcxTransport::Register(std::span<std::byte> memory, MemoryPlace place) {
   if (memory.empty()) return absl::InvalidArgumentError("cannot register 0 bytes of memory");
   if (registrations_ >= kRegistrationsMax) {
     return absl::ResourceExhaustedError(absl::StrCat(kRegistrationsMax, " memories are registered; no more can be"));
   }
   absl::StatusOr<std::unique_ptr<UcxCore::Region>> region = nullptr;
-  STEM_TRY(loop_->Run([&] { region = core_->AddRegion(memory); }));
+  STEM_TRY(loop_->Run([&] { region = core_->AddRegion(memory, place); }));
   STEM_TRY(region.status());
-  return std::make_unique<UcxRegistration>(*this, memory, *std::move(region));
+  return std::make_unique<UcxRegistration>(*this, memory, place, *std::move(region));
 }
 
 absl::StatusOr<std::shared_ptr<RemotePeer>> UcxTransport::Connect(const PeerMemory& memory, absl::Time deadline) {
@@ -124,6 +128,10 @@ absl::Status UcxTransport::Read(std::shared_ptr<RemotePeer> peer, std::vector<Re
     const auto* registration = dynamic_cast<const UcxRegistration*>(ops[i].registration);
     if (registration == nullptr || !registration->BelongsTo(*this)) {
       return absl::InvalidArgumentError(absl::StrCat("read op ", i, ": its destination is not registered here"));
+    }
+    if (registration->place() == MemoryPlace::kGpu && callbacks.land == nullptr && core_->reads_by_messages()) {
+      return absl::InvalidArgumentError(absl::StrCat("read op ", i, ": its destination is on a GPU, and reads here go by "
+                                                     "messages: want ReadCallbacks::land"));
     }
   }
   if (closed_) return absl::FailedPreconditionError("the transport is closed");

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ class UcxTransport : public Transport {
     // A peer that was asked and says nothing for so long is cut off when a read misses its deadline (reads by
     // messages; a one-sided read that misses it always closes its endpoint, as nothing else stops a device).
     absl::Duration silence_max = absl::Seconds(1);
+    // Runs first on the progress thread. With lanes of a GPU it makes the GPU's context current there, as UCX wants one.
+    std::function<void()> on_thread_start;
   };
 
   // InvalidArgument: an option out of range, named. Unavailable: no lane fits.
@@ -42,7 +45,7 @@ class UcxTransport : public Transport {
   void Close() override;
   const std::string& worker_address() const override { return core_->worker_address(); }
   const std::string& description() const override { return description_; }
-  absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory) override;
+  absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory, MemoryPlace place) override;
   absl::StatusOr<std::shared_ptr<RemotePeer>> Connect(const PeerMemory& memory, absl::Time deadline) override;
   absl::Status Read(std::shared_ptr<RemotePeer> peer, std::vector<ReadOp> ops, absl::Time deadline,
                     ReadCallbacks callbacks) override;

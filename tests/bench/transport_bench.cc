@@ -45,7 +45,7 @@ void Read(benchmark::State& state, ReadPath path) {
   const auto transport = *UcxTransport::Create(options);
   const std::span<std::byte> arena = MapArena();
   {
-    const auto registration = *transport->Register(arena);
+    const auto registration = *transport->Register(arena, MemoryPlace::kHost);
     const auto peer = *transport->Connect((*owner)->memory(), absl::InfiniteFuture());
     const pid_t owner_pid = static_cast<pid_t>((*owner)->memory().incarnation);
     const double cpu_before = CpuSeconds(getpid()) + CpuSeconds(owner_pid);

@@ -1,4 +1,5 @@
 // What every Transport keeps, whatever moves its bytes: two transports in this process.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -39,8 +40,8 @@ class TransportContract : public testing::TestWithParam<Kind> {
     }();
     source_ = pattern;
     destination_.resize(kArenaBytes);
-    offered_ = *owner_->Register(source_);
-    local_ = *reader_->Register(destination_);
+    offered_ = *owner_->Register(source_, MemoryPlace::kHost);
+    local_ = *reader_->Register(destination_, MemoryPlace::kHost);
   }
 
   std::unique_ptr<Transport> Make() {
@@ -98,6 +99,12 @@ TEST_P(TransportContract, BytesArriveExactlyAndNoOthersAreTouched) {
     EXPECT_EQ(destination_[639], std::byte{0xEE});
     EXPECT_EQ(destination_[640 + bytes], std::byte{0xEE});
   }
+}
+
+TEST_P(TransportContract, GpuMemoryIsRefusedWhereNoLaneMovesIt) {
+  const auto refused = owner_->Register(source_, MemoryPlace::kGpu).status();
+  EXPECT_TRUE(absl::IsUnimplemented(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("GPU memory"));
 }
 
 TEST_P(TransportContract, ManyPipelinedOpsEachLandInTheirPlace) {
@@ -174,7 +181,7 @@ TEST_P(TransportContract, ReadsGoBothWaysAtOnce) {
                   .incarnation = 2};
   FillPattern(std::span(destination_).first(1 << 20), 99);
   std::vector<std::byte> place(1 << 20);
-  const auto registered = *owner_->Register(place);
+  const auto registered = *owner_->Register(place, MemoryPlace::kHost);
   auto forth_peer = reader_->Connect(Memory(), Soon());
   auto back_peer = owner_->Connect(back, Soon());
   ASSERT_TRUE(forth_peer.ok() && back_peer.ok());
@@ -325,7 +332,7 @@ TEST_P(TransportContract, ClosingATransportEndsItsReadsAndRefusesMore) {
   ReadOutcome late(1);
   EXPECT_TRUE(absl::IsFailedPrecondition(reader_->Read(*peer, {Op(0, 0, 64)}, Soon(), late.callbacks())));
   EXPECT_TRUE(absl::IsFailedPrecondition(reader_->Connect(Memory(2), Soon()).status()));
-  EXPECT_TRUE(absl::IsFailedPrecondition(reader_->Register(source_).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(reader_->Register(source_, MemoryPlace::kHost).status()));
   local_.reset();
   reader_.reset();
   EXPECT_TRUE(std::all_of(destination_.begin(), destination_.end(), [](std::byte b) { return b == std::byte{0xEE}; }));

@@ -36,7 +36,7 @@ class UcxProcess : public testing::TestWithParam<ReadPath> {
     options.silence_max = absl::Milliseconds(100);
     transport_ = *UcxTransport::Create(options);
     destination_.resize(kArenaBytes);
-    local_ = *transport_->Register(destination_);
+    local_ = *transport_->Register(destination_, MemoryPlace::kHost);
   }
   void TearDown() override {
     transport_->Close();
@@ -189,7 +189,7 @@ TEST(UcxWindows, BytesInFlightStayWithinThePeersWindowAndTheWhole) {
   options.bytes_in_flight_max = kAllMax;
   const auto transport = *UcxTransport::Create(options);
   std::vector<std::byte> destination(kArenaBytes);
-  auto local = *transport->Register(destination);
+  auto local = *transport->Register(destination, MemoryPlace::kHost);
   const auto first = *TransportProcess::StartOwner(ReadPath::kMessages, kArenaBytes, 1);
   const auto second = *TransportProcess::StartOwner(ReadPath::kMessages, kArenaBytes, 2);
   uint64_t most = 0;  // the progress thread's until all are safe
@@ -231,7 +231,7 @@ class UcxOwner : public testing::Test {
     transport_ = *UcxTransport::Create({});
     arena_.resize(kArenaBytes);
     FillPattern(arena_, 4);
-    offered_ = *transport_->Register(arena_);
+    offered_ = *transport_->Register(arena_, MemoryPlace::kHost);
   }
   void TearDown() override {
     transport_->Close();
@@ -269,7 +269,7 @@ TEST_F(UcxOwner, AReaderThatStopsDoesNotKeepMemoryFromBeingWithdrawn) {
   ASSERT_TRUE(reader.ok()) << reader.status();
   (*reader)->Stop();
   offered_.reset();  // returns: its replies in flight are cut off
-  offered_ = *transport_->Register(arena_);
+  offered_ = *transport_->Register(arena_, MemoryPlace::kHost);
   EXPECT_TRUE(TransportProcess::StartReader(Memory()).ok());
 }
 

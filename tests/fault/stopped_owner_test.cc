@@ -53,7 +53,7 @@ class StoppedOwner : public testing::TestWithParam<ReadPath> {
     options.silence_max = absl::Seconds(60);  // messages: the connection, and what comes late over it, outlives the deadline
     transport_ = *UcxTransport::Create(options);
     memory_.resize((kOps + 1) * kOpBytes);
-    local_ = *transport_->Register(memory_);
+    local_ = *transport_->Register(memory_, MemoryPlace::kHost);
   }
   void TearDown() override {
     transport_->Close();

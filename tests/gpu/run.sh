@@ -1,23 +1,46 @@
 #!/bin/sh
 # Builds the CUDA kernels, compares them with the references on this machine's GPU, runs a share of that under
 # compute-sanitizer, and measures them beside the GPU's own copy.
-#   tests/gpu/run.sh [--build-only] [--dir D]      needs nvcc 13 (PATH, $CUDACXX or /usr/local/cuda), a C++ compiler, no network
-# Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "tests", "sanitizer", "bench"}.
+#   tests/gpu/run.sh [--build-only] [--dir D] [--ucx WHEEL]
+# needs nvcc 13 (PATH, $CUDACXX or /usr/local/cuda), a C++ compiler, no network.
+# --ucx: then two processes on one GPU move blocks through storage/transport (device_reads.cc) over the CUDA-aware UCX of WHEEL, a
+# file of PyPI's libucx-cu13. That program is built where the project's packages are and put into D/device_reads with
+# all that it needs, 35 MB; elsewhere the one that is there is run, so D/device_reads can be carried along, without a WHEEL.
+# Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "tests", "sanitizer", "bench", "device_reads"}.
 # Exit: 0 all ran and is equal, or all was built and --build-only was given; 2 usage; 1 otherwise, also without a GPU.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$root/build/gpu
 build_only=no
+ucx=
 while [ $# -gt 0 ]; do
   case $1 in
     --build-only) build_only=yes ;;
+    --ucx) [ $# -ge 2 ] || { echo "--ucx needs a wheel" >&2; exit 2; }; ucx=$(realpath "$2"); shift ;;
     --dir) [ $# -ge 2 ] || { echo "--dir needs a directory" >&2; exit 2; }; dir=$2; shift ;;
-    *) echo "unknown argument '$1'; known: --build-only, --dir D" >&2; exit 2 ;;
+    *) echo "unknown argument '$1'; known: --build-only, --dir D, --ucx WHEEL" >&2; exit 2 ;;
   esac
   shift
 done
 mkdir -p "$dir"
 rm -f "$dir"/*.json "$dir"/*.o
+bundle=$dir/device_reads
+# bundle_device_reads: the program, the libraries that it was linked with, and UCX's modules, which UCX looks for beside its own.
+bundle_device_reads() {
+  rm -rf "$dir/ucx" "$bundle"
+  mkdir -p "$dir/ucx" "$bundle/lib/ucx"
+  python3 -m zipfile -e "$ucx" "$dir/ucx"
+  cmake -S "$root" -B "$dir/ucx-build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSTEM_CUDA=ON -DSTEM_BENCH=OFF \
+    -DSTEM_UCX_ROOT="$dir/ucx/libucx" > "$dir/ucx-build.log"
+  cmake --build "$dir/ucx-build" --target device_reads >> "$dir/ucx-build.log" || { tail -40 "$dir/ucx-build.log"; return 1; }
+  cp "$dir/ucx-build/bin/device_reads" "$bundle/"
+  cp "$dir"/ucx/libucx/lib/lib*.so.0 "$bundle/lib/"
+  cp "$dir"/ucx/libucx/lib/ucx/libuc[tm]_*.so.0 "$bundle/lib/ucx/"
+  # Not glibc, which belongs to the machine.
+  LD_LIBRARY_PATH="$bundle/lib" ldd "$bundle/device_reads" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+    grep -vE "^$bundle|/(libc|libm|libdl|librt|libpthread|libresolv)\.so" | xargs -I{} cp {} "$bundle/lib/"
+}
+
 report() { printf '%s\n' "$1" > "$dir/gpu.json"; echo "report: $dir/gpu.json"; }
 
 nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
@@ -38,6 +61,11 @@ objects=$(for name in $kernels; do echo "$dir/$name.cu.o"; done)
 "$nvcc" -o "$dir/kernels_gpu" $objects "$dir/kernels_gpu.cc.o"
 "$nvcc" -o "$dir/kernels_gpu_bench" $objects "$dir/kernels_gpu_bench.cu.o"
 echo "built in $(($(date +%s) - started)) s"
+
+if [ -n "$ucx" ]; then
+  bundle_device_reads
+  echo "$bundle: built for the UCX of $(basename "$ucx")"
+fi
 
 if [ $build_only = yes ]; then
   echo "built, not run (--build-only)"
@@ -69,5 +97,10 @@ fi
 
 measured=null
 if "$dir/kernels_gpu_bench" "$dir/bench.json"; then measured=$(cat "$dir/bench.json"); else code=1; fi
-report "{\"built\": true, \"ran\": true, \"tests\": $(cat "$dir/tests.json"), \"sanitizer\": $sanitized, \"bench\": $measured}"
+device_reads='"not run: no --ucx"'
+if [ -x "$bundle/device_reads" ]; then
+  LD_LIBRARY_PATH="$bundle/lib" "$bundle/device_reads" "$dir/device_reads.json" || code=1
+  device_reads=$(cat "$dir/device_reads.json" 2>/dev/null || echo '"failed, see above"')
+fi
+report "{\"built\": true, \"ran\": true, \"tests\": $(cat "$dir/tests.json"), \"sanitizer\": $sanitized, \"bench\": $measured, \"device_reads\": $device_reads}"
 exit $code

@@ -139,6 +139,7 @@ class LoopbackTransport::LoopbackRegistration : public Registration {
         rkey_(Seal(EnvelopeKind::kMessageRegion, token_)) {}
   ~LoopbackRegistration() override { fabric_.Withdraw(token_); }
   std::span<std::byte> memory() const override { return memory_; }
+  MemoryPlace place() const override { return MemoryPlace::kHost; }
   const std::string& rkey() const override { return rkey_; }
 
  private:
@@ -164,9 +165,10 @@ void LoopbackTransport::Close() {
   thread_.join();
 }
 
-absl::StatusOr<std::unique_ptr<Registration>> LoopbackTransport::Register(std::span<std::byte> memory) {
+absl::StatusOr<std::unique_ptr<Registration>> LoopbackTransport::Register(std::span<std::byte> memory, MemoryPlace place) {
   if (stopping_) return absl::FailedPreconditionError("the transport is closed");
   if (memory.empty()) return absl::InvalidArgumentError("cannot register 0 bytes of memory");
+  if (place == MemoryPlace::kGpu) return absl::UnimplementedError("GPU memory cannot be registered: memcpy moves host memory");
   return std::make_unique<LoopbackRegistration>(fabric_, address_, memory);
 }
 

@@ -80,7 +80,7 @@ class LoopbackTransport : public Transport {
   void Close() override;
   const std::string& worker_address() const override { return sealed_address_; }
   const std::string& description() const override { return description_; }
-  absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory) override;
+  absl::StatusOr<std::unique_ptr<Registration>> Register(std::span<std::byte> memory, MemoryPlace place) override;
   absl::StatusOr<std::shared_ptr<RemotePeer>> Connect(const PeerMemory& memory, absl::Time deadline) override;
   absl::Status Read(std::shared_ptr<RemotePeer> peer, std::vector<ReadOp> ops, absl::Time deadline,
                     ReadCallbacks callbacks) override;

@@ -111,7 +111,7 @@ int RunOwner(ReadPath path, size_t bytes, uint64_t seed) {
   const std::span<std::byte> arena = MapArena(bytes);
   FillPattern(arena, seed);
   const auto transport = MakeTransport(path);
-  const auto registration = transport->Register(arena);
+  const auto registration = transport->Register(arena, MemoryPlace::kHost);
   STEM_CHECK(registration.ok());
   WriteMemory(kToParent, {.worker_address = transport->worker_address(),
                           .regions = {{.arena = 0, .base = reinterpret_cast<uint64_t>(arena.data()),
@@ -129,7 +129,7 @@ int RunReader() {
   constexpr size_t kOpBytes = 1 << 20;
   const std::span<std::byte> destination = MapArena(kOps * kOpBytes);
   const auto transport = MakeTransport(ReadPath::kMessages);
-  const auto registration = transport->Register(destination);
+  const auto registration = transport->Register(destination, MemoryPlace::kHost);
   const auto peer = transport->Connect(memory, absl::Now() + absl::Seconds(30));
   STEM_CHECK(registration.ok() && peer.ok());
   for (bool told = false;;) {

@@ -13,8 +13,8 @@ namespace {
 
 class LoopbackKnobs : public testing::Test {
  protected:
-  LoopbackKnobs() : source_(4096, std::byte{7}), destination_(4096), offered_(*owner_.Register(source_)),
-                    local_(*reader_.Register(destination_)) {
+  LoopbackKnobs() : source_(4096, std::byte{7}), destination_(4096), offered_(*owner_.Register(source_, MemoryPlace::kHost)),
+                    local_(*reader_.Register(destination_, MemoryPlace::kHost)) {
     peer_ = *reader_.Connect({.worker_address = owner_.worker_address(),
                               .regions = {{.arena = 0, .base = 4096, .bytes = 4096, .rkey = offered_->rkey()}},
                               .incarnation = 1}, absl::InfiniteFuture());
