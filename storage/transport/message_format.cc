@@ -55,7 +55,8 @@ ReadRequestBytes Encode(const ReadRequest& request) {
 ReadReplyBytes Encode(const ReadReply& reply) {
   ReadReplyBytes bytes;
   Writer(bytes.data())
-      .Put(kReplyMagic).Put(static_cast<uint32_t>(reply.code)).Put(reply.op).Put(reply.nonce).Put(reply.offset);
+      .Put(kReplyMagic).Put(static_cast<uint32_t>(reply.code)).Put(reply.op).Put(reply.nonce).Put(reply.offset)
+      .Put(reply.bytes);
   return bytes;
 }
 
@@ -83,7 +84,7 @@ absl::StatusOr<ReadReply> DecodeReadReply(absl::string_view header) {
   uint32_t magic = 0;
   uint32_t code = 0;
   ReadReply reply;
-  Reader(header.data()).Take(magic).Take(code).Take(reply.op).Take(reply.nonce).Take(reply.offset);
+  Reader(header.data()).Take(magic).Take(code).Take(reply.op).Take(reply.nonce).Take(reply.offset).Take(reply.bytes);
   if (magic != kReplyMagic || code > kCodeMax) return absl::InvalidArgumentError("read reply header is not one");
   reply.code = static_cast<absl::StatusCode>(code);
   return reply;

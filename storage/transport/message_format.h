@@ -1,5 +1,6 @@
 // The headers of the two active messages by which memory is read where the lanes have no one-sided get (TCP):
-// ReadRequest (its payload further ones, packed; UCX says who asks) and ReadReply (its payload is the bytes).
+// ReadRequest (its payload further ones, packed; UCX says who asks) and ReadReplies, packed (their bytes follow one
+// another as the payload).
 // Little-endian, fixed length, in the order of the fields, after a u32 magic and a u32 code.
 #pragma once
 
@@ -15,6 +16,7 @@ namespace stem {
 
 inline constexpr unsigned kReadRequestMessage = 1;  // UCX active message ids
 inline constexpr unsigned kReadReplyMessage = 2;
+inline constexpr size_t kRepliesPerMessageMax = 16;
 
 struct ReadRequest {
   uint64_t op = 0;            // the requester's id, echoed
@@ -28,12 +30,13 @@ struct ReadRequest {
 struct ReadReply {
   uint64_t op = 0;
   uint64_t nonce = 0;
-  uint64_t offset = 0;  // of the payload in the op; replies to one op come in order
-  absl::StatusCode code = absl::StatusCode::kOk;  // else there is no payload and the op has failed
+  uint64_t offset = 0;  // of these bytes in the op; replies to one op come in order
+  uint64_t bytes = 0;   // in the payload
+  absl::StatusCode code = absl::StatusCode::kOk;  // else there are no bytes and the op has failed
 };
 
 using ReadRequestBytes = std::array<char, 52>;
-using ReadReplyBytes = std::array<char, 32>;
+using ReadReplyBytes = std::array<char, 40>;
 
 ReadRequestBytes Encode(const ReadRequest& request);
 ReadReplyBytes Encode(const ReadReply& reply);

@@ -33,8 +33,8 @@ MessageReader::MessageReader(ucp_worker_h worker, UcxLinks& links, Land land, Op
                  const ucp_am_recv_param_t* received) {
     // A rendezvous would let UCX write memory of ours later; no node sends one.
     if ((received->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) return UCS_OK;
-    static_cast<MessageReader*>(self)->OnReply({static_cast<const char*>(header), header_bytes},
-                                               {static_cast<const char*>(data), data_bytes});
+    static_cast<MessageReader*>(self)->OnReplies({static_cast<const char*>(header), header_bytes},
+                                                 {static_cast<const char*>(data), data_bytes});
     return UCS_OK;
   };
   ucp_worker_set_am_recv_handler(worker, &params);
@@ -108,28 +108,35 @@ void MessageReader::Heard(uint64_t nonce) {
   }
 }
 
-void MessageReader::OnReply(absl::string_view header, absl::string_view payload) {
-  const auto reply = DecodeReadReply(header);
-  if (!reply.ok()) return;  // no op to blame; its deadline ends it
-  const auto found = transfers_.find(reply->op);
-  if (found == transfers_.end() || found->second.nonce != reply->nonce) {
-    Heard(reply->nonce);  // late, but alive
+void MessageReader::OnReplies(absl::string_view headers, absl::string_view payload) {
+  while (!headers.empty()) {
+    const auto reply = DecodeReadReply(headers.substr(0, sizeof(ReadReplyBytes)));
+    if (!reply.ok() || reply->bytes > payload.size()) return;  // no op to blame; its deadline ends it
+    OnReply(*reply, payload.substr(0, reply->bytes));
+    headers.remove_prefix(sizeof(ReadReplyBytes));
+    payload.remove_prefix(reply->bytes);
+  }
+}
+
+void MessageReader::OnReply(const ReadReply& reply, absl::string_view bytes) {
+  const auto found = transfers_.find(reply.op);
+  if (found == transfers_.end() || found->second.nonce != reply.nonce) {
+    Heard(reply.nonce);  // late, but alive
     return;
   }
   Transfer& transfer = found->second;
-  if (reply->code != absl::StatusCode::kOk) {
-    End(reply->op, absl::Status(reply->code, "the owner refused the read"));
-  } else if (reply->offset != transfer.received || payload.size() > transfer.bytes - transfer.received) {
-    End(reply->op, absl::DataLossError(absl::StrCat("reply with ", payload.size(), " bytes at ", reply->offset,
-                                                    "; want at most ", transfer.bytes - transfer.received, " at ",
-                                                    transfer.received)));
+  if (reply.code != absl::StatusCode::kOk) {
+    End(reply.op, absl::Status(reply.code, "the owner refused the read"));
+  } else if (reply.offset != transfer.received || bytes.size() > transfer.bytes - transfer.received) {
+    End(reply.op, absl::DataLossError(absl::StrCat("reply with ", bytes.size(), " bytes at ", reply.offset, "; want at most ",
+                                                   transfer.bytes - transfer.received, " at ", transfer.received)));
   } else {
-    land_(reply->op, {transfer.destination + transfer.received, payload.size()},
-          std::as_bytes(std::span(payload.data(), payload.size())));
-    transfer.received += payload.size();
-    if (transfer.received == transfer.bytes) End(reply->op, absl::OkStatus());
+    land_(reply.op, {transfer.destination + transfer.received, bytes.size()},
+          std::as_bytes(std::span(bytes.data(), bytes.size())));
+    transfer.received += bytes.size();
+    if (transfer.received == transfer.bytes) End(reply.op, absl::OkStatus());
   }
-  Heard(reply->nonce);
+  Heard(reply.nonce);
 }
 
 }  // namespace stem

@@ -49,7 +49,8 @@ class MessageReader : public ReadWire {
     std::vector<ReadRequestBytes> requests;
   };
   absl::Status Send(UcxLink& link, std::vector<ReadRequestBytes> requests);
-  void OnReply(absl::string_view header, absl::string_view payload);
+  void OnReplies(absl::string_view headers, absl::string_view payload);
+  void OnReply(const ReadReply& reply, absl::string_view bytes);
   void Heard(uint64_t nonce);
   // Ends an op that is not given up.
   void End(OpId op, const absl::Status& status);

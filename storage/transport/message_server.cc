@@ -15,12 +15,15 @@ constexpr unsigned kProgressBeforeAcceptMax = 1000;
 
 }  // namespace
 
-struct MessageServer::Reply {
+struct MessageServer::Message {
   MessageServer* server;
   Requester* requester;
-  uint64_t token;  // of the region that the payload lies in
-  bool has_payload;
-  ReadReplyBytes header;  // UCX reads it until the send ends
+  MemoryPlace place = MemoryPlace::kHost;  // of all its bytes
+  uint64_t bytes = 0;
+  std::vector<uint64_t> tokens = {};  // of the regions that they lie in, one per reply with bytes
+  // UCX reads these until the send ends.
+  std::vector<ReadReplyBytes> headers = {};
+  std::vector<ucp_dt_iov_t> pieces = {};
 };
 
 absl::StatusOr<std::unique_ptr<MessageServer>> MessageServer::Start(ucp_worker_h worker, const std::string& host,
@@ -144,67 +147,92 @@ bool MessageServer::Pump() {
   return did || endpoint_failures_ > 0;
 }
 
-bool MessageServer::SendNext(Requester& requester, SteadyTime now) {
-  while (!requester.jobs.empty() && requester.jobs.front().expires < now) requester.jobs.pop_front();
-  if (requester.jobs.empty() || !requester.endpoint->failure().ok()) return false;
-  if (requester.replies_in_flight >= limits_.replies_in_flight_max) return false;
+void MessageServer::Fill(Message& message, SteadyTime now) {
+  auto& jobs = message.requester->jobs;
+  while (!jobs.empty() && message.headers.size() < kRepliesPerMessageMax && message.bytes < limits_.reply_bytes_max) {
+    Job& job = jobs.front();
+    if (job.expires < now) {
+      jobs.pop_front();
+      continue;
+    }
+    if (job.refusal == absl::StatusCode::kOk) job.refusal = Check(job.request);  // withdrawn since
+    uint64_t bytes = 0;
+    if (job.refusal == absl::StatusCode::kOk) {
+      const Region& region = regions_.at(job.request.region);
+      if (message.bytes > 0 && region.place != message.place) return;
+      message.place = region.place;
+      bytes = std::min<uint64_t>(job.request.bytes - job.sent, limits_.reply_bytes_max - message.bytes);
+      const std::span<const std::byte> piece = region.memory.subspan(job.request.offset + job.sent, bytes);
+      message.pieces.push_back({.buffer = const_cast<std::byte*>(piece.data()), .length = bytes});
+      message.tokens.push_back(job.request.region);
+    }
+    message.headers.push_back(Encode(ReadReply{job.request.op, job.request.nonce, job.sent, bytes, job.refusal}));
+    message.bytes += bytes;
+    job.sent += bytes;
+    if (job.refusal != absl::StatusCode::kOk || job.sent == job.request.bytes) jobs.pop_front();
+  }
+}
 
-  Job& job = requester.jobs.front();
-  if (job.refusal == absl::StatusCode::kOk) job.refusal = Check(job.request);  // withdrawn since
-  const bool has_payload = job.refusal == absl::StatusCode::kOk;
-  auto reply = std::make_unique<Reply>(Reply{this, &requester, job.request.region, has_payload, {}});
-  reply->header = Encode(ReadReply{job.request.op, job.request.nonce, job.sent, job.refusal});
-  std::span<const std::byte> payload;
+bool MessageServer::SendNext(Requester& requester, SteadyTime now) {
+  if (requester.jobs.empty() || !requester.endpoint->failure().ok()) return false;
+  if (requester.messages_in_flight >= limits_.messages_in_flight_max) return false;
+  auto message = std::make_unique<Message>(Message{this, &requester});
+  Fill(*message, now);
+  if (message->headers.empty()) return false;
+
   ucp_request_param_t params{};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
                         UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-  params.memory_type = UCS_MEMORY_TYPE_HOST;
-  if (has_payload) {
-    const Region& region = regions_.at(job.request.region);
-    payload = region.memory.subspan(job.request.offset + job.sent)
-                  .first(std::min<uint64_t>(job.request.bytes - job.sent, limits_.reply_bytes_max));
-    params.memory_type = UcxMemoryType(region.place);  // a GPU's is staged by UCX
-  }
   params.flags = UCP_AM_SEND_FLAG_EAGER;
-  params.user_data = reply.get();
+  params.memory_type = UcxMemoryType(message->place);  // a GPU's is staged by UCX
+  params.user_data = message.get();
   params.cb.send = [](void* request, ucs_status_t, void* data) {
-    const std::unique_ptr<Reply> ended(static_cast<Reply*>(data));
+    const std::unique_ptr<Message> ended(static_cast<Message*>(data));
     ucp_request_free(request);
     ended->server->Ended(*ended);
   };
+  const void* payload = nullptr;
+  size_t count = message->bytes;
+  if (message->pieces.size() == 1) {
+    payload = message->pieces.front().buffer;
+  } else if (message->pieces.size() > 1) {
+    params.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
+    params.datatype = UCP_DATATYPE_IOV;
+    payload = message->pieces.data();
+    count = message->pieces.size();
+  }
   const ucs_status_ptr_t sending =
-      ucp_am_send_nbx(requester.endpoint->handle(), kReadReplyMessage, reply->header.data(), reply->header.size(),
-                      payload.data(), payload.size(), &params);
+      ucp_am_send_nbx(requester.endpoint->handle(), kReadReplyMessage, message->headers.data(),
+                      message->headers.size() * sizeof(ReadReplyBytes), payload, count, &params);
   if (UCS_PTR_IS_ERR(sending)) {
     requester.jobs.clear();  // its endpoint has failed, and the failure handler is about to say so
     return false;
   }
-  counters_.bytes_served += payload.size();
-  job.sent += payload.size();
-  if (!has_payload || job.sent == job.request.bytes) requester.jobs.pop_front();
+  counters_.bytes_served += message->bytes;
   if (sending != nullptr) {
-    ++requester.replies_in_flight;
-    ++replies_in_flight_;
-    if (has_payload) {
-      requester.tokens_in_flight.push_back(reply->token);
-      ++regions_.at(reply->token).replies_in_flight;
+    ++requester.messages_in_flight;
+    ++messages_in_flight_;
+    for (const uint64_t token : message->tokens) {
+      requester.tokens_in_flight.push_back(token);
+      ++regions_.at(token).replies_in_flight;
     }
-    reply.release();
+    message.release();
   }
   return true;
 }
 
-void MessageServer::Ended(const Reply& reply) {
-  --reply.requester->replies_in_flight;
-  --replies_in_flight_;
-  if (!reply.has_payload) return;
-  auto& tokens = reply.requester->tokens_in_flight;
-  tokens.erase(std::find(tokens.begin(), tokens.end(), reply.token));
-  Region& region = regions_.at(reply.token);
-  if (--region.replies_in_flight > 0 || !region.withdrawn) return;
-  const auto withdrawn = std::move(region.withdrawn);
-  regions_.erase(reply.token);
-  withdrawn();
+void MessageServer::Ended(const Message& message) {
+  --message.requester->messages_in_flight;
+  --messages_in_flight_;
+  auto& tokens = message.requester->tokens_in_flight;
+  for (const uint64_t token : message.tokens) {
+    tokens.erase(std::find(tokens.begin(), tokens.end(), token));
+    Region& region = regions_.at(token);
+    if (--region.replies_in_flight > 0 || !region.withdrawn) continue;
+    const auto withdrawn = std::move(region.withdrawn);
+    regions_.erase(token);
+    withdrawn();
+  }
 }
 
 void MessageServer::Drop(std::map<ucp_ep_h, std::unique_ptr<Requester>>::iterator requester) {
@@ -237,7 +265,7 @@ void MessageServer::DetachAll() {
 
 bool MessageServer::Reap() {
   std::erase_if(closing_, [](const auto& requester) {
-    return requester->endpoint->Closed() && requester->replies_in_flight == 0;
+    return requester->endpoint->Closed() && requester->messages_in_flight == 0;
   });
   return closing_.empty() && (accepting_ || (listener_->Flushed() && !listener_->any_waiting()));
 }

@@ -27,11 +27,11 @@ namespace stem {
 class MessageServer {
  public:
   struct Limits {
-    size_t reply_bytes_max = 0;          // payload of one reply
+    size_t reply_bytes_max = 0;          // payload of one message
     size_t requesters_max = 0;           // more are not accepted
     size_t requests_queued_max = 0;      // per requester; more are dropped
     size_t arrivals_max = 0;             // of all requesters between two calls of Pump; more are dropped
-    size_t replies_in_flight_max = 0;    // per requester
+    size_t messages_in_flight_max = 0;   // per requester
   };
 
   // All on the thread of `worker`, which must be destroyed before this. Listens on `host`. With `answers` off it only
@@ -53,7 +53,7 @@ class MessageServer {
   // Accepts who waits, sends what may be sent, cuts off whose endpoint has failed. True when it did something.
   bool Pump();
   // True while replies wait for their requesters to take them.
-  bool replying() const { return replies_in_flight_ > 0; }
+  bool replying() const { return messages_in_flight_ > 0; }
   // Cuts all off, and from here on who connects.
   void DropAll();
   // As DropAll, ends listening, and leaves the rest to the worker, which must be destroyed right after.
@@ -65,7 +65,7 @@ class MessageServer {
   struct Region {
     std::span<const std::byte> memory;
     MemoryPlace place = MemoryPlace::kHost;
-    size_t replies_in_flight = 0;
+    size_t replies_in_flight = 0;       // that read it
     std::function<void()> withdrawn;  // set: not offered any more
   };
   struct Job {
@@ -77,10 +77,10 @@ class MessageServer {
   struct Requester {
     std::unique_ptr<UcxEndpoint> endpoint;
     std::deque<Job> jobs;
-    std::vector<uint64_t> tokens_in_flight;  // one entry per reply with a payload
-    size_t replies_in_flight = 0;
+    std::vector<uint64_t> tokens_in_flight;  // one entry per reply with bytes
+    size_t messages_in_flight = 0;
   };
-  struct Reply;  // being sent
+  struct Message;  // of replies, being sent
 
   MessageServer(ucp_worker_h worker, Limits limits, TransportCounters& counters);
   void SetHandler();
@@ -91,7 +91,9 @@ class MessageServer {
   void DropFailed();
   absl::StatusCode Check(const ReadRequest& request) const;
   bool SendNext(Requester& requester, SteadyTime now);
-  void Ended(const Reply& reply);
+  // Puts replies to `requester`'s next jobs into it, as many as one message takes.
+  void Fill(Message& message, SteadyTime now);
+  void Ended(const Message& message);
   void Drop(std::map<ucp_ep_h, std::unique_ptr<Requester>>::iterator requester);
 
   const ucp_worker_h worker_;
@@ -104,7 +106,7 @@ class MessageServer {
   std::deque<std::pair<ReadRequest, ucp_ep_h>> arrivals_;
   std::map<ucp_ep_h, std::unique_ptr<Requester>> requesters_;
   std::vector<std::unique_ptr<Requester>> closing_;
-  size_t replies_in_flight_ = 0;  // of all requesters
+  size_t messages_in_flight_ = 0;  // to all requesters
 };
 
 }  // namespace stem

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "proto/status.h"
+#include "storage/transport/message_format.h"
 
 extern "C" {
 #include <ucs/memory/memory_type.h>
@@ -22,7 +23,8 @@ namespace {
 constexpr uint64_t kSegmentBytesMin = 8 * 1024;
 constexpr uint64_t kSegmentBytesMax = 16 * 1024 * 1024;
 constexpr uint64_t kSocketBufferBytesMax = 1024 * 1024 * 1024;
-constexpr uint64_t kSegmentHeaderBytes = 1024;  // room for UCX's and our headers beside a full segment of payload
+// Room for UCX's and our headers beside a full segment of payload.
+constexpr uint64_t kSegmentHeaderBytes = 384 + kRepliesPerMessageMax * sizeof(ReadReplyBytes);
 constexpr const char* kLoopbackDevice = "lo";
 constexpr const char* kRdmaLanes = "ib";        // UCX's name for all of rc, dc and ud
 constexpr const char* kGpuLanes = ",cuda_copy,cuda_ipc";
@@ -48,6 +50,7 @@ absl::StatusOr<UcxContext> OpenContext(const UcxOptions& options, const std::str
   if (!devices.empty()) STEM_TRY(Set(config, "NET_DEVICES", devices));
   STEM_TRY(SetTcp(config, "TX_SEG_SIZE", options.segment_bytes + kSegmentHeaderBytes));
   STEM_TRY(SetTcp(config, "RX_SEG_SIZE", options.segment_bytes + kSegmentHeaderBytes));
+  STEM_TRY(SetTcp(config, "MAX_IOV", kRepliesPerMessageMax));
   STEM_TRY(SetTcp(config, "SNDBUF", options.socket_buffer_bytes));
   STEM_TRY(SetTcp(config, "RCVBUF", options.socket_buffer_bytes));
   ucp_params_t params{};

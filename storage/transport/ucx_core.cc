@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t kRequestersMax = 256;
 constexpr size_t kArrivalsMax = 65536;
-constexpr size_t kRepliesInFlightMax = 16;
+constexpr size_t kMessagesInFlightMax = 16;
 constexpr uint64_t kStreamingBytesMin = 1 << 20;  // on the wire: a few glances' worth, so that small reads do not wait for one
 constexpr auto kDrainStep = std::chrono::milliseconds(1);
 constexpr auto kShutDownMax = std::chrono::seconds(2);
@@ -70,7 +70,7 @@ absl::Status UcxCore::Open() {
                                      // Room for as many again that their requester has given up.
                                      .requests_queued_max = 2 * limits_.windows.peer_ops_max,
                                      .arrivals_max = kArrivalsMax,
-                                     .replies_in_flight_max = kRepliesInFlightMax};
+                                     .messages_in_flight_max = kMessagesInFlightMax};
   STEM_ASSIGN(server_, MessageServer::Start(worker_.get(), limits_.listen_host, ucx_.reads_by_messages, limits,
                                             counters_));
   sealed_address_ = Seal(address_kind(), server_->address());

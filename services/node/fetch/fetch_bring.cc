@@ -10,7 +10,7 @@ namespace {
 
 // What the client is told of at once, so that it copies one part while the next is brought: slots, or bytes of large ones.
 constexpr int kLandedSlotsPerMessage = 16;
-constexpr uint64_t kLandedBytesPerMessage = 4 << 20;
+constexpr uint64_t kLandedBytesPerMessage = 2 << 20;
 
 }  // namespace
 

@@ -6,7 +6,7 @@ namespace stem {
 namespace {
 
 const ReadRequest kRequest{.op = 1, .nonce = 2, .region = 3, .offset = 4, .bytes = 5, .time_left_ms = 6};
-const ReadReply kReply{.op = 1, .nonce = 2, .offset = 3, .code = absl::StatusCode::kNotFound};
+const ReadReply kReply{.op = 1, .nonce = 2, .offset = 3, .bytes = 4, .code = absl::StatusCode::kNotFound};
 
 template <typename Bytes>
 absl::string_view View(const Bytes& bytes) {
@@ -27,6 +27,7 @@ TEST(MessageFormat, FieldsComeBack) {
   EXPECT_EQ(reply->op, 1u);
   EXPECT_EQ(reply->nonce, 2u);
   EXPECT_EQ(reply->offset, 3u);
+  EXPECT_EQ(reply->bytes, 4u);
   EXPECT_EQ(reply->code, absl::StatusCode::kNotFound);
 }
 
@@ -36,7 +37,7 @@ TEST(MessageFormat, LayoutIsFixed) {
             absl::string_view("STRQ\0\0\0\0\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0"
                               "\4\0\0\0\0\0\0\0\5\0\0\0\0\0\0\0\6\0\0\0", 52));
   EXPECT_EQ(View(Encode(kReply)),
-            absl::string_view("STRP\5\0\0\0\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0", 32));
+            absl::string_view("STRP\5\0\0\0\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\4\0\0\0\0\0\0\0", 40));
 }
 
 TEST(MessageFormat, OtherLengthsMagicsAndValuesAreRefused) {
