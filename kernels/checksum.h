@@ -33,6 +33,9 @@ uint64_t Digest(const BlockName& name, std::span<const std::byte> payload, std::
 uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src, const BlockName& name,
                        std::span<uint64_t> chunk_hashes);
 
+// The same copy and hashes, of whole chunks of a payload, whose digest is known.
+void CopyChunks(std::span<std::byte> dst, std::span<const std::byte> src, std::span<uint64_t> chunk_hashes);
+
 // The same copy without a digest: payloads of 64 KiB and more are written past the cache.
 void CopyPayload(std::span<std::byte> dst, std::span<const std::byte> src);
 

@@ -58,10 +58,14 @@ uint64_t Digest(const BlockName& name, std::span<const std::byte> payload, std::
   return DigestOfChunks(name, payload.size(), chunk_hashes);
 }
 
-uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src, const BlockName& name,
-                       std::span<uint64_t> chunk_hashes) {
+void CopyChunks(std::span<std::byte> dst, std::span<const std::byte> src, std::span<uint64_t> chunk_hashes) {
   STEM_CHECK(dst.size() == src.size() && chunk_hashes.size() == ChunkCount(src.size()));
   FastestIsa().copy_chunks(dst.data(), src.data(), src.size(), chunk_hashes.data());
+}
+
+uint64_t CopyAndDigest(std::span<std::byte> dst, std::span<const std::byte> src, const BlockName& name,
+                       std::span<uint64_t> chunk_hashes) {
+  CopyChunks(dst, src, chunk_hashes);
   return DigestOfChunks(name, src.size(), chunk_hashes);
 }
 
