@@ -1,5 +1,6 @@
 """Ours: `stemctl bench block`, which starts a cluster of its own, and compares every byte after its clock has stopped."""
 import json
+import pathlib
 import subprocess
 
 TIMEOUT_SECONDS = 150
@@ -32,8 +33,21 @@ def to_row(peer, row):
             "p50_us": row["stem_us"]["p50"], "cpu_seconds_per_gb": row.get("cpu_seconds_per_gb")}
 
 
-def measure(binary, work):
+def transport(binary, work):
+    """What a node's transport does alone, from slots into slots, as UCX's own benchmark measures: an engine's copy comes on top."""
+    done = subprocess.run([str(pathlib.Path(binary).with_name("transport_bench")), "--benchmark_filter=messages", "--benchmark_format=json"],
+                          capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True)
     rows = []
+    for run in json.loads(done.stdout)["benchmarks"]:
+        size = int(run["name"].split("/")[1])
+        if size in work.sizes:
+            rows.append({"peer": "stemcache transport", "size": size, "window": 16, "rate": run["bytes_per_second"],
+                         "cpu_seconds_per_gb": run["cpu_s_per_GB"]})
+    return rows
+
+
+def measure(binary, work):
+    rows = transport(binary, work)
     for name, path, proof, stems in CASES:
         for row in bench(binary, path, proof, stems, work):
             rows.append(to_row(f"stemcache {name}", row))

@@ -6,7 +6,7 @@ NAMES = {64 << 10: "64 KiB", 256 << 10: "256 KiB", 1 << 20: "1 MiB", 2 << 20: "2
 SECTIONS = [
     ("one host", ("stemcache local", "stemcache get", "stemcache remote-shm", "redis", "valkey", "mooncake shm", "nixl shm", "unix socket",
                   "limit local", "limit remote-shm")),
-    ("TCP over loopback", ("stemcache remote-tcp", "mooncake tcp", "nixl tcp", "ucx", "tcp socket", "limit remote-tcp")),
+    ("TCP over loopback", ("stemcache remote-tcp", "stemcache transport", "mooncake tcp", "nixl tcp", "ucx", "tcp socket", "limit remote-tcp")),
     ("TCP over two network namespaces joined by veth", ("veth",)),
 ]
 # UCX's best is the fastest of its ways, of the version that we link: rows "ucx get", not "ucx 1.22.0 get". Warm, with blocks
@@ -28,6 +28,8 @@ BARS = [
     ("stemcache remote-shm, header", 64, [("nixl shm", 64)], None),
     ("stemcache remote-tcp, header", 64, [("mooncake tcp", 16), ("mooncake tcp", 64)], 1.5),
     ("stemcache remote-tcp, header", 64, [("nixl tcp", 1)], 1.5),
+    ("stemcache transport", 16, COLD, 0.85),
+    ("stemcache transport", 16, WARM, None),
     ("stemcache remote-tcp, header", 64, COLD, 0.85),
     ("stemcache remote-tcp, full", 64, COLD, 0.8),
     ("stemcache remote-tcp, header", 64, WARM, 0.85),
