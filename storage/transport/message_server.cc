@@ -159,7 +159,8 @@ void MessageServer::Fill(Message& message, SteadyTime now) {
     uint64_t bytes = 0;
     if (job.refusal == absl::StatusCode::kOk) {
       const Region& region = regions_.at(job.request.region);
-      if (message.bytes > 0 && region.place != message.place) return;
+      // UCX gathers host memory; of a GPU's one piece at a time.
+      if (message.bytes > 0 && (region.place == MemoryPlace::kGpu || message.place == MemoryPlace::kGpu)) return;
       message.place = region.place;
       bytes = std::min<uint64_t>(job.request.bytes - job.sent, limits_.reply_bytes_max - message.bytes);
       const std::span<const std::byte> piece = region.memory.subspan(job.request.offset + job.sent, bytes);
