@@ -80,6 +80,9 @@ absl::Status Session::AwaitOpened(const Deadline& deadline) {
 absl::StatusOr<uint64_t> Session::Call(Request request, const Deadline& deadline) {
   MutexLock lock(mutex_);
   if (ended_ || ending_) return absl::UnavailableError(absl::StrCat("node ", grant().node, " is gone"));
+  if (deadline.passed()) {  // else the node might answer before the timer does
+    return absl::DeadlineExceededError(absl::StrCat("the deadline had passed before node ", grant().node, " was asked"));
+  }
   if (pending_.size() + stems_.size() >= kRequestsMax) {
     return absl::ResourceExhaustedError(
         absl::StrCat(kRequestsMax, " calls and stems are outstanding, which is the limit"));

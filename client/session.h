@@ -59,7 +59,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Sends Open and waits for the answer. Errors: DeadlineExceeded, Unavailable, what the node refused with.
   absl::Status AwaitOpened(const Deadline& deadline);
 
-  // The request's id. Errors (then `done` never runs): Unavailable (ended), ResourceExhausted.
+  // The request's id. Errors (then `done` never runs): Unavailable (ended), DeadlineExceeded (it had passed), ResourceExhausted.
   absl::StatusOr<uint64_t> Call(Request request, const Deadline& deadline);
   // Ends a call that has no answer yet with DeadlineExceeded; its Undo is sent.
   void Expire(uint64_t request_id);

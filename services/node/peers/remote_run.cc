@@ -77,8 +77,7 @@ void RemoteRun::Land(size_t op, std::span<std::byte> to, std::span<const std::by
     const size_t chunk = at / kChunkBytes;
     if (at % kChunkBytes == 0 && from.size() >= kChunkBytes) {
       step = from.size() / kChunkBytes * kChunkBytes;
-      // Only the chunk hashes are of use: the digest is taken of all of them.
-      CopyAndDigest(to.first(step), from.first(step), {}, hashes.subspan(chunk, step / kChunkBytes));
+      CopyChunks(to.first(step), from.first(step), hashes.subspan(chunk, step / kChunkBytes));
       continue;
     }
     // A chunk that came in two pieces is hashed where it lies.

@@ -369,6 +369,16 @@ TEST_F(CacheClientTest, RefusalOfTheNodeComesThrough) {
   EXPECT_EQ(status, absl::ResourceExhaustedError("4096 pins are held, the limit is 4096"));
 }
 
+TEST_F(CacheClientTest, NothingIsAskedAfterTheDeadline) {
+  Start();
+  HoldBlocks(1);
+  for (int i = 0; i < 50; ++i) {  // an answer could be faster than a timer
+    EXPECT_EQ(client_->Acquire(keys_, {}, Within(0)).status().code(), absl::StatusCode::kDeadlineExceeded);
+  }
+  auto stem = client_->Acquire(keys_, {.request = "asked"}, Soon());
+  EXPECT_EQ(node_->Take(Message::kAcquire).acquire().request(), "asked");
+}
+
 TEST_F(CacheClientTest, SilentNodeEndsAtTheDeadlineAndTheAcquireIsUndone) {
   Start();
   HoldBlocks(1);
