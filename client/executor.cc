@@ -33,10 +33,12 @@ void Executor::Run() {
   while (true) {
     while (tasks_.empty() && !stopped_) changed_.Wait(mutex_);
     if (tasks_.empty()) break;
-    const std::function<void()> task = std::move(tasks_.front());
-    tasks_.pop_front();
-    mutex_.Unlock();
-    task();
+    {  // ends before the lock is taken again: to let go of what a task holds may take another, as Python's
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      mutex_.Unlock();
+      task();
+    }
     mutex_.Lock();
   }
   mutex_.Unlock();

@@ -17,16 +17,18 @@ Timers::Id Timers::At(const Deadline& deadline, std::function<void()> expire) {
 }
 
 void Timers::Cancel(const Id& id) {
+  std::map<Id, std::function<void()>>::node_type forgotten;  // let go of after the lock
   MutexLock lock(mutex_);
-  timers_.erase(id);
+  forgotten = timers_.extract(id);
 }
 
 void Timers::Stop() {
   std::thread thread;
+  std::map<Id, std::function<void()>> forgotten;
   {
     MutexLock lock(mutex_);
     stopped_ = true;
-    timers_.clear();
+    forgotten.swap(timers_);
     changed_.NotifyOne();
     thread = std::move(thread_);
   }
@@ -48,10 +50,12 @@ void Timers::Run() {
       changed_.WaitFor(mutex_, absl::FromChrono(wakes_at_ - now));
       continue;
     }
-    const std::function<void()> expire = std::move(first->second);
-    timers_.erase(first);
-    mutex_.Unlock();
-    expire();
+    {  // ends before the lock is taken again, as a task of the executor
+      const std::function<void()> expire = std::move(first->second);
+      timers_.erase(first);
+      mutex_.Unlock();
+      expire();
+    }
     mutex_.Lock();
   }
   mutex_.Unlock();
