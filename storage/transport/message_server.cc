@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "proto/check.h"
 #include "proto/status.h"
 
@@ -16,14 +17,19 @@ constexpr unsigned kProgressBeforeAcceptMax = 1000;
 }  // namespace
 
 struct MessageServer::Message {
-  MessageServer* server;
-  Requester* requester;
+  template <typename T>
+  using OfReplies = absl::InlinedVector<T, kRepliesPerMessageMax>;
+
+  Message(MessageServer* sender, Requester* receiver) : server(sender), requester(receiver) {}
+
+  MessageServer* const server;
+  Requester* const requester;
   MemoryPlace place = MemoryPlace::kHost;  // of all its bytes
   uint64_t bytes = 0;
-  std::vector<uint64_t> tokens = {};  // of the regions that they lie in, one per reply with bytes
+  OfReplies<uint64_t> tokens;  // of the regions that they lie in, one per reply with bytes
   // UCX reads these until the send ends.
-  std::vector<ReadReplyBytes> headers = {};
-  std::vector<ucp_dt_iov_t> pieces = {};
+  OfReplies<ReadReplyBytes> headers;
+  OfReplies<ucp_dt_iov_t> pieces;
 };
 
 absl::StatusOr<std::unique_ptr<MessageServer>> MessageServer::Start(ucp_worker_h worker, const std::string& host,
@@ -149,7 +155,7 @@ bool MessageServer::Pump() {
 
 void MessageServer::Fill(Message& message, SteadyTime now) {
   auto& jobs = message.requester->jobs;
-  while (!jobs.empty() && message.headers.size() < kRepliesPerMessageMax && message.bytes < limits_.reply_bytes_max) {
+  while (!jobs.empty() && message.headers.size() < kRepliesPerMessageMax && message.bytes < limits_.message_bytes_max) {
     Job& job = jobs.front();
     if (job.expires < now) {
       jobs.pop_front();
@@ -162,7 +168,7 @@ void MessageServer::Fill(Message& message, SteadyTime now) {
       // UCX gathers host memory; of a GPU's one piece at a time.
       if (message.bytes > 0 && (region.place == MemoryPlace::kGpu || message.place == MemoryPlace::kGpu)) return;
       message.place = region.place;
-      bytes = std::min<uint64_t>(job.request.bytes - job.sent, limits_.reply_bytes_max - message.bytes);
+      bytes = std::min<uint64_t>(job.request.bytes - job.sent, limits_.message_bytes_max - message.bytes);
       const std::span<const std::byte> piece = region.memory.subspan(job.request.offset + job.sent, bytes);
       message.pieces.push_back({.buffer = const_cast<std::byte*>(piece.data()), .length = bytes});
       message.tokens.push_back(job.request.region);
@@ -177,7 +183,7 @@ void MessageServer::Fill(Message& message, SteadyTime now) {
 bool MessageServer::SendNext(Requester& requester, SteadyTime now) {
   if (requester.jobs.empty() || !requester.endpoint->failure().ok()) return false;
   if (requester.messages_in_flight >= limits_.messages_in_flight_max) return false;
-  auto message = std::make_unique<Message>(Message{this, &requester});
+  auto message = std::make_unique<Message>(this, &requester);
   Fill(*message, now);
   if (message->headers.empty()) return false;
 

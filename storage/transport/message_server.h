@@ -27,7 +27,7 @@ namespace stem {
 class MessageServer {
  public:
   struct Limits {
-    size_t reply_bytes_max = 0;          // payload of one message
+    size_t message_bytes_max = 0;          // payload of one message
     size_t requesters_max = 0;           // more are not accepted
     size_t requests_queued_max = 0;      // per requester; more are dropped
     size_t arrivals_max = 0;             // of all requesters between two calls of Pump; more are dropped
@@ -91,7 +91,7 @@ class MessageServer {
   void DropFailed();
   absl::StatusCode Check(const ReadRequest& request) const;
   bool SendNext(Requester& requester, SteadyTime now);
-  // Puts replies to `requester`'s next jobs into it, as many as one message takes.
+  // Puts replies to its requester's next jobs into `message`, as many as one takes.
   void Fill(Message& message, SteadyTime now);
   void Ended(const Message& message);
   void Drop(std::map<ucp_ep_h, std::unique_ptr<Requester>>::iterator requester);

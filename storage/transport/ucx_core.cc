@@ -65,7 +65,7 @@ absl::Status UcxCore::Open() {
   std::random_device device;
   random_.seed(Draw(device));
   STEM_ASSIGN(wake_fd_, WorkerEventFd(worker_.get()));
-  const MessageServer::Limits limits{.reply_bytes_max = limits_.reply_bytes_max,
+  const MessageServer::Limits limits{.message_bytes_max = limits_.message_bytes_max,
                                      .requesters_max = kRequestersMax,
                                      // Room for as many again that their requester has given up.
                                      .requests_queued_max = 2 * limits_.windows.peer_ops_max,

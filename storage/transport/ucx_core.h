@@ -29,7 +29,7 @@ class UcxCore : public ProgressDriver {
     ReadScheduler::Limits windows;
     size_t peers_max = 0;
     absl::Duration silence_max;
-    uint64_t reply_bytes_max = 0;
+    uint64_t message_bytes_max = 0;
     std::string listen_host;
   };
 

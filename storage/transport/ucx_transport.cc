@@ -80,7 +80,7 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const Options
                                            .total_bytes_max = options.bytes_in_flight_max},
                                .peers_max = options.peers_max,
                                .silence_max = options.silence_max,
-                               .reply_bytes_max = options.ucx.segment_bytes,
+                               .message_bytes_max = options.ucx.segment_bytes,
                                .listen_host = options.ucx.listen_host};
   STEM_ASSIGN(transport->core_, UcxCore::Create(std::move(ucx), limits, transport->counters_));
   STEM_ASSIGN(transport->loop_, ProgressLoop::Start(*transport->core_, options.commands_max));

@@ -5,7 +5,7 @@
 # needs nvcc 13 (PATH, $CUDACXX or /usr/local/cuda), a C++ compiler, no network.
 # --ucx: then two processes on one GPU move blocks through storage/transport (device_reads.cc) over the CUDA-aware UCX of WHEEL, a
 # file of PyPI's libucx-cu13. That program is built where the project's packages are and put into D/device_reads with
-# all that it needs, 35 MB; elsewhere the one that is there is run, so D/device_reads can be carried along, without a WHEEL.
+# all that it needs, 28 MB; elsewhere the one that is there is run, so D/device_reads can be carried along, without a WHEEL.
 # Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "tests", "sanitizer", "bench", "device_reads"}.
 # Exit: 0 all ran and is equal, or all was built and --build-only was given; 2 usage; 1 otherwise, also without a GPU.
 set -eu

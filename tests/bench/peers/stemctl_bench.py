@@ -35,8 +35,11 @@ def to_row(peer, row):
 
 def transport(binary, work):
     """What a node's transport does alone, from slots into slots, as UCX's own benchmark measures: an engine's copy comes on top."""
-    done = subprocess.run([str(pathlib.Path(binary).with_name("transport_bench")), "--benchmark_filter=messages", "--benchmark_format=json"],
-                          capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True)
+    command = [str(pathlib.Path(binary).with_name("transport_bench")), "--benchmark_filter=messages", "--benchmark_format=json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return [{"problem": f"transport_bench: {error}"}]
     rows = []
     for run in json.loads(done.stdout)["benchmarks"]:
         size = int(run["name"].split("/")[1])
