@@ -23,6 +23,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
 rm -f "$dir"/*.json "$dir"/*.o
 bundle=$dir/device_reads
 # bundle_device_reads: the program, the libraries that it was linked with, and UCX's modules, which UCX looks for beside its own.
