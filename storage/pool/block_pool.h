@@ -108,7 +108,8 @@ class Filling {
   const std::optional<BlockMeta>& promoted() const { return promoted_; }
 
   // Makes the block Ready: writes the slot's header, then names it. The payload and its chunk hashes are in the slot.
-  // Consumes the ticket. Errors: FailedPrecondition when the parent is no longer held.
+  // Consumes the ticket. Errors: FailedPrecondition when the parent is not held: gone meanwhile, or itself still being filled (who does not
+  // bring both waits for it first: PinWhenFilled).
   absl::StatusOr<BlockPin> Commit(uint64_t length, uint64_t digest, uint64_t publisher) &&;
 
   // Gives the block up, unless somebody awaits it: then false, and it is to be brought. Its name goes now, its slot with the ticket, as bytes

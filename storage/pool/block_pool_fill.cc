@@ -149,7 +149,7 @@ absl::StatusOr<BlockPin> BlockPool::CommitFill(BlockId id, uint64_t length, uint
     FreeSlot(block);
     if (!block.withdrawn) Withdraw(id, GoneReason::kNone);
     FreeEntryIfUnused(id);
-    return absl::FailedPreconditionError("the parent left this node meanwhile");
+    return absl::FailedPreconditionError("the parent is not held here: it left meanwhile, or has not come yet");
   }
   block.meta.generation = header.generation;
   block.meta.length = length;

@@ -132,6 +132,27 @@ TEST_F(LentRunsTest, TwoWhoGoOnWithOneChainAtOnceAreNotRefused) {
   }
 }
 
+TEST_F(LentRunsTest, WhoGoesOnWaitsForAParentThatAnotherIsBringing) {
+  const std::vector<BlockKey> keys = ChainOf(*reader_, 2);
+  BlockPool& pool = *cluster_.node(1).memories()[0]->pool;
+  absl::StatusOr<Filling> parent = pool.BeginFill({reader_->fingerprint(), keys[0]}, std::nullopt, Soon());
+  ASSERT_TRUE(parent.ok()) << parent.status();
+  ReserveOptions options;
+  options.parent = keys[0];
+  absl::StatusOr<Reservation> reservation = reader_->Reserve(std::span(keys).subspan(1), options, Soon());
+  ASSERT_TRUE(reservation.ok()) << reservation.status();
+  ASSERT_EQ(reservation->wanted().size(), 1u) << reservation->reason();
+  FillWithPosition(reservation->wanted()[0]);
+  std::thread other([&] {
+    absl::SleepFor(absl::Milliseconds(100));  // the commit waits, meanwhile
+    EXPECT_TRUE((*std::move(parent)).Commit(kBlockBytes, 0, 1).ok());
+  });
+  const absl::StatusOr<CommitResult> result = reader_->Commit(*std::move(reservation), Soon());
+  other.join();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->committed, 1u) << result->reason;
+}
+
 TEST_F(LentRunsTest, AWrongByteThereIsAMissAndItsOwnerWithdrawsTheBlock) {
   const std::vector<BlockKey> keys = Publish(5, 1);
   GroupMemory& memory = *cluster_.node(0).memories()[0];

@@ -35,6 +35,8 @@ absl::Status LentRun::CopyBlock(size_t index, absl::Time deadline) const {
   if (now >= deadline) return absl::DeadlineExceededError("the deadline passed before the block was copied");
   const Block& block = loan_.blocks[index];
   const absl::Time until = std::min(deadline, now + kSlotWaitMax);
+  BlockPin parent;  // it may be on its way still, by another's hand
+  if (block.parent.has_value()) parent = loan_.pool->PinWhenFilled({block.name.space, *block.parent}, until);
   absl::StatusOr<Filling> filling = loan_.pool->BeginFill(block.name, block.parent, until);
   if (absl::IsAlreadyExists(filling.status())) {
     // Who else brings it may give up, and until it is there its child cannot come.
