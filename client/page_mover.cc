@@ -1,169 +1,34 @@
 #include "client/page_mover.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "kernels/checksum.h"
 
 namespace stem {
-namespace {
-
-// Page ids of one block of a job.
-class BlockPages {
- public:
-  BlockPages(const EnginePages& engine, const MoveJob& job, size_t block)
-      : engine_(engine), job_(job), blocks_(job.keys.size() - job.first_block), at_(block - job.first_block) {}
-
-  std::span<const int32_t> of(uint32_t table) const {
-    size_t before = 0;
-    for (uint32_t i = 0; i < table; ++i) before += engine_.pages_per_block[i] * blocks_;
-    const uint32_t pages = engine_.pages_per_block[table];
-    return std::span(job_.pages).subspan(before + at_ * pages, pages);
-  }
-  // Of the pages of the part's planes: bytes of those that are not skipped.
-  uint64_t bytes(const EnginePart& part) const {
-    uint64_t bytes = 0;
-    for (const EnginePlane& plane : part.planes) {
-      const std::span<const int32_t> pages = of(plane.table);
-      bytes += plane.page_bytes * (pages.size() - static_cast<size_t>(std::ranges::count(pages, MoveJob::kSkip)));
-    }
-    return bytes;
-  }
-
- private:
-  const EnginePages& engine_;
-  const MoveJob& job_;
-  const size_t blocks_;
-  const size_t at_;
-};
-
-// Walks the pages of one block's part in the order of its payload: Take(n) gives where the next bytes belong in the engine's
-// memory, at most n of them and never beyond a page; null = that page is skipped.
-class PageWalk {
- public:
-  struct Piece {
-    std::byte* at = nullptr;
-    size_t bytes = 0;
-  };
-
-  PageWalk(const EnginePart& part, const BlockPages& block) : part_(part), block_(block), pages_(block.of(part.planes.front().table)) {}
-
-  Piece Take(size_t bytes_max) {
-    const EnginePlane& plane = part_.planes[plane_];
-    const size_t bytes = std::min<size_t>(bytes_max, plane.page_bytes - offset_);
-    const int32_t page = pages_[page_];
-    std::byte* at =
-        page == MoveJob::kSkip ? nullptr : plane.base + static_cast<uint64_t>(page) * plane.stride_bytes + offset_;
-    offset_ += bytes;
-    if (offset_ == plane.page_bytes) {
-      offset_ = 0;
-      if (++page_ == pages_.size()) NextPlane();
-    }
-    return {at, bytes};
-  }
-
- private:
-  void NextPlane() {
-    page_ = 0;
-    if (++plane_ < part_.planes.size()) pages_ = block_.of(part_.planes[plane_].table);
-  }
-
-  const EnginePart& part_;
-  const BlockPages block_;
-  std::span<const int32_t> pages_;
-  size_t plane_ = 0;
-  size_t page_ = 0;
-  uint64_t offset_ = 0;
-};
-
-void CopyPages(std::span<const std::byte> payload, PageWalk walk) {
-  for (size_t done = 0; done < payload.size();) {
-    const PageWalk::Piece piece = walk.Take(payload.size() - done);
-    if (piece.at != nullptr) CopyPayload({piece.at, piece.bytes}, payload.subspan(done, piece.bytes));
-    done += piece.bytes;
-  }
-}
-
-void GatherPages(PageWalk walk, std::span<std::byte> payload) {
-  for (size_t done = 0; done < payload.size();) {
-    const PageWalk::Piece piece = walk.Take(payload.size() - done);
-    CopyPayload(payload.subspan(done, piece.bytes), {piece.at, piece.bytes});
-    done += piece.bytes;
-  }
-}
-
-}  // namespace
-
-uint64_t EnginePages::block_bytes(const EnginePart& part) const {
-  uint64_t bytes = 0;
-  for (const EnginePlane& plane : part.planes) bytes += plane.page_bytes * pages_per_block[plane.table];
-  return bytes;
-}
-
-uint32_t EnginePages::pages_of_all_tables() const { return std::reduce(pages_per_block.begin(), pages_per_block.end()); }
-
-namespace {
-
-absl::Status CheckPart(const EnginePages& pages, const EnginePart& engine, const NamespaceSpec& space) {
-  const Part* part = space.part(engine.id);
-  if (part == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("part ", engine.id, " is not one of the namespace's"));
-  }
-  for (size_t i = 0; i < engine.planes.size(); ++i) {
-    const EnginePlane& plane = engine.planes[i];
-    if (plane.table >= pages.pages_per_block.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("plane ", i, " is of block table ", plane.table, "; there are ", pages.pages_per_block.size()));
-    }
-    if (plane.base != nullptr && plane.page_bytes > 0 && plane.stride_bytes >= plane.page_bytes) continue;
-    return absl::InvalidArgumentError(absl::StrCat("plane ", i, " has pages of ", plane.page_bytes, " bytes at a stride of ",
-                                                   plane.stride_bytes, (plane.base == nullptr ? " and no address" : ""),
-                                                   "; a page has at least a byte, and fits its stride"));
-  }
-  if (pages.block_bytes(engine) != part->block_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the pages of a block hold ", pages.block_bytes(engine), " bytes; part ",
-                                                   engine.id, " of the namespace has ", part->block_bytes));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckPages(const EnginePages& pages, const NamespaceSpec& space, uint32_t load_threads) {
-  if (pages.page_count == 0 || load_threads == 0 || load_threads > 64 || pages.pages_per_block.empty() ||
-      std::ranges::count(pages.pages_per_block, 0u) > 0) {
-    return absl::InvalidArgumentError(absl::StrCat("pages_per_block is ", absl::StrJoin(pages.pages_per_block, "+"), ", page_count ",
-                                                   pages.page_count, ", load_threads ", load_threads,
-                                                   "; each must be at least 1, and threads at most 64"));
-  }
-  if (pages.parts.empty()) return absl::InvalidArgumentError("there are no parts");
-  for (size_t i = 0; i < pages.parts.size(); ++i) {
-    if (i > 0 && pages.parts[i].id <= pages.parts[i - 1].id) return absl::InvalidArgumentError("part ids must ascend");
-    STEM_TRY(CheckPart(pages, pages.parts[i], space));
-  }
-  return absl::OkStatus();
-}
-
-std::vector<uint32_t> IdsOf(const EnginePages& pages) {
-  std::vector<uint32_t> ids;
-  for (const EnginePart& part : pages.parts) ids.push_back(part.id);
-  return ids;
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<PageMover>> PageMover::Create(CacheClient& client, EnginePages pages, uint32_t load_threads,
                                                              LocalProof proof) {
-  STEM_TRY(CheckPages(pages, client.space(), load_threads));
+  STEM_TRY(CheckPages(pages, client.space()));
+  if (load_threads == 0 || load_threads > 64) {
+    return absl::InvalidArgumentError(absl::StrCat("load_threads is ", load_threads, "; it must be 1 to 64"));
+  }
   std::unique_ptr<PageMover> mover(new PageMover(client, std::move(pages), proof));
-  for (uint32_t i = 0; i < load_threads; ++i) mover->threads_.emplace_back([m = mover.get()] { m->Work(false); });
-  mover->threads_.emplace_back([m = mover.get()] { m->Work(true); });
+  for (uint32_t i = 0; i < load_threads + 1 && mover->pages_.make_queue; ++i) {
+    STEM_ASSIGN(std::unique_ptr<PageExchange> exchange, PageExchange::Create(mover->pages_));
+    mover->exchanges_.push_back(std::move(exchange));
+  }
+  for (uint32_t i = 0; i < load_threads + 1; ++i) {
+    PageExchange* const exchange = mover->exchanges_.empty() ? nullptr : mover->exchanges_[i].get();
+    mover->threads_.emplace_back([m = mover.get(), saves = i == load_threads, exchange] { m->Work(saves, exchange); });
+  }
   return mover;
 }
 
 PageMover::PageMover(CacheClient& client, EnginePages pages, LocalProof proof)
-    : client_(client), pages_(std::move(pages)), part_ids_(IdsOf(pages_)), proof_(proof) {}
+    : client_(client), pages_(std::move(pages)), part_ids_(pages_.part_ids()), proof_(proof) {}
 
 PageMover::~PageMover() {
   {
@@ -186,7 +51,7 @@ absl::Status PageMover::Check(const MoveJob& job) const {
   }
   for (const int32_t page : job.pages) {
     if (page >= 0 && static_cast<uint32_t>(page) < pages_.page_count) continue;
-    if (page == MoveJob::kSkip) continue;
+    if (page == kNoPage) continue;
     return absl::InvalidArgumentError(absl::StrCat("page ", page, " is none of the engine's ", pages_.page_count));
   }
   return absl::OkStatus();
@@ -218,7 +83,7 @@ size_t PageMover::outstanding() const {
   return outstanding_;
 }
 
-void PageMover::Work(bool saves) {
+void PageMover::Work(bool saves, PageExchange* exchange) {
   while (true) {
     Queued next;
     {
@@ -228,7 +93,7 @@ void PageMover::Work(bool saves) {
       next = std::move(queues_[saves].front());
       queues_[saves].pop_front();
     }
-    MoveResult result = Run(next.job);
+    MoveResult result = Move(next.job, exchange);
     result.ticket = next.ticket;
     MutexLock lock(mutex_);
     results_.push_back(std::move(result));
@@ -236,21 +101,42 @@ void PageMover::Work(bool saves) {
 }
 
 MoveResult PageMover::Run(const MoveJob& job) {
+  if (!pages_.make_queue) return Move(job, nullptr);
+  MutexLock lock(run_mutex_);
+  if (run_exchange_ == nullptr) {
+    absl::StatusOr<std::unique_ptr<PageExchange>> exchange = PageExchange::Create(pages_);
+    if (!exchange.ok()) {
+      MoveResult result;
+      result.save = job.save;
+      result.status = exchange.status();
+      return result;
+    }
+    run_exchange_ = *std::move(exchange);
+  }
+  return Move(job, run_exchange_.get());
+}
+
+MoveResult PageMover::Move(const MoveJob& job, PageExchange* exchange) {
   MoveResult result;
   result.save = job.save;
   result.status = Check(job);
+  if (result.status.ok() && exchange != nullptr && job.after != nullptr) result.status = exchange->After(*job.after);
   if (!result.status.ok()) return result;
   const absl::Time start = absl::Now();
   if (job.save) {
-    Save(job, start + job.timeout, result);
+    Save(job, exchange, start + job.timeout, result);
   } else {
-    Load(job, start + job.timeout, result);
+    Load(job, exchange, start + job.timeout, result);
   }
   result.took = absl::Now() - start;
   return result;
 }
 
-void PageMover::Load(const MoveJob& job, absl::Time deadline, MoveResult& result) {
+BlockPages PageMover::PagesOf(const MoveJob& job, size_t block) const {
+  return BlockPages(pages_, job.pages, job.keys.size() - job.first_block, block - job.first_block);
+}
+
+void PageMover::Load(const MoveJob& job, PageExchange* exchange, absl::Time deadline, MoveResult& result) {
   AcquireOptions options{.parts = part_ids_, .request = job.request, .traceparent = job.traceparent, .probe = job.probe, .conversation = job.conversation};
   absl::StatusOr<Stem> stem = client_.Acquire(job.keys, options, deadline);
   if (!stem.ok()) {
@@ -263,64 +149,98 @@ void PageMover::Load(const MoveJob& job, absl::Time deadline, MoveResult& result
         absl::StrCat("the stem ends after ", end, " of ", job.keys.size(), " blocks; the rest left since it was looked up"));
     if (client_.space().windowed()) return;  // a shorter stem has other windows, for which there are no pages
   }
+  const auto load_block = [&](uint32_t block) {
+    for (size_t part = 0; part < pages_.parts.size(); ++part) STEM_TRY(LoadPart(*stem, job, block, part, exchange, deadline, result));
+    return absl::OkStatus();
+  };
   for (uint32_t block = job.first_block; block < end; ++block) {
-    for (size_t part = 0; part < pages_.parts.size(); ++part) {
-      if (absl::Status status = LoadPart(*stem, job, block, part, deadline, result); !status.ok()) {
-        result.status = std::move(status);
-        return;
-      }
+    if (absl::Status status = load_block(block); !status.ok()) {
+      result.status = std::move(status);
+      break;
     }
     ++result.blocks_moved;
     ++result.blocks_from[static_cast<size_t>(stem->source(block))];
   }
+  if (exchange == nullptr) return;
+  if (absl::Status status = exchange->Finish(); !status.ok()) {  // which of them are in their pages nobody knows
+    result.status = std::move(status);
+    result.blocks_moved = 0;
+    result.blocks_from = {};
+  }
 }
 
-absl::Status PageMover::LoadPart(const Stem& stem, const MoveJob& job, uint32_t block, size_t part, absl::Time deadline,
-                                 MoveResult& result) {
+absl::Status PageMover::LoadPart(const Stem& stem, const MoveJob& job, uint32_t block, size_t part, PageExchange* exchange,
+                                 absl::Time deadline, MoveResult& result) {
   const EnginePart& engine = pages_.parts[part];
-  const BlockPages pages(pages_, job, block);
+  const BlockPages pages = PagesOf(job, block);
   const uint64_t bytes = pages.bytes(engine);
   if (bytes == 0) return absl::OkStatus();
   const auto position = static_cast<uint32_t>(block * pages_.parts.size() + part);
-  if (proof_ == LocalProof::kHeader) {
-    const absl::StatusOr<View> view = client_.Read(stem, position, deadline);
-    if (view.ok()) {
-      CopyPages(view->payload(), PageWalk(engine, pages));
-      if (view->intact()) {
-        result.bytes += bytes;
-        return absl::OkStatus();  // else there was no pin, and only the digest can tell
-      }
-    } else if (view.status().code() != absl::StatusCode::kFailedPrecondition) {
-      return view.status();  // another node's memory is not read in place
-    }
+  if (exchange == nullptr) {
+    STEM_TRY(Bring(stem, position, RangesOf(engine, pages), deadline));
+  } else {
+    STEM_ASSIGN(const std::span<std::byte> room, exchange->Room(position, pages_.block_bytes(engine)));
+    const PayloadRange whole{.offset = 0, .destination = room};
+    STEM_TRY(Bring(stem, position, {&whole, 1}, deadline));
+    STEM_TRY(exchange->ToPages(engine, pages, position));
   }
-  const uint64_t block_bytes = pages_.block_bytes(engine);
-  std::vector<PayloadRange> ranges;
-  PageWalk walk(engine, pages);
-  for (uint64_t at = 0; at < block_bytes;) {
-    const PageWalk::Piece piece = walk.Take(block_bytes - at);
-    if (piece.at != nullptr) ranges.push_back({.offset = at, .destination = {piece.at, piece.bytes}});
-    at += piece.bytes;
-  }
-  STEM_TRY(client_.LoadRanges(stem, position, ranges, deadline));
   result.bytes += bytes;
   return absl::OkStatus();
 }
 
-void PageMover::Save(const MoveJob& job, absl::Time deadline, MoveResult& result) {
+absl::Status PageMover::Bring(const Stem& stem, uint32_t position, std::span<const PayloadRange> ranges, absl::Time deadline) {
+  if (proof_ == LocalProof::kHeader) {
+    const absl::StatusOr<View> view = client_.Read(stem, position, deadline);
+    if (view.ok()) {
+      for (const PayloadRange& range : ranges) CopyPayload(range.destination, view->payload().subspan(range.offset, range.destination.size()));
+      if (view->intact()) return absl::OkStatus();  // else there was no pin, and only the digest can tell
+    } else if (view.status().code() != absl::StatusCode::kFailedPrecondition) {
+      return view.status();  // another node's memory is not read in place
+    }
+  }
+  return client_.LoadRanges(stem, position, ranges, deadline);
+}
+
+void PageMover::Save(const MoveJob& job, PageExchange* exchange, absl::Time deadline, MoveResult& result) {
   for (const EnginePart& part : pages_.parts) {
     const uint64_t block_bytes = pages_.block_bytes(part);
-    const auto whole = [&](size_t block) { return BlockPages(pages_, job, block).bytes(part) == block_bytes; };
+    const auto whole = [&](size_t block) { return PagesOf(job, block).bytes(part) == block_bytes; };
     for (size_t first = job.first_block; first < job.keys.size() && result.status.ok();) {
       size_t end = first;
       while (end < job.keys.size() && whole(end)) ++end;
-      if (end > first) SaveRun(job, part, first, end, deadline, result);
+      if (end > first) SaveRun(job, part, first, end, exchange, deadline, result);
       first = end + 1;
     }
   }
 }
 
-void PageMover::SaveRun(const MoveJob& job, const EnginePart& part, size_t first, size_t end, absl::Time deadline, MoveResult& result) {
+absl::Status PageMover::Stage(const MoveJob& job, const EnginePart& part, size_t first, std::span<const WantedPayload> wanted,
+                              PageExchange* exchange) {
+  if (exchange == nullptr) {
+    for (const WantedPayload& payload : wanted) {
+      for (const PayloadRange& range : RangesOf(part, PagesOf(job, first + payload.block))) {
+        CopyPayload(payload.staging.subspan(range.offset, range.destination.size()), range.destination);
+      }
+    }
+    return absl::OkStatus();
+  }
+  absl::Status status = absl::OkStatus();
+  size_t queued = 0;
+  for (size_t done = 0; done < wanted.size() && status.ok(); ++done) {
+    for (; queued < wanted.size() && queued - done < exchange->rooms() && status.ok(); ++queued) {
+      status = exchange->FromPages(part, PagesOf(job, first + wanted[queued].block), queued);
+    }
+    if (!status.ok()) break;
+    const absl::StatusOr<std::span<std::byte>> room = exchange->Room(done, wanted[done].staging.size());
+    status = room.status();
+    if (room.ok()) CopyPayload(wanted[done].staging, *room);
+  }
+  if (!status.ok()) (void)exchange->Finish();  // so that the next job's rooms are free
+  return status;
+}
+
+void PageMover::SaveRun(const MoveJob& job, const EnginePart& part, size_t first, size_t end, PageExchange* exchange, absl::Time deadline,
+                        MoveResult& result) {
   ReserveOptions options{.parent = {}, .parts = {part.id}, .traceparent = job.traceparent, .probe = job.probe, .conversation = job.conversation};
   // As much as staging holds at a time.
   while (first < end) {
@@ -343,10 +263,11 @@ void PageMover::SaveRun(const MoveJob& job, const EnginePart& part, size_t first
       }
       next = first + reserved->wanted().back().block + 1;
     }
-    for (const WantedPayload& wanted : reserved->wanted()) {
-      GatherPages(PageWalk(part, BlockPages(pages_, job, first + wanted.block)), wanted.staging);
-      result.bytes += wanted.staging.size();
+    if (absl::Status staged = Stage(job, part, first, reserved->wanted(), exchange); !staged.ok()) {
+      result.status = std::move(staged);
+      return;
     }
+    for (const WantedPayload& wanted : reserved->wanted()) result.bytes += wanted.staging.size();
     const absl::StatusOr<CommitResult> committed = client_.Commit(*std::move(reserved), deadline);
     if (!committed.ok()) {
       result.status = committed.status();

@@ -82,6 +82,18 @@ bool cuda_available() {
   return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
 }
 
+OnDevice::OnDevice(int device) {
+  int before = -1;
+  status_ = FromCuda(cudaGetDevice(&before), "asking for the current GPU");
+  if (!status_.ok() || before == device) return;
+  status_ = FromCuda(cudaSetDevice(device), absl::StrCat("using GPU ", device));
+  if (status_.ok()) before_ = before;
+}
+
+OnDevice::~OnDevice() {
+  if (before_ >= 0) cudaSetDevice(before_);
+}
+
 absl::StatusOr<Stream> Stream::Create() {
   cudaStream_t handle = nullptr;
   STEM_TRY(FromCuda(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "creating a stream"));
@@ -103,7 +115,7 @@ absl::Status Stream::Copy(std::span<std::byte> dst, std::span<const std::byte> s
 
 absl::StatusOr<Event> Event::Create() {
   cudaEvent_t handle = nullptr;
-  STEM_TRY(FromCuda(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "creating an event"));
+  STEM_TRY(FromCuda(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming | cudaEventBlockingSync), "creating an event"));
   return Event(handle);
 }
 
@@ -125,6 +137,8 @@ absl::StatusOr<bool> Event::Reached() const {
   STEM_TRY(FromCuda(error, "work before an event"));
   return true;
 }
+
+absl::Status Event::Synchronize() const { return FromCuda(cudaEventSynchronize(handle_), "work before an event"); }
 
 template <MemoryKind kKind>
 absl::StatusOr<CudaBuffer<kKind>> CudaBuffer<kKind>::Allocate(size_t size_bytes) {

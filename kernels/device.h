@@ -18,6 +18,22 @@ namespace stem {
 // Whether kernels can run here: CUDA was compiled in, and a driver and a GPU are present. Asks the driver each time.
 bool cuda_available();
 
+// Makes GPU `device` (0..) the calling thread's current one, and the one before it again at the end of its life.
+class OnDevice {
+ public:
+  explicit OnDevice(int device);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+  // Whether it is. Errors: Internal (no such device) too.
+  const absl::Status& status() const { return status_; }
+
+ private:
+  absl::Status status_;
+  int before_ = -1;  // < 0: nothing to go back to
+};
+
 // An order of work on the calling thread's current device. Any thread may queue; the caller orders threads.
 class Stream {
  public:
@@ -65,6 +81,8 @@ class Event {
   absl::Status Await(const Stream& stream) const;
   // Whether the recorded work has ended, at once; the first error of that work.
   absl::StatusOr<bool> Reached() const;
+  // Waits until it has, asleep; the first error of that work.
+  absl::Status Synchronize() const;
 
  private:
   explicit Event(CUevent_st* handle) : handle_(handle) {}

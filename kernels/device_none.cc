@@ -17,6 +17,9 @@ absl::Status NoCuda() {
 
 bool cuda_available() { return false; }
 
+OnDevice::OnDevice(int) : status_(NoCuda()) {}
+OnDevice::~OnDevice() = default;
+
 absl::StatusOr<Stream> Stream::Create() { return NoCuda(); }
 Stream::~Stream() = default;
 absl::Status Stream::Synchronize() const { return NoCuda(); }
@@ -27,6 +30,7 @@ Event::~Event() = default;
 absl::Status Event::Record(const Stream&) { return NoCuda(); }
 absl::Status Event::Await(const Stream&) const { return NoCuda(); }
 absl::StatusOr<bool> Event::Reached() const { return NoCuda(); }
+absl::Status Event::Synchronize() const { return NoCuda(); }
 
 absl::StatusOr<DeviceArena> DeviceArena::Create(int, size_t) { return NoCuda(); }
 absl::StatusOr<DeviceArena> DeviceArena::Import(int, int, size_t) { return NoCuda(); }

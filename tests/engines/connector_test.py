@@ -10,6 +10,8 @@ import pytest
 
 import stemcache
 from stemcache.vllm import identity, options, version
+from stemcache.vllm.plan import Move, StepPlan
+from stemcache.vllm.worker_side import WorkerSide
 from tests.engines.local_cluster import until
 from tests.support.fake_engine import BLOCK_TOKENS, LAYERS, PAGE_BYTES, FakeEngine, Layers
 
@@ -538,6 +540,51 @@ def test_groups_that_cannot_be_moved_are_refused_with_what_would_do():
         geometry_of(full, Spec("FullAttentionSpec", block_size=24), block_tokens=32)
     with pytest.raises(ValueError, match="has no KV cache"):
         geometry_of()
+
+
+def test_a_gpus_blocks_are_named_by_the_kernels_that_pack_them():
+    def name(backend=None, per_kind=None, version="0.32.0"):
+        backends = {kind: types.SimpleNamespace(name=each) for kind, each in {"": backend, **(per_kind or {})}.items() if each}
+        attention = types.SimpleNamespace(backend=backends.pop("", None), backend_per_kind=backends)
+        return identity._gpu_kernels(attention, version, types.SimpleNamespace(major=9, minor=0))
+
+    assert name("FLASH_ATTN") == name("FLASH_ATTN", version="0.33.0") == "cuda/flash_attn"
+    assert name() == "cuda/auto/0.32.0/sm90", "what vLLM then takes may change with its version"
+    names = {name(), name("FLASHINFER"), name(version="0.33.0"), name("FLASHINFER", {"sliding_window": "TRITON_ATTN"}),
+             name(None, {"sliding_window": "TRITON_ATTN"}), name(version="0.33.0rc1.dev123+g0123456.d20261126")}
+    assert len(names) == 6 and all(len(each) <= 32 for each in names)
+
+
+def test_pages_on_a_gpu_that_cannot_be_reached_are_refused_at_start(cluster):
+    worker = WorkerSide(options.parse({}), geometry_of(Spec("FullAttentionSpec")), 0, lambda namespace: None)
+    with pytest.raises((stemcache.Unavailable, stemcache.Unimplemented, stemcache.Internal)):
+        worker.register([[(4096, 4096, 4096)] * 2], 10, gpu=99)
+
+
+class Moves:
+    """A mover that is told and does nothing."""
+
+    def __init__(self, *_, gpu, **__):
+        self.gpu, self.after = gpu, []
+
+    def submit(self, *, after, **_):
+        self.after.append(after)
+        return len(self.after)
+
+
+@pytest.mark.parametrize("gpu", (None, 1))
+def test_on_a_gpu_every_move_comes_after_what_the_engine_has_queued(monkeypatch, gpu):
+    monkeypatch.setattr(stemcache, "PageMover", Moves)
+    monkeypatch.setattr(stemcache, "check_gpu", lambda device: None)
+    streams = iter((7, 0))
+    worker = WorkerSide(options.parse({}), geometry_of(Spec("FullAttentionSpec")), 0, lambda namespace: types.SimpleNamespace(client=object()),
+                        stream=lambda: next(streams))
+    worker.register([[(4096, 4096, 4096)] * 2], 10, gpu=gpu)
+    move = Move(job=1, request="r", keys=b"k" * 16, first_block=0, pages=[0] * 8)
+    plan = StepPlan(namespace={}, load=[move], save=[move])
+    worker.begin(plan)
+    worker.end(plan)
+    assert worker._mover.gpu == gpu and worker._mover.after == ([None, None] if gpu is None else [7, 0])
 
 
 def weights_of(model: str, *, load_format: str = "auto", commit: str | None = None, **fields) -> tuple[str, str]:

@@ -3,10 +3,12 @@
 # compute-sanitizer, and measures them beside the GPU's own copy.
 #   tests/gpu/run.sh [--build-only] [--dir D] [--ucx WHEEL]
 # needs nvcc 13 (PATH, $CUDACXX or /usr/local/cuda), a C++ compiler, no network.
-# --ucx: then two processes on one GPU move blocks through storage/transport (device_reads.cc) over the CUDA-aware UCX of WHEEL, a
-# file of PyPI's libucx-cu13. That program is built where the project's packages are and put into D/device_reads with
-# all that it needs, 28 MB; elsewhere the one that is there is run, so D/device_reads can be carried along, without a WHEEL.
-# Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "tests", "sanitizer", "bench", "device_reads"}.
+# --ucx: then the programs that need more than kernels, too: two processes on one GPU move blocks through storage/transport
+# (device_reads.cc) over the CUDA-aware UCX of WHEEL, a file of PyPI's libucx-cu13; an engine's pages on the GPU go to
+# real nodes and back (device_pages.cc). They are built where the project's packages are and put into D/bundle with
+# all that they need, SIZE MB; elsewhere those that are there are run, so D/bundle can be carried along, without a WHEEL.
+# Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "tests", "sanitizer", "bench", "device_reads",
+# "device_pages"}.
 # Exit: 0 all ran and is equal, or all was built and --build-only was given; 2 usage; 1 otherwise, also without a GPU.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -25,21 +27,22 @@ done
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 rm -f "$dir"/*.json "$dir"/*.o
-bundle=$dir/device_reads
-# bundle_device_reads: the program, the libraries that it was linked with, and UCX's modules, which UCX looks for beside its own.
-bundle_device_reads() {
+bundle=$dir/bundle
+programs="device_reads device_pages"
+# make_bundle: the programs, the libraries that they were linked with, and UCX's modules, which UCX looks for beside its own.
+make_bundle() {
   rm -rf "$dir/ucx" "$bundle"
   mkdir -p "$dir/ucx" "$bundle/lib/ucx"
   python3 -m zipfile -e "$ucx" "$dir/ucx"
   cmake -S "$root" -B "$dir/ucx-build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSTEM_CUDA=ON -DSTEM_BENCH=OFF \
     -DSTEM_UCX_ROOT="$dir/ucx/libucx" > "$dir/ucx-build.log"
-  cmake --build "$dir/ucx-build" --target device_reads >> "$dir/ucx-build.log" || { tail -40 "$dir/ucx-build.log"; return 1; }
-  cp "$dir/ucx-build/bin/device_reads" "$bundle/"
+  cmake --build "$dir/ucx-build" --target $programs >> "$dir/ucx-build.log" || { tail -40 "$dir/ucx-build.log"; return 1; }
+  for program in $programs; do cp "$dir/ucx-build/bin/$program" "$bundle/"; done
   cp "$dir"/ucx/libucx/lib/lib*.so.0 "$bundle/lib/"
   cp "$dir"/ucx/libucx/lib/ucx/libuc[tm]_*.so.0 "$bundle/lib/ucx/"
   # Not glibc, which belongs to the machine.
-  LD_LIBRARY_PATH="$bundle/lib" ldd "$bundle/device_reads" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
-    grep -vE "^$bundle|/(libc|libm|libdl|librt|libpthread|libresolv)\.so" | xargs -I{} cp {} "$bundle/lib/"
+  for program in $programs; do LD_LIBRARY_PATH="$bundle/lib" ldd "$bundle/$program"; done | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+    grep -vE "^$bundle|/(libc|libm|libdl|librt|libpthread|libresolv)\.so" | sort -u | xargs -I{} cp {} "$bundle/lib/"
 }
 
 report() { printf '%s\n' "$1" > "$dir/gpu.json"; echo "report: $dir/gpu.json"; }
@@ -64,7 +67,7 @@ objects=$(for name in $kernels; do echo "$dir/$name.cu.o"; done)
 echo "built in $(($(date +%s) - started)) s"
 
 if [ -n "$ucx" ]; then
-  bundle_device_reads
+  make_bundle
   echo "$bundle: built for the UCX of $(basename "$ucx")"
 fi
 
@@ -98,10 +101,14 @@ fi
 
 measured=null
 if "$dir/kernels_gpu_bench" "$dir/bench.json"; then measured=$(cat "$dir/bench.json"); else code=1; fi
-device_reads='"not run: no --ucx"'
-if [ -x "$bundle/device_reads" ]; then
-  LD_LIBRARY_PATH="$bundle/lib" "$bundle/device_reads" "$dir/device_reads.json" || code=1
-  device_reads=$(cat "$dir/device_reads.json" 2>/dev/null || echo '"failed, see above"')
-fi
-report "{\"built\": true, \"ran\": true, \"tests\": $(cat "$dir/tests.json"), \"sanitizer\": $sanitized, \"bench\": $measured, \"device_reads\": $device_reads}"
+bundled=
+for program in $programs; do
+  outcome='"not run: no --ucx"'
+  if [ -x "$bundle/$program" ]; then
+    LD_LIBRARY_PATH="$bundle/lib" "$bundle/$program" "$dir/$program.json" || code=1
+    outcome=$(cat "$dir/$program.json" 2>/dev/null || echo '"failed, see above"')
+  fi
+  bundled="$bundled, \"$program\": $outcome"
+done
+report "{\"built\": true, \"ran\": true, \"tests\": $(cat "$dir/tests.json"), \"sanitizer\": $sanitized, \"bench\": $measured$bundled}"
 exit $code

