@@ -37,18 +37,22 @@ constexpr size_t kLine = 64;
 // Payloads from this size on are written past the cache: a third faster than memcpy when cold, slower when all of it
 // is in the cache (kernels/README.md, "Numbers"); smaller ones are the likelier to be read again at once.
 constexpr size_t kStreamBytesMin = 64 * 1024;
-// How far ahead of the copy to fetch; 1 KiB was the best of 1, 2 and 4 on all three instruction sets.
-constexpr size_t kAheadBytes = 1024;
+// How far ahead of a copy to fetch: 4 and 8 KiB were the best of 0 to 32.
+constexpr size_t kAheadBytes = 8192;
 
 // The next chunk comes while this one is hashed.
 constexpr size_t kChunkAheadBytes = 4096;
+
+// To the second level: what is on its way to the first takes the buffers that stores past the cache need, too (Intel; kernels/README.md,
+// "Decisions").
+inline void Fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 // Whole chunks to aligned lines; the caller fences.
 void StreamWholeChunks(char* to, const char* from, size_t bytes, uint64_t* hashes) {
   alignas(kLine) char keep[kChunk];
   for (; bytes >= kChunk; bytes -= kChunk, to += kChunk, from += kChunk) {
     for (size_t line = 0; line < kChunk; line += kLine) {
-      __builtin_prefetch(from + line + kChunkAheadBytes);
+      Fetch(from + line + kChunkAheadBytes);
       StreamLine(to + line, keep + line, from + line);
     }
     asm volatile("" : : "r"(keep) : "memory");
@@ -65,35 +69,22 @@ void StreamChunks(char* to, const char* from, size_t bytes, uint64_t* hashes) {
 
 void StreamCopy(char* to, const char* from, size_t bytes) {
   for (; bytes >= kLine; bytes -= kLine, to += kLine, from += kLine) {
-    __builtin_prefetch(from + kAheadBytes);
+    Fetch(from + kAheadBytes);
     StreamLine(to, from);
   }
   _mm_sfence();
   std::memcpy(to, from, bytes);
 }
 
-// How far ahead of runs to fetch, in bytes of the runs to come, where they do not follow each other and the hardware
-// cannot guess: 4 and 8 KiB were the best of 0 to 16 (kernels/README.md, "Decisions"). Where they do, it knows better.
-constexpr size_t kRunsAheadBytes = 8192;
-
-// Whether runs (all of one length, as they mostly are) are one run of bytes.
-bool Follow(const CopyRun* runs, size_t count) {
-  if (count < 2) return true;
-  const auto* const first = static_cast<const char*>(runs[0].from);
-  return static_cast<const char*>(runs[1].from) == first + runs[0].bytes &&
-         static_cast<const char*>(runs[count - 1].from) == first + (count - 1) * runs[0].bytes;
-}
-
-// The line that lies kRunsAheadBytes ahead, step by step.
+// The line that lies kAheadBytes ahead in the runs to come, step by step.
 class Fetcher {
  public:
-  Fetcher(const CopyRun* runs, size_t count)
-      : run_(Follow(runs, count) ? runs + count : runs), end_(runs + count), at_(kRunsAheadBytes) {
+  Fetcher(const CopyRun* runs, size_t count) : run_(runs), end_(runs + count), at_(kAheadBytes) {
     while (run_ != end_ && at_ >= run_->bytes) at_ -= (run_++)->bytes;
   }
   void Next() {
     if (run_ == end_) return;
-    __builtin_prefetch(static_cast<const char*>(run_->from) + at_);
+    Fetch(static_cast<const char*>(run_->from) + at_);
     at_ += kLine;
     if (at_ < run_->bytes) return;
     ++run_;
@@ -112,21 +103,23 @@ void StreamRun(char* to, const char* from, size_t bytes, Fetcher& fetcher) {
     std::memcpy(to, from, bytes);
     return;
   }
-  std::memcpy(to, from, head);
-  to += head;
-  from += head;
-  bytes -= head;
+  if (head > 0) {  // mostly not, and a call for nothing costs as much as copying a row
+    std::memcpy(to, from, head);
+    to += head;
+    from += head;
+    bytes -= head;
+  }
   for (; bytes >= kLine; bytes -= kLine, to += kLine, from += kLine) {
     fetcher.Next();
     StreamLine(to, from);
   }
-  std::memcpy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
 }
 #endif
 
-void StreamRuns(const CopyRun* runs, size_t count) {
+void StreamRuns(const CopyRun* runs, size_t count, [[maybe_unused]] size_t known) {
 #ifdef STEM_STREAM
-  Fetcher fetcher(runs, count);
+  Fetcher fetcher(runs, known);
 #endif
   for (size_t i = 0; i < count; ++i) {
 #ifdef STEM_STREAM

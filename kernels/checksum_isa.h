@@ -24,9 +24,9 @@ struct ChecksumIsa {
   void (*copy_chunks)(void* dst, const void* src, size_t bytes, uint64_t* hashes);
   // The copy alone.
   void (*copy)(void* dst, const void* src, size_t bytes);
-  // Pieces of a larger copy, past the cache whatever their size and alignment; fence() after the last one. `bytes` of
-  // stream_chunks is a multiple of 4 KiB.
-  void (*stream_runs)(const CopyRun* runs, size_t count);
+  // Pieces of a larger copy, past the cache whatever their size and alignment; fence() after the last one. Of `known`
+  // runs the first `count` are copied; the others are what comes next. `bytes` of stream_chunks is a multiple of 4 KiB.
+  void (*stream_runs)(const CopyRun* runs, size_t count, size_t known);
   void (*stream_chunks)(void* dst, const void* src, size_t bytes, uint64_t* hashes);
   void (*fence)();
 };

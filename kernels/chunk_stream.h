@@ -14,8 +14,8 @@ inline constexpr size_t kCacheLineBytes = 64;
 inline constexpr uint64_t kStreamBytesMin = 64 * 1024;  // kernels/checksum_body.h says why
 
 inline void MoveRuns(const checksum_internal::ChecksumIsa& isa, bool stream, const checksum_internal::CopyRun* runs,
-                     size_t count) {
-  if (stream) return isa.stream_runs(runs, count);
+                     size_t count, size_t known) {
+  if (stream) return isa.stream_runs(runs, count, known);
   for (size_t i = 0; i < count; ++i) std::memcpy(runs[i].to, runs[i].from, runs[i].bytes);
 }
 
@@ -63,7 +63,7 @@ class ChunkSink {
  private:
   void Flush() {
     const checksum_internal::CopyRun run = {to_, keep_, kept_};
-    MoveRuns(isa_, stream_, &run, 1);
+    MoveRuns(isa_, stream_, &run, 1, 1);
     if (hashes_ != nullptr) *hashes_++ = HashOf(isa_, keep_, kept_);
     to_ += kept_;
     kept_ = 0;
@@ -122,7 +122,7 @@ class ChunkSource {
     std::byte* const to = keep_ + (loaded_ - base_);
     size_t at = 0;
     for (; at + kCacheLineBytes <= bytes; at += kCacheLineBytes) {
-      __builtin_prefetch(from + kStreamChunkBytes + at);  // the next chunk comes while this one is copied and hashed
+      __builtin_prefetch(from + kStreamChunkBytes + at, 0, 2);  // the next chunk comes while this one is copied and hashed
       std::memcpy(to + at, from + at, kCacheLineBytes);
     }
     std::memcpy(to + at, from + at, bytes - at);

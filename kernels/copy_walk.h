@@ -1,16 +1,14 @@
-// The pieces of a plan that are one run of bytes on both sides, in the order of one of them. Host only; internal.
+// The pieces of a plan that are one run of bytes on both sides, in the order of the block. Host only; internal.
 #pragma once
 
 #include "kernels/copy_plan.h"
 
 namespace stem {
 
-enum class WalkOrder { kOfBlock, kOfPages };  // which side ascends, where a page is one thing and the block another
-
 // Calls emit(page bytes, block offset, bytes) for every run of `item`. Runs are as long as both sides allow: a page, a
 // token's heads or a row.
 template <typename Emit>
-void ForEachRun(const CopyPlan& plan, const CopyItem& item, WalkOrder order, Emit emit) {
+void ForEachRun(const CopyPlan& plan, const CopyItem& item, Emit emit) {
   uint64_t plane_at = 0;  // in the block
   for (uint32_t layer = 0; layer < plan.layer_count; ++layer) {
     const uint32_t* const pages = item.pages + (plan.layer_tables ? uint64_t{layer} * plan.page_count : 0);
@@ -32,15 +30,6 @@ void ForEachRun(const CopyPlan& plan, const CopyItem& item, WalkOrder order, Emi
         std::byte* const page = base + pages[i] * plan.page_stride_bytes;
         if (joined_tokens) {
           emit(page, at, plan.page_rows * token_bytes);
-          at += plan.page_rows * block_token;
-          continue;
-        }
-        if (order == WalkOrder::kOfPages && plan.head_major) {
-          for (uint64_t head = 0; head < plan.heads; ++head) {
-            for (uint64_t row = 0; row < plan.page_rows; ++row) {
-              emit(page + head * page_head + row * page_token, at + row * block_token + head * row_bytes, row_bytes);
-            }
-          }
           at += plan.page_rows * block_token;
           continue;
         }

@@ -174,7 +174,7 @@ class Dequantizer {
       }
       if (!stream_) return;
       const checksum_internal::CopyRun run = {row, kept, copy.row_bytes[plane.index]};
-      copier_.stream_runs(&run, 1);
+      copier_.stream_runs(&run, 1, 1);
     });
   }
 
