@@ -507,7 +507,7 @@ class Spec:
 def geometry_of(*specs, layers: int = 2, load: str = "async", **extra):
     parallel = types.SimpleNamespace(tensor_parallel_size=extra.pop("ranks", 1))
     groups = [types.SimpleNamespace(kv_cache_spec=spec, layer_names=[f"{i}.{n}" for n in range(layers)]) for i, spec in enumerate(specs)]
-    cache = types.SimpleNamespace(kv_cache_groups=groups, num_blocks=10, kv_cache_tensors=[types.SimpleNamespace(size=layers * 4096 * 10)] * len(specs))
+    cache = types.SimpleNamespace(kv_cache_groups=groups, num_blocks=10, kv_tp_replicas=extra.pop("replicas", 1), kv_cache_tensors=[types.SimpleNamespace(size=layers * 4096 * 10)] * len(specs))
     return identity.geometry_of(types.SimpleNamespace(parallel_config=parallel), cache, options.parse({"load": load, "min_block_bytes": 65536, **extra}))
 
 
@@ -526,6 +526,32 @@ def test_groups_of_one_window_are_one_part_of_each_rank():
         {"id": 3, "head_first": 1, "layer_first": 1, "window_tokens": 512, "block_bytes": 49152}]
     chunked = geometry_of(full, Spec("ChunkedLocalAttentionSpec", attention_chunk_size=8192))
     assert chunked.windows == [0, 8192 - chunked.block_tokens], "a stem's last chunk is never a whole one"
+
+
+def test_engines_of_any_degree_have_the_same_parts_of_heads():
+    def geometry(ranks: int, **extra):  # of a model with 4 KV heads
+        spec = Spec("FullAttentionSpec", num_kv_heads=max(1, 4 // ranks), unpadded_page_size_bytes=16384 // min(4, ranks))
+        return geometry_of(spec, spec, ranks=ranks, replicas=max(1, ranks // 4), **extra)
+
+    one, two, eight = (geometry(ranks, head_parts=4) for ranks in (1, 2, 8))
+    assert one.parts() == two.parts() == eight.parts() and one.block_tokens == eight.block_tokens
+    assert [list(one.head_parts_of(0)), list(two.head_parts_of(1)), list(eight.head_parts_of(5))] == [[0, 1, 2, 3], [2, 3], [2]]
+    assert (one.slices, two.slices, eight.slices) == (4, 2, 1)
+    assert [eight.saves(rank) for rank in range(8)] == [True, False] * 4, "heads that two ranks hold are stored once"
+    assert geometry(8).head_parts == 4 and geometry(2).head_parts == 2
+    with pytest.raises(ValueError, match="head_parts is 3; with 2 tensor-parallel ranks, of which 1 hold the same"):
+        geometry(2, head_parts=3)
+    with pytest.raises(ValueError, match="head_parts is 2; with 4 tensor-parallel ranks"):
+        geometry(4, head_parts=2)
+    with pytest.raises(ValueError, match="head_parts is 8, which cuts the 2 KV heads of each of 2 ranks into 4"):
+        geometry(2, head_parts=8)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_heads_that_are_stored_in_parts_come_back(cluster, engine, load):
+    a, b = (engine(cluster.node(i), load=load, head_parts=4, model="in-parts") for i in (0, 1))
+    first, second = a.answer(prompt(43)), b.answer(prompt(43))
+    assert second.output == first.output == truth(prompt(43), load) and second.loaded_tokens == 20 * BLOCK_TOKENS
 
 
 def test_groups_that_cannot_be_moved_are_refused_with_what_would_do():

@@ -56,6 +56,19 @@ def test_blocks_in_pieces_are_refused_with_the_layouts_that_would_do(name):
         planes_of(*allocated(KVCacheLayout[name]))
 
 
+def test_heads_are_cut_where_they_are_outermost():
+    for name in ("LBHNC", "BLHNC"):
+        caches, config = allocated(KVCacheLayout[name])
+        for cache in caches.values():
+            cache[3, 1] = 1.0  # all of the second head, in one block
+        for address, page_bytes, stride in planes_of(caches, config, slices=2)[0][0]:
+            page = ctypes.string_at(address + 3 * stride, page_bytes)
+            assert not any(page[:page_bytes // 2]) and any(page[page_bytes // 2:]) and b"\0\0" not in page[page_bytes // 2:]
+    for name, kernel_block_tokens, slices in (("LBNHC", 32, 2), ("LBHNC", 16, 2), ("LBHNC", 32, 4)):
+        with pytest.raises(RuntimeError, match="LBHNC and BLHNC have heads outermost"):
+            planes_of(*allocated(KVCacheLayout[name], kernel_block_tokens), slices=slices)
+
+
 def test_gaps_between_a_kernels_blocks_are_refused():
     cache = torch.zeros(BLOCKS * 2, 2, 16, 8)[:, :1]
     group = types.SimpleNamespace(layer_names=["0"])

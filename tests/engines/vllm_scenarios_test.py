@@ -337,6 +337,19 @@ def test_tensor_parallel_ranks_load_their_parts(new_cluster, model, truths, vllm
     assert b["tokens"] == truths([prompt(30)]) and hits(b) > 0
 
 
+def test_engines_of_other_tensor_parallel_degrees_share(new_cluster, model, truths, vllm):
+    cluster = new_cluster()
+    two = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    one_config, two_config = (transfer_config(cluster.node(i), head_parts=2) for i in (0, 1))
+    a = vllm(model, one_config).generate([prompt(31)])
+    b_engine = vllm(model, two_config, {"OMP_NUM_THREADS": "1"}, **two)
+    b = b_engine.generate([prompt(31)])
+    assert a["tokens"] == b["tokens"] == truths([prompt(31)]) and hits(b) >= 1408, "what one rank computed, two load"
+    assert b_engine.generate([prompt(32)])["tokens"] == truths([prompt(32)])
+    c = vllm(model, one_config).generate([prompt(31), prompt(32)])
+    assert c["tokens"] == truths([prompt(31), prompt(32)]) and hits(c) >= 2 * 1408, "and the other way round"
+
+
 @pytest.mark.parametrize("cut_hashes", (False, True))
 def test_directories_know_what_is_in_the_engines_own_cache(new_cluster, model, vllm, cut_hashes):
     cluster = new_cluster(nodes=1)

@@ -150,7 +150,7 @@ class StemcacheConnector(KVConnectorBase_V1, SupportsHMA):
     # ---- A worker's process
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        planes, page_count = planes_of(kv_caches, self._kv_cache_config)
+        planes, page_count = planes_of(kv_caches, self._kv_cache_config, self._worker.slices)
         device = next(iter(kv_caches.values())).device
         self._worker.register(planes, page_count, gpu=device.index if device.type == "cuda" else None)
 
@@ -210,22 +210,22 @@ def _compute_stream() -> int:
     return torch.cuda.current_stream().cuda_stream
 
 
-def planes_of(kv_caches: dict[str, Any], kv_cache_config: Any) -> tuple[list[list[tuple[int, int, int]]], int]:
+def planes_of(kv_caches: dict[str, Any], kv_cache_config: Any, slices: int = 1) -> tuple[list[list[tuple[int, int, int]]], int]:
     """Of each KV cache group: (address, bytes of a page, stride) of each plane in the order of its layers; and the number of pages.
 
     A layer's tensor has its blocks in its first dimension (one plane), or K and V before that (two); there a block may be several of the
     kernels' own blocks, one after another. Layers of a group that share one tensor count once; groups lie on each other's memory. Raises
-    RuntimeError for any other shape, and for blocks that are not one run of bytes.
+    RuntimeError for any other shape, for blocks that are not one run of bytes, and for heads that cannot be cut into `slices` such runs.
     """
     blocks = kv_cache_config.num_blocks
     planes: list[list[tuple[int, int, int]]] = []
     for group in kv_cache_config.kv_cache_groups:
         caches = {name: kv_caches[name] for name in group.layer_names if name in kv_caches}
-        planes.append(list(dict.fromkeys(plane for name, cache in caches.items() for plane in _planes_of_layer(name, cache, blocks))))
+        planes.append(list(dict.fromkeys(plane for name, cache in caches.items() for plane in _planes_of_layer(name, cache, blocks, slices))))
     return planes, blocks
 
 
-def _planes_of_layer(name: str, cache: Any, blocks: int) -> list[tuple[int, int, int]]:
+def _planes_of_layer(name: str, cache: Any, blocks: int, slices: int) -> list[tuple[int, int, int]]:
     if cache.shape[0] >= blocks and cache.shape[0] % blocks == 0:
         parts = [cache]
     elif cache.dim() > 1 and cache.shape[0] == 2 and cache.shape[1] >= blocks and cache.shape[1] % blocks == 0:
@@ -239,6 +239,10 @@ def _planes_of_layer(name: str, cache: Any, blocks: int) -> list[tuple[int, int,
         if not _is_one_run(part[0]) or (kernel_blocks > 1 and part.stride(0) != run):
             raise RuntimeError(f"Stemcache: a block of {name} is not one run of bytes: shape {tuple(part.shape)}, strides {part.stride()}; "
                                "of vLLM's layouts (VLLM_KV_CACHE_LAYOUT) LBNHC, LBHNC, BLNHC and BLHNC are such")
+        if slices > 1 and (kernel_blocks > 1 or part.shape[1] % slices != 0 or part.stride(1) != run // part.shape[1]):
+            raise RuntimeError(f"Stemcache: head_parts cuts each rank's heads into {slices}, and those of {name} are not {slices} runs of bytes in "
+                               f"a block: shape {tuple(part.shape)}, strides {part.stride()}, {kernel_blocks} of them a block; "
+                               "VLLM_KV_CACHE_LAYOUT LBHNC and BLHNC have heads outermost")
         planes.append((part.data_ptr(), kernel_blocks * run * part.element_size(), kernel_blocks * part.stride(0) * part.element_size()))
     return planes
 

@@ -43,20 +43,36 @@ def geometry_of(vllm_config: Any, kv_cache_config: Any, options: Options) -> Geo
     specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
     if not specs:
         raise ValueError("Stemcache: the model has no KV cache")
+    head_parts = _head_parts(kv_cache_config, parallel.tensor_parallel_size, options)
+    slices = max(1, head_parts // parallel.tensor_parallel_size)
     engine_tokens = math.lcm(*(spec.block_size for spec in specs))
     block_bytes = [_block_bytes(kv_cache_config, index) for index in range(len(specs))]
     tokens = options.block_tokens
     if tokens == 0:
-        unit_bytes = sum(engine_tokens // spec.block_size * each for spec, each in zip(specs, block_bytes))
+        unit_bytes = sum(engine_tokens // spec.block_size * each for spec, each in zip(specs, block_bytes)) // slices
         tokens = engine_tokens * max(1, -(-options.min_block_bytes // unit_bytes))
     if tokens % engine_tokens != 0:
         raise ValueError(f"Stemcache: block_tokens is {tokens}; it must be a multiple of vLLM's block size, {engine_tokens}")
     groups = tuple(Group(spec.block_size, each, _window_tokens(spec, tokens, len(specs))) for spec, each in zip(specs, block_bytes))
-    geometry = Geometry(tokens, groups, parallel.tensor_parallel_size)
+    geometry = Geometry(tokens, groups, parallel.tensor_parallel_size, head_parts)
     if options.load == "sync" and geometry.fails_by_request:
         raise ValueError("Stemcache: load is 'sync', and the model has sliding windows or several KV cache groups: of those vLLM takes "
                          "back a failed load only when it is 'async'")
     return geometry
+
+
+def _head_parts(kv_cache_config: Any, ranks: int, options: Options) -> int:
+    """By default as many as there are ranks whose heads differ."""
+    replicas = getattr(kv_cache_config, "kv_tp_replicas", 1)
+    parts = options.head_parts or ranks // replicas
+    if parts % ranks != 0 and (ranks % parts != 0 or replicas % (ranks // parts) != 0):
+        raise ValueError(f"Stemcache: head_parts is {parts}; with {ranks} tensor-parallel ranks, of which {replicas} hold the same heads, it must be a "
+                         f"multiple of {ranks}, or {ranks} divided by one of the divisors of {replicas}")
+    for group in kv_cache_config.kv_cache_groups:
+        heads = getattr(group.kv_cache_spec, "num_kv_heads", 1)
+        if parts > ranks and heads % (parts // ranks) != 0:
+            raise ValueError(f"Stemcache: head_parts is {parts}, which cuts the {heads} KV heads of each of {ranks} ranks into {parts // ranks}")
+    return parts
 
 
 def _block_bytes(kv_cache_config: Any, index: int) -> int:

@@ -17,6 +17,7 @@ class Options:
     hash_scheme: str = "xxh3"  # or "sha256", where tenants that do not trust each other share a namespace
     shared_group: str = ""
     namespace_file: str = ""  # the namespace is written there as JSON, for routers
+    head_parts: int = 0  # KV heads are stored in so many parts: engines that set the same share, whatever their tensor-parallel degree; 0 = one a rank
     block_tokens: int = 0  # a multiple of the engine's; 0 = the smallest whose payload has min_block_bytes
     min_block_bytes: int = 256 << 10
     staging_bytes: int = 128 << 20
@@ -39,6 +40,8 @@ def parse(extra: dict[str, Any]) -> Options:
     options = Options(**extra)
     if options.load not in ("async", "sync"):
         raise ValueError(f"kv_connector_extra_config 'load' is '{options.load}'; it must be async or sync")
+    if options.head_parts < 0:
+        raise ValueError(f"kv_connector_extra_config 'head_parts' is {options.head_parts}; it must be 0 or above")
     for name in ("min_block_bytes", "staging_bytes", "load_threads", "lookup_timeout_ms", "load_timeout_ms", "save_timeout_ms"):
         if getattr(options, name) <= 0:
             raise ValueError(f"kv_connector_extra_config '{name}' is {getattr(options, name)}; it must be above 0")

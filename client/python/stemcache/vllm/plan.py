@@ -18,11 +18,16 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How tier blocks lie on the engine's blocks. Groups of one window are one part of each rank."""
+    """How tier blocks lie on the engine's blocks. Groups of one window are one part of each head part.
+
+    A head part is what is stored of a model's heads as one: a rank holds one, several (a multiple of the ranks), or the same one as the
+    ranks beside it (of which the ranks are a multiple).
+    """
 
     block_tokens: int  # of a tier block
     groups: tuple[Group, ...]
     ranks: int
+    head_parts: int
 
     @functools.cached_property
     def windows(self) -> list[int]:
@@ -44,16 +49,29 @@ class Geometry:
         """Of each group: engine blocks that hold a tier block's tokens."""
         return [self.block_tokens // group.engine_block_tokens for group in self.groups]
 
-    def part(self, window_tokens: int, rank: int) -> int:
+    @property
+    def slices(self) -> int:
+        """Into so many head parts a rank's heads are cut."""
+        return max(1, self.head_parts // self.ranks)
+
+    def head_parts_of(self, rank: int) -> range:
+        first = rank * self.head_parts // self.ranks
+        return range(first, first + self.slices)
+
+    def saves(self, rank: int) -> bool:
+        """Whether no rank before it holds the same heads."""
+        return rank == 0 or self.head_parts_of(rank - 1) != self.head_parts_of(rank)
+
+    def part(self, window_tokens: int, head_part: int) -> int:
         """Its id."""
-        return self.windows.index(window_tokens) * self.ranks + rank
+        return self.windows.index(window_tokens) * self.head_parts + head_part
 
     def parts(self) -> list[dict[str, int]]:
         """Arguments of stemcache.Part, for each part: a range of heads, of the layers of one kind."""
-        return [{"id": self.part(window, rank), "head_first": rank, "layer_first": kind, "window_tokens": window,
+        return [{"id": self.part(window, head_part), "head_first": head_part, "layer_first": kind, "window_tokens": window,
                  "block_bytes": sum(group.engine_block_bytes * pages for group, pages in zip(self.groups, self.pages_per_block)
-                                    if group.window_tokens == window)}
-                for kind, window in enumerate(self.windows) for rank in range(self.ranks)]
+                                    if group.window_tokens == window) // self.slices}
+                for kind, window in enumerate(self.windows) for head_part in range(self.head_parts)]
 
 
 @dataclasses.dataclass

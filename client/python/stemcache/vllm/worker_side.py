@@ -50,6 +50,11 @@ class WorkerSide:
         self._report = Report()
         self.counts: dict[str, float] = {}
 
+    @property
+    def slices(self) -> int:
+        """Into so many head parts a page's heads are cut."""
+        return self._geometry.slices
+
     def register(self, planes: list[list[tuple[int, int, int]]], page_count: int, gpu: int | None = None) -> None:
         for each, group in zip(planes, self._geometry.groups, strict=True):
             bytes_per_page = sum(page_bytes for _, page_bytes, _ in each)
@@ -112,9 +117,11 @@ class WorkerSide:
         if client is None or not self._planes:
             return
         geometry = self._geometry
-        parts = [(geometry.part(window, self._rank),
-                  [(*plane, table) for table, group in enumerate(geometry.groups) if group.window_tokens == window
-                   for plane in self._planes[table]]) for window in geometry.windows]
+        parts = [(geometry.part(window, head_part),
+                  [(address + share * page_bytes // geometry.slices, page_bytes // geometry.slices, stride, table)
+                   for table, group in enumerate(geometry.groups) if group.window_tokens == window
+                   for address, page_bytes, stride in self._planes[table]])
+                 for window in geometry.windows for share, head_part in enumerate(geometry.head_parts_of(self._rank))]
         self._mover = stemcache.PageMover(client, parts, page_count=self._page_count, pages_per_block=geometry.pages_per_block,
                                           load_threads=self._options.load_threads, proof=self._options.proof, gpu=self._gpu)
         self._report.attached.add(self._rank)
@@ -167,7 +174,7 @@ class WorkerSide:
             self._received.add(load.move.request)
 
     def _start_save(self, move: Move) -> None:
-        if self._mover is None:
+        if self._mover is None or not self._geometry.saves(self._rank):
             return self._save_ended(move)
         try:
             ticket = self._mover.submit(save=True, **self._job(move, self._options.save_timeout_ms))
