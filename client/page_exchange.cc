@@ -20,7 +20,11 @@ absl::StatusOr<std::unique_ptr<PageExchange>> PageExchange::Create(const EngineP
   const uint64_t room_bytes = pages.block_bytes_max();
   const size_t rooms = std::clamp<size_t>(kPinnedBytes / room_bytes, kRoomsMin, CopyQueue::kMarksMax - 1);
   STEM_ASSIGN(std::unique_ptr<CopyQueue> queue, pages.make_queue(rooms * room_bytes));
-  return std::unique_ptr<PageExchange>(new PageExchange(pages, std::move(queue), rooms));
+  std::unique_ptr<PageExchange> exchange(new PageExchange(pages, std::move(queue), rooms));
+  for (const std::vector<Planes>& part : exchange->planes_) {
+    for (const Planes& planes : part) STEM_TRY(CheckShape(planes.shape));
+  }
+  return exchange;
 }
 
 PageExchange::PageExchange(const EnginePages& pages, std::unique_ptr<CopyQueue> queue, size_t rooms)

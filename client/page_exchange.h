@@ -17,13 +17,13 @@ namespace stem {
 // Rooms are numbered on without end; room n lies where room n - rooms() lay. Threads: one at a time. Errors of all: as of CopyQueue.
 class PageExchange {
  public:
-  // `pages` is borrowed. Errors: as of MakeGpuQueue.
+  // `pages` is borrowed. Errors: as of MakeGpuQueue; InvalidArgument (more than kBlockPagesMax pages a block).
   static absl::StatusOr<std::unique_ptr<PageExchange>> Create(const EnginePages& pages);
 
   size_t rooms() const { return rooms_; }
 
-  // What is queued from now on begins after the engine's work that `event` stands for.
-  absl::Status After(const Event& event) { return queue_->After(event); }
+  // As of CopyQueue.
+  absl::Status EnterThread() { return queue_->EnterThread(); }
   // The first `bytes` of a room, once nothing that was queued uses them. `bytes`: at most the largest part's.
   absl::StatusOr<std::span<std::byte>> Room(size_t number, uint64_t bytes);
   // Queues a room's payload on its way to its pages; those that there are not are left out.

@@ -84,6 +84,7 @@ size_t PageMover::outstanding() const {
 }
 
 void PageMover::Work(bool saves, PageExchange* exchange) {
+  if (exchange != nullptr) (void)exchange->EnterThread();  // what fails fails again with the first job, which tells
   while (true) {
     Queued next;
     {
@@ -120,16 +121,32 @@ MoveResult PageMover::Move(const MoveJob& job, PageExchange* exchange) {
   MoveResult result;
   result.save = job.save;
   result.status = Check(job);
-  if (result.status.ok() && exchange != nullptr && job.after != nullptr) result.status = exchange->After(*job.after);
+  const absl::Time deadline = absl::Now() + job.timeout;
+  if (result.status.ok() && job.after) result.status = AwaitEngine(job, deadline);
   if (!result.status.ok()) return result;
   const absl::Time start = absl::Now();
   if (job.save) {
-    Save(job, exchange, start + job.timeout, result);
+    Save(job, exchange, deadline, result);
   } else {
-    Load(job, exchange, start + job.timeout, result);
+    Load(job, exchange, deadline, result);
   }
   result.took = absl::Now() - start;
   return result;
+}
+
+absl::Status PageMover::AwaitEngine(const MoveJob& job, absl::Time deadline) {
+  constexpr absl::Duration kGlance = absl::Microseconds(100);  // a step takes milliseconds
+  while (true) {
+    STEM_ASSIGN(const bool ended, job.after());
+    if (ended) return absl::OkStatus();
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration()) {
+      return absl::DeadlineExceededError(absl::StrCat("the engine's own work on these pages did not end within ", absl::FormatDuration(job.timeout)));
+    }
+    MutexLock lock(mutex_);
+    if (stopped_) return absl::CancelledError("the mover ends");
+    changed_.WaitFor(mutex_, std::min(left, kGlance));
+  }
 }
 
 BlockPages PageMover::PagesOf(const MoveJob& job, size_t block) const {
@@ -166,6 +183,7 @@ void PageMover::Load(const MoveJob& job, PageExchange* exchange, absl::Time dead
     result.status = std::move(status);
     result.blocks_moved = 0;
     result.blocks_from = {};
+    result.bytes = 0;
   }
 }
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,7 +19,6 @@
 #include "client/cache_client.h"
 #include "client/engine_pages.h"
 #include "client/page_exchange.h"
-#include "kernels/device.h"
 #include "proto/mutex.h"
 #include "proto/status.h"
 
@@ -31,9 +31,10 @@ struct MoveJob {
   // Page ids, [table][block from first_block on][page]; kNoPage where a load is to leave out what the engine has already, or does not need,
   // and where a save has it no longer: of such a block it leaves out the part.
   std::vector<int32_t> pages;
-  // The engine's work on a GPU that uses these pages until now (EventBehind): nothing of the job begins before it has ended. Null = none.
-  std::shared_ptr<const Event> after;
-  absl::Duration timeout = absl::Seconds(5);
+  // Whether the engine's work that uses these pages until now has ended, where that runs on (EventBehind(...).Reached): asked again and again,
+  // and none of them is touched before. Empty = it has.
+  std::function<absl::StatusOr<bool>()> after;
+  absl::Duration timeout = absl::Seconds(5);  // for that work too; what is queued on a GPU then is waited for
   std::string request;  // for logs; 0..128 bytes
   std::string traceparent;
   std::optional<Probe> probe;  // of the chain, for the node
@@ -49,7 +50,7 @@ struct MoveResult {
   uint32_t blocks_refused = 0;
   std::array<uint32_t, 5> blocks_from = {};  // load, by v1::Source
   uint64_t bytes = 0;         // copied; of pages that there are
-  absl::Duration took;        // from the start of the work; waiting in the queue is not part of it
+  absl::Duration took;        // from the start of the work; waiting in the queue, or for the engine, is not part of it
 };
 
 // Threads: any. Loads and saves each have a queue and threads of their own, so a save never delays a load.
@@ -85,6 +86,8 @@ class PageMover {
   void Work(bool saves, PageExchange* exchange);
   // `exchange`: the thread's own, null when the pages are the host's.
   MoveResult Move(const MoveJob& job, PageExchange* exchange);
+  // Errors: DeadlineExceeded, Cancelled (the mover ends), as of `after`.
+  absl::Status AwaitEngine(const MoveJob& job, absl::Time deadline);
   BlockPages PagesOf(const MoveJob& job, size_t block) const;
   void Load(const MoveJob& job, PageExchange* exchange, absl::Time deadline, MoveResult& result);
   absl::Status LoadPart(const Stem& stem, const MoveJob& job, uint32_t block, size_t part, PageExchange* exchange, absl::Time deadline,

@@ -1,5 +1,6 @@
 #include "kernels/copy_queue.h"
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -10,47 +11,52 @@ namespace {
 
 class GpuQueue final : public CopyQueue {
  public:
-  GpuQueue(int device, Stream stream, PinnedBuffer pinned, std::vector<Event> marks)
-      : device_(device), stream_(std::move(stream)), pinned_(std::move(pinned)), marks_(std::move(marks)) {}
+  // Of one device.
+  struct Parts {
+    Stream stream;
+    PinnedBuffer pinned;
+    std::vector<Event> marks;
+  };
+
+  GpuQueue(int device, Parts parts) : device_(device), parts_(std::move(parts)) {}
   ~GpuQueue() override {
     const OnDevice current(device_);
-    (void)stream_.Synchronize();
+    (void)parts_->stream.Synchronize();
+    parts_.reset();
   }
 
-  std::span<std::byte> pinned() const override { return pinned_.bytes(); }
+  std::span<std::byte> pinned() const override { return parts_->pinned.bytes(); }
+  absl::Status EnterThread() override { return UseDevice(device_); }
 
-  absl::Status After(const Event& event) override {
-    const OnDevice current(device_);
-    STEM_TRY(current.status());
-    return event.Await(stream_);
-  }
   absl::Status Gather(const BlockShape& shape, const PagedCache& cache, const BlockDestination& block) override {
     const OnDevice current(device_);
     STEM_TRY(current.status());
-    return stem::Gather(shape, cache, {&block, 1}, stream_);
+    return stem::Gather(shape, cache, {&block, 1}, parts_->stream);
   }
   absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, const BlockSource& block) override {
     const OnDevice current(device_);
     STEM_TRY(current.status());
-    return stem::Scatter(shape, cache, {&block, 1}, stream_);
+    return stem::Scatter(shape, cache, {&block, 1}, parts_->stream);
   }
   absl::Status Copy(std::span<std::byte> dst, std::span<const std::byte> src) override {
     const OnDevice current(device_);
     STEM_TRY(current.status());
-    return stream_.Copy(dst, src);
+    return parts_->stream.Copy(dst, src);
   }
   absl::Status Mark(size_t which) override {
     const OnDevice current(device_);
     STEM_TRY(current.status());
-    return marks_.at(which).Record(stream_);
+    return parts_->marks.at(which).Record(parts_->stream);
   }
-  absl::Status Await(size_t which) override { return marks_.at(which).Synchronize(); }
+  absl::Status Await(size_t which) override {
+    const OnDevice current(device_);
+    STEM_TRY(current.status());
+    return parts_->marks.at(which).Synchronize();
+  }
 
  private:
   const int device_;
-  Stream stream_;
-  PinnedBuffer pinned_;
-  std::vector<Event> marks_;
+  std::optional<Parts> parts_;  // until the end of its life
 };
 
 }  // namespace
@@ -65,7 +71,8 @@ absl::StatusOr<std::unique_ptr<CopyQueue>> MakeGpuQueue(int device, size_t pinne
     STEM_ASSIGN(Event mark, Event::Create());
     marks.push_back(std::move(mark));
   }
-  return std::make_unique<GpuQueue>(device, std::move(stream), std::move(pinned), std::move(marks));
+  return std::make_unique<GpuQueue>(
+      device, GpuQueue::Parts{.stream = std::move(stream), .pinned = std::move(pinned), .marks = std::move(marks)});
 }
 
 absl::StatusOr<Event> EventBehind(int device, CUstream_st* stream) {

@@ -24,9 +24,9 @@ class CopyQueue {
 
   // Memory of the host that queued copies reach. The host must not touch what queued copies use.
   virtual std::span<std::byte> pinned() const = 0;
+  // Once by each thread of one's own that is to call the others: makes the device its current one, for good.
+  virtual absl::Status EnterThread() = 0;
 
-  // What is queued from now on begins after the work that `event` stands for, which must live until then.
-  virtual absl::Status After(const Event& event) = 0;
   // As block_copy.h has them, of one block each; the pages are the device's. Tables are read before the return. Errors besides: InvalidArgument.
   virtual absl::Status Gather(const BlockShape& shape, const PagedCache& cache, const BlockDestination& block) = 0;
   virtual absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, const BlockSource& block) = 0;

@@ -1,6 +1,7 @@
 // The seam to CUDA: every cudaError_t becomes an absl::Status here.
 #include "kernels/device.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,7 @@ namespace stem {
 
 absl::Status FromCuda(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
+  (void)cudaGetLastError();  // else the next launch is taken for the one that failed
   const std::string message = absl::StrCat(what, ": ", cudaGetErrorName(error), ", ", cudaGetErrorString(error));
   switch (error) {
     case cudaErrorNoDevice:
@@ -82,16 +84,39 @@ bool cuda_available() {
   return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
 }
 
-OnDevice::OnDevice(int device) {
-  int before = -1;
-  status_ = FromCuda(cudaGetDevice(&before), "asking for the current GPU");
-  if (!status_.ok() || before == device) return;
-  status_ = FromCuda(cudaSetDevice(device), absl::StrCat("using GPU ", device));
-  if (status_.ok()) before_ = before;
+absl::Status UseDevice(int device) { return FromCuda(cudaSetDevice(device), absl::StrCat("using GPU ", device)); }
+
+namespace {
+
+struct ContextCalls {
+  decltype(cuCtxGetCurrent)* current = nullptr;
+  decltype(cuCtxSetCurrent)* set_current = nullptr;
+};
+
+absl::StatusOr<ContextCalls> FindContextCalls() {
+  int devices = 0;
+  STEM_TRY(FromCuda(cudaGetDeviceCount(&devices), "counting GPUs"));
+  ContextCalls calls;
+  STEM_TRY(FindInDriver("cuCtxGetCurrent", calls.current));
+  STEM_TRY(FindInDriver("cuCtxSetCurrent", calls.set_current));
+  return calls;
+}
+
+const absl::StatusOr<ContextCalls>& TheContextCalls() {
+  static const absl::StatusOr<ContextCalls> found = FindContextCalls();
+  return found;
+}
+
+}  // namespace
+
+OnDevice::OnDevice(int device) : status_(TheContextCalls().status()) {
+  if (!status_.ok()) return;
+  TheContextCalls()->current(&before_);
+  status_ = UseDevice(device);
 }
 
 OnDevice::~OnDevice() {
-  if (before_ >= 0) cudaSetDevice(before_);
+  if (TheContextCalls().ok()) TheContextCalls()->set_current(before_);
 }
 
 absl::StatusOr<Stream> Stream::Create() {
@@ -133,7 +158,10 @@ absl::Status Event::Await(const Stream& stream) const {
 
 absl::StatusOr<bool> Event::Reached() const {
   const cudaError_t error = cudaEventQuery(handle_);
-  if (error == cudaErrorNotReady) return false;
+  if (error == cudaErrorNotReady) {
+    (void)cudaGetLastError();  // as FromCuda does
+    return false;
+  }
   STEM_TRY(FromCuda(error, "work before an event"));
   return true;
 }

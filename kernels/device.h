@@ -12,13 +12,18 @@
 
 struct CUstream_st;  // what a cudaStream_t points to
 struct CUevent_st;   // what a cudaEvent_t points to
+struct CUctx_st;     // what a CUcontext points to
 
 namespace stem {
 
 // Whether kernels can run here: CUDA was compiled in, and a driver and a GPU are present. Asks the driver each time.
 bool cuda_available();
 
-// Makes GPU `device` (0..) the calling thread's current one, and the one before it again at the end of its life.
+// Makes GPU `device` (0..) the calling thread's current one, for good: for threads of one's own. Errors: Internal (no such device) too.
+absl::Status UseDevice(int device);
+
+// The same until the end of its life: then the thread has the context that it had, or none. (To make the device before it the current one
+// again would make a context on it, half a GiB of a GPU that the thread may never use.)
 class OnDevice {
  public:
   explicit OnDevice(int device);
@@ -26,12 +31,11 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
-  // Whether it is. Errors: Internal (no such device) too.
   const absl::Status& status() const { return status_; }
 
  private:
   absl::Status status_;
-  int before_ = -1;  // < 0: nothing to go back to
+  CUctx_st* before_ = nullptr;
 };
 
 // An order of work on the calling thread's current device. Any thread may queue; the caller orders threads.

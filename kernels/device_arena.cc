@@ -1,4 +1,3 @@
-// The driver's calls are looked up through the runtime, so that nothing links libcuda and binaries start where no driver is.
 #include "kernels/device_arena.h"
 
 #include <cuda.h>
@@ -11,8 +10,6 @@
 namespace stem {
 namespace {
 
-constexpr unsigned kSinceVersion = 10020;  // all of these calls
-
 absl::Status FromDriver(CUresult result, absl::string_view what) {
   if (result == CUDA_SUCCESS) return absl::OkStatus();
   const std::string message = absl::StrCat(what, ": CUDA driver error ", static_cast<int>(result));
@@ -20,19 +17,6 @@ absl::Status FromDriver(CUresult result, absl::string_view what) {
   if (result == CUDA_ERROR_NOT_SUPPORTED) return absl::UnimplementedError(message);
   if (result == CUDA_ERROR_NO_DEVICE) return absl::UnavailableError(message);
   return absl::InternalError(message);
-}
-
-template <typename Function>
-absl::Status Find(const char* name, Function*& function) {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-  STEM_TRY(FromCuda(
-      cudaGetDriverEntryPointByVersion(name, &found, kSinceVersion, cudaEnableDefault, &result), name));
-  if (result != cudaDriverEntryPointSuccess || found == nullptr) {
-    return absl::UnimplementedError(absl::StrCat("the driver has no ", name));
-  }
-  function = reinterpret_cast<Function*>(found);
-  return absl::OkStatus();
 }
 
 struct Driver {
@@ -54,18 +38,18 @@ absl::StatusOr<Driver> FindDriver() {
   int devices = 0;
   STEM_TRY(FromCuda(cudaGetDeviceCount(&devices), "counting GPUs"));
   Driver driver;
-  STEM_TRY(Find("cuDeviceGet", driver.device));
-  STEM_TRY(Find("cuDeviceGetAttribute", driver.attribute));
-  STEM_TRY(Find("cuMemGetAllocationGranularity", driver.granularity));
-  STEM_TRY(Find("cuMemCreate", driver.create));
-  STEM_TRY(Find("cuMemRelease", driver.release));
-  STEM_TRY(Find("cuMemExportToShareableHandle", driver.export_handle));
-  STEM_TRY(Find("cuMemImportFromShareableHandle", driver.import_handle));
-  STEM_TRY(Find("cuMemAddressReserve", driver.reserve));
-  STEM_TRY(Find("cuMemAddressFree", driver.free_address));
-  STEM_TRY(Find("cuMemMap", driver.map));
-  STEM_TRY(Find("cuMemUnmap", driver.unmap));
-  STEM_TRY(Find("cuMemSetAccess", driver.set_access));
+  STEM_TRY(FindInDriver("cuDeviceGet", driver.device));
+  STEM_TRY(FindInDriver("cuDeviceGetAttribute", driver.attribute));
+  STEM_TRY(FindInDriver("cuMemGetAllocationGranularity", driver.granularity));
+  STEM_TRY(FindInDriver("cuMemCreate", driver.create));
+  STEM_TRY(FindInDriver("cuMemRelease", driver.release));
+  STEM_TRY(FindInDriver("cuMemExportToShareableHandle", driver.export_handle));
+  STEM_TRY(FindInDriver("cuMemImportFromShareableHandle", driver.import_handle));
+  STEM_TRY(FindInDriver("cuMemAddressReserve", driver.reserve));
+  STEM_TRY(FindInDriver("cuMemAddressFree", driver.free_address));
+  STEM_TRY(FindInDriver("cuMemMap", driver.map));
+  STEM_TRY(FindInDriver("cuMemUnmap", driver.unmap));
+  STEM_TRY(FindInDriver("cuMemSetAccess", driver.set_access));
   return driver;
 }
 

@@ -17,6 +17,7 @@ absl::Status NoCuda() {
 
 bool cuda_available() { return false; }
 
+absl::Status UseDevice(int) { return NoCuda(); }
 OnDevice::OnDevice(int) : status_(NoCuda()) {}
 OnDevice::~OnDevice() = default;
 

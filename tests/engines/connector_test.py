@@ -10,7 +10,7 @@ import pytest
 
 import stemcache
 from stemcache.vllm import identity, options, version
-from stemcache.vllm.plan import Move, StepPlan
+from stemcache.vllm.plan import Move, Report, StepPlan
 from stemcache.vllm.worker_side import WorkerSide
 from tests.engines.local_cluster import until
 from tests.support.fake_engine import BLOCK_TOKENS, LAYERS, PAGE_BYTES, FakeEngine, Layers
@@ -209,11 +209,17 @@ def test_saves_planned_before_a_failed_load_was_known_are_dropped(cluster, engin
         engine(cluster.node(0)).answer(tokens[:12 * BLOCK_TOKENS])
         b = engine(cluster.node(0), load="sync", pipelined=True)
         if not guard:
+            b.scheduler._unreported = Forgetful()
             b.worker.end = lambda plan, worker=b.worker: [_save_at_once(worker, move) for move in plan.save]
         torn_loads(b)
         assert b.answer(tokens).output == truth(tokens)
-        assert (b.worker.counts.get("saves_dropped", 0) > 0) == guard
+        assert (b.scheduler.counts.get("saves_dropped", 0) > 0) == guard
         assert (engine(cluster.node(0)).answer(tokens).output == truth(tokens)) == guard
+
+
+class Forgetful(set):
+    def update(self, *_) -> None:
+        return
 
 
 def _save_at_once(worker, move) -> None:
@@ -529,7 +535,7 @@ def test_groups_of_one_window_are_one_part_of_each_rank():
 
 
 def test_engines_of_any_degree_have_the_same_parts_of_heads():
-    def geometry(ranks: int, **extra):  # of a model with 4 KV heads
+    def geometry(ranks: int, **extra):  # of a model with 4 KV heads, of which vLLM would tell that it repeats them
         spec = Spec("FullAttentionSpec", num_kv_heads=max(1, 4 // ranks), unpadded_page_size_bytes=16384 // min(4, ranks))
         return geometry_of(spec, spec, ranks=ranks, replicas=max(1, ranks // 4), **extra)
 
@@ -547,6 +553,25 @@ def test_engines_of_any_degree_have_the_same_parts_of_heads():
         geometry(2, head_parts=8)
 
 
+@pytest.mark.parametrize("torn", (False, True))
+def test_what_is_computed_beside_a_load_waits_for_all_ranks_word_of_it(cluster, engine, torn):
+    a = engine(cluster.node(0), load="sync")
+    side, tokens = a.scheduler, prompt(45)
+    request = a.add(tokens)
+    a.run()
+    ranks, told = side._geometry.ranks, []
+    side._on_save_ended = lambda job, by: told.append((job, by))
+    load, save = Move("other", b"k" * 16, 0, [1]), Move(request.request_id, b"k" * 16, 0, [1], job=77)
+    side._plan = StepPlan(load_now=[load], save=[save])
+    assert side.plan({}, {}.get).save == [save], "computed before"
+    side._plan = StepPlan(save=[save])
+    assert side.plan({}, {}.get).save == [], "computed beside it"
+    side.report(set(), set(), {999} if torn else set(), Report(loads_ended={"other"}))
+    assert told == ([(77, ranks)] if torn else [])
+    assert side.plan({}, {}.get).save == ([] if torn else [save])
+    side._jobs.clear()
+
+
 @pytest.mark.parametrize("load", LOADS)
 def test_heads_that_are_stored_in_parts_come_back(cluster, engine, load):
     a, b = (engine(cluster.node(i), load=load, head_parts=4, model="in-parts") for i in (0, 1))
@@ -562,6 +587,11 @@ def test_groups_that_cannot_be_moved_are_refused_with_what_would_do():
         with pytest.raises(ValueError, match="only when it is 'async'"):
             geometry_of(*specs, load="sync")
     assert geometry_of(full, load="sync").groups[0].window_tokens == 0
+    with pytest.raises(ValueError, match="of the kind MambaSpec"):
+        geometry_of(Spec("MambaSpec"))
+    with pytest.raises(ValueError, match="not causal"):
+        geometry_of(Spec("FullAttentionSpec", non_causal=True))
+    assert geometry_of(Spec("MLAAttentionSpec")).parts()
     with pytest.raises(ValueError, match="must be a multiple of vLLM's block size, 48"):
         geometry_of(full, Spec("FullAttentionSpec", block_size=24), block_tokens=32)
     with pytest.raises(ValueError, match="has no KV cache"):
@@ -581,10 +611,39 @@ def test_a_gpus_blocks_are_named_by_the_kernels_that_pack_them():
     assert len(names) == 6 and all(len(each) <= 32 for each in names)
 
 
+def test_a_caches_type_is_what_it_is_made_of_whatever_was_told():
+    def spec(dtype: str, mode: str = "") -> Spec:
+        return Spec("FullAttentionSpec", dtype=f"torch.{dtype}", kv_quant_mode=types.SimpleNamespace(name=mode) if mode else 0)
+
+    assert identity._kv_dtype("auto", [spec("bfloat16")]) == "bf16" and identity._kv_dtype("float16", [spec("float16")]) == "fp16"
+    # A checkpoint says fp8, which vLLM notes where it loads the model.
+    assert identity._kv_dtype("auto", [spec("uint8", "FP8_PER_TENSOR")]) == identity._kv_dtype("fp8", [spec("uint8", "FP8_PER_TENSOR")])
+    several = {identity._kv_dtype("fp8", [spec("uint8", "FP8_PER_TENSOR")]), identity._kv_dtype("fp8_e5m2", [spec("uint8", "FP8_PER_TENSOR")]),
+               identity._kv_dtype("fp8_e5m2", [spec("uint8")]), identity._kv_dtype("auto", [spec("uint8")]),
+               identity._kv_dtype("x", [spec("uint8", "FP8_PER_TOKEN_HEAD"), spec("uint8", "INT8_PER_TOKEN_HEAD")])}
+    assert len(several) == 5 and all(len(each) <= 32 for each in several)
+
+
 def test_pages_on_a_gpu_that_cannot_be_reached_are_refused_at_start(cluster):
     worker = WorkerSide(options.parse({}), geometry_of(Spec("FullAttentionSpec")), 0, lambda namespace: None)
     with pytest.raises((stemcache.Unavailable, stemcache.Unimplemented, stemcache.Internal)):
         worker.register([[(4096, 4096, 4096)] * 2], 10, gpu=99)
+
+
+def test_a_rank_that_cannot_move_blocks_computes(monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise stemcache.ResourceExhausted("no pinned memory")
+
+    monkeypatch.setattr(stemcache, "PageMover", refuse)
+    worker = WorkerSide(options.parse({}), geometry_of(Spec("FullAttentionSpec")), 0, lambda namespace: types.SimpleNamespace(client=object()))
+    worker.register([[(4096, 4096, 4096)] * 2], 10)
+    load, save = (Move(job=1, request="r", keys=b"k" * 16, first_block=0, pages=[7] * 8) for _ in range(2))
+    for _ in range(2):
+        worker.begin(StepPlan(namespace={}, load=[load]))
+        worker.end(StepPlan(save=[save]))
+    received, _, invalid, report = worker.poll()
+    assert received == {"r"} and invalid == {7} and report.saves_ended == {1: 2}
+    assert sum("caches nothing: no pinned memory" in record.message for record in caplog.records) == 1
 
 
 class Moves:

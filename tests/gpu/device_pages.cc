@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -75,7 +76,7 @@ struct Engine {
     return bytes;
   }
   // Queues, behind a stretch of other work, what the memory shall hold: `from`, on the GPU, or nothing but ones.
-  absl::StatusOr<std::shared_ptr<const Event>> Compute(const DeviceBuffer* from) const {
+  absl::StatusOr<std::function<absl::StatusOr<bool>()>> Compute(const DeviceBuffer* from) const {
     Must(cudaLaunchHostFunc(stream, [](void*) { usleep(200'000); }, nullptr), "cudaLaunchHostFunc");
     if (from != nullptr) {
       Must(cudaMemcpyAsync(memory.bytes().data(), from->bytes().data(), kBytes, cudaMemcpyDeviceToDevice, stream), "cudaMemcpyAsync");
@@ -83,7 +84,7 @@ struct Engine {
       Must(cudaMemsetAsync(memory.bytes().data(), 0xFF, kBytes, stream), "cudaMemsetAsync");
     }
     STEM_ASSIGN(Event event, EventBehind(kGpu, stream));
-    return std::make_shared<const Event>(std::move(event));
+    return [event = std::make_shared<const Event>(std::move(event))] { return event->Reached(); };
   }
 };
 

@@ -351,6 +351,40 @@ TEST_P(DevicePagesTest, WhatADeviceCouldNotDoIsNeitherLoadedNorPublished) {
   EXPECT_EQ(unloaded.status.code(), absl::StatusCode::kInternal) << unloaded.status;
 }
 
+TEST_P(PageMoverTest, NothingIsTouchedBeforeTheEnginesOwnWorkHasEnded) {
+  InProcessCluster cluster({.nodes = 1});
+  Engine writer(6000, 1), reader(6000, 99);
+  const auto client = cluster.Connect(0, writer.spec());
+  const std::vector<BlockKey> keys = ChainOf(*client, 1);
+  // The engine writes the page when it is asked for the third time.
+  const std::vector<std::byte> before = writer.Page(0);
+  MoveJob save = JobOf(true, keys, {0, 1});
+  save.after = [&, asked = 0]() mutable {
+    if (++asked < 3) return false;
+    for (std::byte& each : writer.memory) each ^= std::byte{0x5A};
+    return true;
+  };
+  EXPECT_EQ(Finish(*MoverOf(*client, writer), save).blocks_moved, 1u);
+  EXPECT_NE(writer.Page(0), before);
+  const std::vector<std::byte> untouched = reader.Page(2);
+  MoveJob load = JobOf(false, keys, {2, 3});
+  load.after = [] { return false; };
+  load.timeout = absl::Milliseconds(50);
+  const auto mover = MoverOf(*client, reader);
+  EXPECT_EQ(Finish(*mover, load).status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(reader.Page(2), untouched);
+  load.after = []() -> absl::StatusOr<bool> { return absl::InternalError("the step failed"); };
+  EXPECT_EQ(Finish(*mover, load).status.message(), "the step failed");
+  load.after = nullptr;
+  load.timeout = absl::Seconds(20);
+  EXPECT_EQ(Finish(*mover, load).blocks_moved, 1u);
+  EXPECT_EQ(reader.Page(2), writer.Page(0)) << "what the engine wrote meanwhile was saved";
+  // A mover ends though the engine does not.
+  load.after = [] { return false; };
+  load.timeout = absl::InfiniteDuration();
+  EXPECT_TRUE(mover->Submit(load).ok());
+}
+
 TEST_P(DevicePagesTest, AGpuThatIsNotThereIsToldAtOnce) {
   if (cuda_available()) GTEST_SKIP() << "there is a GPU here";
   InProcessCluster cluster({.nodes = 1});

@@ -37,7 +37,7 @@ class HostCopyQueue final : public CopyQueue {
   }
 
   std::span<std::byte> pinned() const override { return pinned_; }
-  absl::Status After(const Event&) override { return absl::OkStatus(); }  // there are no events without a GPU
+  absl::Status EnterThread() override { return absl::OkStatus(); }
   absl::Status Gather(const BlockShape& shape, const PagedCache& cache, const BlockDestination& block) override {
     return Queue([shape, cache, pages = Copied(block.pages), to = block.block] { return stem::Gather(shape, cache, pages, to); });
   }

@@ -1,3 +1,4 @@
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -71,10 +72,11 @@ class PyMover {
   // For as long as the caller keeps the GIL. Throws StatusError once it is closed.
   PageMover& get() const { return *Share()->mover; }
   // What nothing of a job may come before. Throws when the pages are the host's.
-  std::shared_ptr<const Event> After(const StreamHandle& stream) const {
-    if (!stream.has_value()) return nullptr;
+  std::function<absl::StatusOr<bool>()> After(const StreamHandle& stream) const {
+    if (!stream.has_value()) return {};
     if (!gpu_.has_value()) throw nb::value_error("after is for pages on a GPU; these are the host's");
-    return std::make_shared<const Event>(ValueOf(EventBehind(*gpu_, reinterpret_cast<CUstream_st*>(*stream))));
+    auto event = std::make_shared<const Event>(ValueOf(EventBehind(*gpu_, reinterpret_cast<CUstream_st*>(*stream))));
+    return [event = std::move(event)] { return event->Reached(); };
   }
   MoveResult Run(const MoveJob& job) const {
     std::shared_ptr<Moving> shared = Share();
@@ -93,7 +95,7 @@ class PyMover {
   std::shared_ptr<Moving> moving_;
 };
 
-MoveJob JobOf(std::shared_ptr<const Event> after, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages, double timeout_s,
+MoveJob JobOf(std::function<absl::StatusOr<bool>()> after, bool save, const nb::bytes& keys, uint32_t first_block, std::vector<int32_t> pages, double timeout_s,
               std::string request, std::string traceparent, const nb::bytes& probe, const Conversation& conversation) {
   return {.save = save,
           .keys = KeysOf(keys),
@@ -125,7 +127,7 @@ void BindPages(nb::module_& module) {
       .def_prop_ro("took_s", [](const MoveResult& result) { return absl::ToDoubleSeconds(result.took); });
 
   module.def("check_gpu", [](int gpu) { ValueOf(MakeGpuQueue(gpu, 4096)); }, "gpu"_a, nb::call_guard<nb::gil_scoped_release>(),
-             "Raises Unavailable, Unimplemented (this build is without CUDA) or Internal where a PageMover could not reach pages of that CUDA device.");
+             "Raises the reason where a PageMover could not reach pages of that CUDA device: no GPU, a build without CUDA, no pinned memory.");
 
   nb::class_<PyMover>(module, "PageMover",
                       "Moves blocks between the tier and an engine's pages, on threads of its own.\n\n"

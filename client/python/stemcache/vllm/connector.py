@@ -221,11 +221,13 @@ def planes_of(kv_caches: dict[str, Any], kv_cache_config: Any, slices: int = 1) 
     planes: list[list[tuple[int, int, int]]] = []
     for group in kv_cache_config.kv_cache_groups:
         caches = {name: kv_caches[name] for name in group.layer_names if name in kv_caches}
-        planes.append(list(dict.fromkeys(plane for name, cache in caches.items() for plane in _planes_of_layer(name, cache, blocks, slices))))
+        planes.append(list(dict.fromkeys(plane for name, cache in caches.items() for plane in _planes_of_layer(name, cache, blocks))))
+        if slices > 1:
+            _check_heads(caches, group.kv_cache_spec, slices)
     return planes, blocks
 
 
-def _planes_of_layer(name: str, cache: Any, blocks: int, slices: int) -> list[tuple[int, int, int]]:
+def _planes_of_layer(name: str, cache: Any, blocks: int) -> list[tuple[int, int, int]]:
     if cache.shape[0] >= blocks and cache.shape[0] % blocks == 0:
         parts = [cache]
     elif cache.dim() > 1 and cache.shape[0] == 2 and cache.shape[1] >= blocks and cache.shape[1] % blocks == 0:
@@ -239,12 +241,24 @@ def _planes_of_layer(name: str, cache: Any, blocks: int, slices: int) -> list[tu
         if not _is_one_run(part[0]) or (kernel_blocks > 1 and part.stride(0) != run):
             raise RuntimeError(f"Stemcache: a block of {name} is not one run of bytes: shape {tuple(part.shape)}, strides {part.stride()}; "
                                "of vLLM's layouts (VLLM_KV_CACHE_LAYOUT) LBNHC, LBHNC, BLNHC and BLHNC are such")
-        if slices > 1 and (kernel_blocks > 1 or part.shape[1] % slices != 0 or part.stride(1) != run // part.shape[1]):
-            raise RuntimeError(f"Stemcache: head_parts cuts each rank's heads into {slices}, and those of {name} are not {slices} runs of bytes in "
-                               f"a block: shape {tuple(part.shape)}, strides {part.stride()}, {kernel_blocks} of them a block; "
-                               "VLLM_KV_CACHE_LAYOUT LBHNC and BLHNC have heads outermost")
+        if kernel_blocks > 1 and part.dim() > 3 and part.shape[1] > 1 and part.stride(1) > part.stride(2):
+            # The same bytes in another order than where a block is one of the kernels': nothing in the namespace would tell.
+            raise RuntimeError(f"Stemcache: a block of {name} is {kernel_blocks} of the attention kernels' blocks, each with its heads outermost; set "
+                               f"--block-size to theirs, 1/{kernel_blocks} of it, or VLLM_KV_CACHE_LAYOUT=LBNHC")
         planes.append((part.data_ptr(), kernel_blocks * run * part.element_size(), kernel_blocks * part.stride(0) * part.element_size()))
     return planes
+
+
+def _check_heads(caches: dict[str, Any], spec: Any, slices: int) -> None:
+    """Raises RuntimeError where a block's heads are not outermost, or its second dimension is not its KV heads."""
+    for name, cache in caches.items():
+        own = getattr(spec, "kv_cache_specs", {}).get(name, spec)
+        heads = cache.shape[1] if cache.dim() > 1 else 0
+        if (heads != getattr(own, "num_kv_heads", 0) or getattr(own, "num_head_slots", None) is not None or heads % slices != 0
+                or cache.stride(1) != cache[0].numel() // heads):
+            raise RuntimeError(f"Stemcache: head_parts cuts each rank's heads into {slices}, and those of {name} are not {slices} runs of bytes in "
+                               f"a block: shape {tuple(cache.shape)}, strides {cache.stride()}; VLLM_KV_CACHE_LAYOUT LBHNC and BLHNC have heads "
+                               "outermost, with most attention backends and unquantized caches")
 
 
 def _is_one_run(tensor: Any) -> bool:

@@ -21,6 +21,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 # Formats in which vLLM reads the weights of the model that it was told, from its folder or its hub.
 _FROM_THE_MODEL = ("auto", "bitsandbytes", "fastsafetensors", "gguf", "hf", "instanttensor", "mistral", "npcache", "pt", "runai_streamer",
                    "runai_streamer_sharded", "safetensors", "sharded_state")
+# Kinds of layers whose KV depends on the tokens before alone, and of which all is kept.
+_FULL = ("FullAttentionSpec", "MLAAttentionSpec", "SinkFullAttentionSpec")
 # Of a model's configuration: says where it came from, not what it computes.
 _NOT_COMPUTED = ("_name_or_path", "transformers_version", "_commit_hash", "torch_dtype", "dtype")
 
@@ -62,7 +64,7 @@ def geometry_of(vllm_config: Any, kv_cache_config: Any, options: Options) -> Geo
 
 
 def _head_parts(kv_cache_config: Any, ranks: int, options: Options) -> int:
-    """By default as many as there are ranks whose heads differ."""
+    """By default as many as there are ranks whose heads differ: of MLA one (of heads that it repeats vLLM does not tell)."""
     replicas = getattr(kv_cache_config, "kv_tp_replicas", 1)
     parts = options.head_parts or ranks // replicas
     if parts % ranks != 0 and (ranks % parts != 0 or replicas % (ranks // parts) != 0):
@@ -90,28 +92,41 @@ def _window_tokens(spec: Any, block_tokens: int, groups: int) -> int:
         return max(1, spec.sliding_window - 1 + getattr(spec, "extra_retained_tokens", 0))
     if kind == "ChunkedLocalAttentionSpec":  # at most: chunks start over
         return max(1, spec.attention_chunk_size - math.gcd(spec.attention_chunk_size, block_tokens))
-    if groups == 1 or kind == "FullAttentionSpec":
+    layers = list(getattr(spec, "kv_cache_specs", {0: spec}).values())  # one kind, of several sizes
+    if any(getattr(layer, "non_causal", False) for layer in layers):
+        raise ValueError("Stemcache: the model's attention is not causal: the KV of a prefix depends on what comes after it")
+    if kind == "FullAttentionSpec" or (groups == 1 and all(type(layer).__name__ in _FULL for layer in layers)):
         return 0
     raise ValueError(f"Stemcache: a KV cache group of the model is of the kind {kind}; beside others only full attention, sliding windows and "
                      "chunked attention are supported: start vLLM with --disable-hybrid-kv-cache-manager, where the model allows it")
 
 
+def _kv_dtype(told: str, specs: list[Any]) -> str:
+    """Of the cache as it is: what was told (`cache_dtype`) is changed by a model that is loaded in this process, and in no other."""
+    layers = [layer for spec in specs for layer in getattr(spec, "kv_cache_specs", {0: spec}).values()]
+    quantized = {mode.name.lower() for layer in layers if (mode := getattr(layer, "kv_quant_mode", None))}
+    if quantized:
+        return _within_32("+".join(sorted(quantized | {each for each in ("e5m2",) if each in told})))
+    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    dtypes = {str(getattr(layer, "dtype", told)).removeprefix("torch.") for layer in layers}
+    return _within_32("+".join(sorted({names.get(each, each if told == "auto" else told) for each in dtypes})))
+
+
 def namespace_of(vllm_config: Any, kv_cache_config: Any, geometry: Geometry, options: Options) -> dict[str, Any]:
     """Fields of stemcache.Namespace; `parts` are the bytes of a block on each rank, or arguments of stemcache.Part where there are windows."""
     model = vllm_config.model_config
-    kv_dtype = vllm_config.cache_config.cache_dtype
-    if kv_dtype == "auto":
-        kv_dtype = str(model.dtype).removeprefix("torch.")
     commit, digest = ("", options.weights_digest) if options.weights_digest else weights_of(vllm_config)
     quantization = model.quantization or ""
     specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    kv_dtype = _kv_dtype(vllm_config.cache_config.cache_dtype, specs)
+    exact = kv_dtype in ("fp32", "fp16", "bf16")
     parts = geometry.parts()
     return {
         "model": options.model or model.model.rstrip("/").rsplit("/", 1)[-1],
         "revision": f"{commit}+{_configuration_digest(vllm_config, commit)}",
         "weights_digest": digest,
-        "kv_dtype": {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(kv_dtype, kv_dtype),
-        "scale_scheme": f"{str(model.dtype).removeprefix('torch.')}/{quantization}" if quantization or kv_dtype.startswith("fp8") else "",
+        "kv_dtype": kv_dtype,
+        "scale_scheme": f"{str(model.dtype).removeprefix('torch.')}/{quantization}" if quantization or not exact else "",
         "layout": _layout(kv_cache_config)[:64],
         "instruction_set": "+".join(dict.fromkeys(instruction_set(vllm_config, spec) for spec in specs)),
         "block_tokens": geometry.block_tokens,
@@ -156,13 +171,17 @@ def instruction_set(vllm_config: Any, spec: Any) -> str:
 
 
 def _gpu_kernels(attention: Any, vllm_version: str, capability: Any) -> str:
-    """At most 32 bytes. Which backend vLLM takes when it is told none depends on its version and on the GPU."""
+    """Which backend vLLM takes when it is told none depends on its version and on the GPU."""
     backends = {"": attention.backend, **attention.backend_per_kind}
     told = "+".join(kind + str(getattr(backend, "name", backend)).lower() for kind, backend in sorted(backends.items()) if backend is not None)
     if attention.backend is None:
         told += f"auto/{vllm_version}/sm{capability.major}{capability.minor}"
-    name = f"cuda/{told}"
-    return name if len(name) <= 32 else f"cuda/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return _within_32(f"cuda/{told}")
+
+
+def _within_32(name: str) -> str:
+    """The name, or where it is longer than a namespace takes its beginning and a digest."""
+    return name if len(name) <= 32 else f"{name[:15]}/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def weights_of(vllm_config: Any) -> tuple[str, str]:

@@ -17,7 +17,7 @@ class Options:
     hash_scheme: str = "xxh3"  # or "sha256", where tenants that do not trust each other share a namespace
     shared_group: str = ""
     namespace_file: str = ""  # the namespace is written there as JSON, for routers
-    head_parts: int = 0  # KV heads are stored in so many parts: engines that set the same share, whatever their tensor-parallel degree; 0 = one a rank
+    head_parts: int = 0  # KV heads are stored in so many parts: engines that set the same share, whatever their tensor-parallel degree; 0 = its own
     block_tokens: int = 0  # a multiple of the engine's; 0 = the smallest whose payload has min_block_bytes
     min_block_bytes: int = 256 << 10
     staging_bytes: int = 128 << 20

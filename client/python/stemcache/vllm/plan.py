@@ -96,7 +96,6 @@ class StepPlan:
     load_now: list[Move] = dataclasses.field(default_factory=list)  # this step computes on them
     load: list[Move] = dataclasses.field(default_factory=list)
     save: list[Move] = dataclasses.field(default_factory=list)  # computed and accepted before this step
-    failures_seen: dict[int, int] = dataclasses.field(default_factory=dict)  # by rank: loads of load_now that failed
 
 
 @dataclasses.dataclass
@@ -104,18 +103,14 @@ class Report:
     """What one rank has to tell, or several together."""
 
     attached: set[int] = dataclasses.field(default_factory=set)  # ranks
-    failures: dict[int, int] = dataclasses.field(default_factory=dict)  # by rank, since the start
     saves_ended: dict[int, int] = dataclasses.field(default_factory=dict)  # job -> ranks that are through with it
-    saves_dropped: set[int] = dataclasses.field(default_factory=set)
     loads_ended: set[str] = dataclasses.field(default_factory=set)  # requests of load_now
 
     def __bool__(self) -> bool:
-        return bool(self.attached or self.failures or self.saves_ended or self.saves_dropped or self.loads_ended)
+        return bool(self.attached or self.saves_ended or self.loads_ended)
 
     def add(self, other: Report) -> None:
         self.attached |= other.attached
-        self.failures.update(other.failures)
         for job, ranks in other.saves_ended.items():
             self.saves_ended[job] = self.saves_ended.get(job, 0) + ranks
-        self.saves_dropped |= other.saves_dropped
         self.loads_ended |= other.loads_ended

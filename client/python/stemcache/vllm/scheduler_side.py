@@ -8,6 +8,8 @@ Knows vLLM's objects by their attributes only, so that tests drive it with a fak
 - Blocks of a save keep a reference until every rank is through with it, so a request's end waits for nothing. Those of a window are gone
   a step later: they get their reference in the step that computes them.
 - A request whose load failed is offered nothing again: the scheduler does not remember, and would load for ever.
+- After a load of `load_now` failed, its step computes on garbage, and steps that are planned before this side hears of it may too: what was
+  computed since such a load is saved once all ranks told how it ended, or not at all.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class SchedulerSide:
         self._adapters = Adapters()
         self._states: dict[str, _State] = {}
         self._plan = StepPlan()
-        self._failures_seen: dict[int, int] = {}
+        self._unreported: set[str] = set()  # requests of load_now that workers were told of, and did not tell of
+        self._torn = False  # one of them failed
+        self._held: list[Move] = []  # saves that may rest on them
         self._jobs: dict[int, tuple[str, list[Any], int]] = {}  # save -> request, blocks that it holds, ranks left
         self._next_job = 1
         self._computing: list[tuple[_State, Move]] = []  # saves of what the last step computes, and what waits for a look at its adapter
@@ -135,7 +139,6 @@ class SchedulerSide:
         """The step's plan. `scheduled`: the requests that this step computes, and how many tokens of each."""
         plan, self._plan = self._plan, StepPlan()
         plan.save += self._computed()
-        plan.failures_seen = dict(self._failures_seen)
         if len(self._attached) < self._geometry.ranks:
             plan.namespace = self._namespace
         for request_id, tokens in scheduled.items():
@@ -149,6 +152,11 @@ class SchedulerSide:
                 ids = block_ids(request_id)
                 if ids is not None:
                     self._save_new(state, ids, plan, computing)
+        self._held += plan.save
+        plan.save = []
+        if not self._unreported:
+            plan.save, self._held = self._held, []
+        self._unreported.update(move.request for move in plan.load_now)
         return plan
 
     def request_finished(self, request: Any, block_ids: Tables) -> None:
@@ -163,11 +171,12 @@ class SchedulerSide:
 
     def has_work(self) -> bool:
         """Saves that workers have not heard of, or are not through with."""
-        return bool(self._plan.save or self._jobs)
+        return bool(self._jobs)
 
     def report(self, received: set[str], failed: set[str], invalid: set[int], report: Report | None) -> None:
         """What the workers told: requests whose load ended, those whose load failed, engine blocks that were not loaded, and the rest."""
         if failed or invalid:
+            self._torn = bool(self._unreported)
             self._on_failed(failed, invalid)
         for request_id in received | (report.loads_ended if report else set()):
             state = self._states.get(request_id)
@@ -181,11 +190,9 @@ class SchedulerSide:
         if report is None:
             return
         self._attached |= report.attached
-        self._failures_seen.update(report.failures)
-        for job in report.saves_dropped & self._jobs.keys():
-            state = self._states.get(self._jobs[job][0])
-            if state is not None:
-                state.saved = 0
+        self._unreported -= report.loads_ended
+        if self._torn and not self._unreported:
+            self._drop_held()
         for job, ranks in report.saves_ended.items():
             self._on_save_ended(job, ranks)
 
@@ -305,6 +312,15 @@ class SchedulerSide:
                 state.saved = 0
             elif not state.finished and invalid and any(invalid.intersection(table) for table in self._block_ids(request_id)):
                 state.saved = 0  # computed on what another did not load
+
+    def _drop_held(self) -> None:
+        self._torn = False
+        held, self._held = self._held, []
+        self._count("saves_dropped", len(held))
+        for move in held:
+            if (state := self._states.get(move.request)) is not None:
+                state.saved = 0
+            self._on_save_ended(move.job, self._geometry.ranks)
 
     # ---- Saves
 

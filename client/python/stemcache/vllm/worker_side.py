@@ -2,9 +2,7 @@
 
 Copies run in threads of the client, without the GIL. One thread calls in here: the runner's.
 
-- Every load is reported as ended, failed ones too; what was not loaded is told by the ids of engine blocks, or by request.
-- After a load of `load_now` failed, that step computes on garbage, and steps that were planned before the scheduler heard of it
-  may too. Their saves are dropped until a plan shows that it knows of the failure.
+Every load is reported as ended, failed ones too; what was not loaded is told by the ids of engine blocks, or by request.
 """
 
 from __future__ import annotations
@@ -37,6 +35,7 @@ class WorkerSide:
                  stream: Callable[[], int] | None = None) -> None:
         self._options, self._geometry, self._rank, self._attach, self._stream = options, geometry, rank, attach, stream
         self._gpu: int | None = None
+        self._refused = False
         self._attachment: Any = None
         self._planes: list[list[tuple[int, int, int]]] = []
         self._page_count = 0
@@ -46,7 +45,6 @@ class WorkerSide:
         self._received: set[str] = set()
         self._failed: set[str] = set()
         self._invalid: set[int] = set()
-        self._failures = 0
         self._report = Report()
         self.counts: dict[str, float] = {}
 
@@ -71,7 +69,7 @@ class WorkerSide:
         """Loads of the plan; those that this step computes on are done when this returns."""
         if plan.namespace is not None and self._attachment is None:
             self._attachment = self._attach(plan.namespace)
-        if self._mover is None:
+        if self._mover is None and not self._refused:
             self._make_mover()
         for move in plan.load:
             self._start_load(move)
@@ -80,14 +78,8 @@ class WorkerSide:
 
     def end(self, plan: StepPlan) -> None:
         """Saves of the plan: their blocks were computed by steps before this one."""
-        behind = plan.failures_seen.get(self._rank, 0) < self._failures
         for move in plan.save:
-            if behind:
-                self._report.saves_dropped.add(move.job)
-                self._count("saves_dropped")
-                self._save_ended(move)
-            else:
-                self._start_save(move)
+            self._start_save(move)
 
     def poll(self) -> tuple[set[str], set[str], set[int], Report]:
         """Requests whose load ended, those of them whose load failed, engine blocks that were not loaded, and what else there is to tell."""
@@ -122,9 +114,13 @@ class WorkerSide:
                    for table, group in enumerate(geometry.groups) if group.window_tokens == window
                    for address, page_bytes, stride in self._planes[table]])
                  for window in geometry.windows for share, head_part in enumerate(geometry.head_parts_of(self._rank))]
-        self._mover = stemcache.PageMover(client, parts, page_count=self._page_count, pages_per_block=geometry.pages_per_block,
-                                          load_threads=self._options.load_threads, proof=self._options.proof, gpu=self._gpu)
         self._report.attached.add(self._rank)
+        try:
+            self._mover = stemcache.PageMover(client, parts, page_count=self._page_count, pages_per_block=geometry.pages_per_block,
+                                              load_threads=self._options.load_threads, proof=self._options.proof, gpu=self._gpu)
+        except stemcache.StemcacheError as error:  # pinned memory that is not to be had, say
+            self._refused = True
+            logger.error("Stemcache: rank %d cannot move blocks, and caches nothing: %s", self._rank, error)
 
     def _start_load(self, move: Move) -> None:
         load = _Load(move, report=True)
@@ -142,10 +138,10 @@ class WorkerSide:
         if self._mover is None:
             self._not_loaded(load, 0, "no node")
         else:
-            self._loaded(load, self._mover.run(save=False, **self._job(move, self._options.load_timeout_ms)))
-        if self._invalid:
-            self._failures += 1
-            self._report.failures[self._rank] = self._failures
+            try:
+                self._loaded(load, self._mover.run(save=False, **self._job(move, self._options.load_timeout_ms)))
+            except stemcache.StemcacheError as error:
+                self._not_loaded(load, 0, error)
 
     def _loaded(self, load: _Load, result: stemcache.MoveResult) -> None:
         self._count("loads")
