@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "kernels/block_copy.h"
 #include "kernels/checksum.h"
+#include "kernels/copy_queue.h"
 #include "kernels/device_arena.h"
 
 namespace stem {
@@ -27,6 +28,10 @@ TEST(DeviceTest, WithoutAGpuEveryFactorySaysWhy) {
   EXPECT_TRUE(SaysWhy(DeviceArena::Create(0, 4096).status())) << DeviceArena::Create(0, 4096).status();
   EXPECT_TRUE(SaysWhy(DeviceArena::Import(0, 0, 4096).status())) << DeviceArena::Import(0, 0, 4096).status();
   EXPECT_TRUE(SaysWhy(PinnedBuffer::Allocate(4096).status())) << PinnedBuffer::Allocate(4096).status();
+  EXPECT_TRUE(SaysWhy(UseDevice(0))) << UseDevice(0);
+  EXPECT_TRUE(SaysWhy(OnDevice(0).status())) << OnDevice(0).status();
+  EXPECT_TRUE(SaysWhy(MakeGpuQueue(0, 4096).status())) << MakeGpuQueue(0, 4096).status();
+  EXPECT_TRUE(SaysWhy(EventBehind(0, nullptr).status())) << EventBehind(0, nullptr).status();
 }
 
 TEST(DeviceTest, BorrowedStreamIsNotDestroyed) {
