@@ -152,10 +152,6 @@ absl::Status Event::Record(const Stream& stream) {
   return FromCuda(cudaEventRecord(handle_, stream.handle()), "recording an event");
 }
 
-absl::Status Event::Await(const Stream& stream) const {
-  return FromCuda(cudaStreamWaitEvent(stream.handle(), handle_, 0), "queueing a wait for an event");
-}
-
 absl::StatusOr<bool> Event::Reached() const {
   const cudaError_t error = cudaEventQuery(handle_);
   if (error == cudaErrorNotReady) {

@@ -67,7 +67,7 @@ class Stream {
   bool owned_;
 };
 
-// A point in a stream's order that other streams and the host can wait for or ask about. Threads: as of Stream.
+// A point in a stream's order that the host can wait for or ask about. Threads: as of Stream.
 class Event {
  public:
   static absl::StatusOr<Event> Create();
@@ -81,8 +81,6 @@ class Event {
 
   // Stands for all work queued on `stream` so far; recorded anew, for all of it by then.
   absl::Status Record(const Stream& stream);
-  // Work queued on `stream` from now on begins after the recorded work has ended.
-  absl::Status Await(const Stream& stream) const;
   // Whether the recorded work has ended, at once; the first error of that work.
   absl::StatusOr<bool> Reached() const;
   // Waits until it has, asleep; the first error of that work.

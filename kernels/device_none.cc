@@ -29,7 +29,6 @@ absl::Status Stream::Copy(std::span<std::byte>, std::span<const std::byte>) cons
 absl::StatusOr<Event> Event::Create() { return NoCuda(); }
 Event::~Event() = default;
 absl::Status Event::Record(const Stream&) { return NoCuda(); }
-absl::Status Event::Await(const Stream&) const { return NoCuda(); }
 absl::StatusOr<bool> Event::Reached() const { return NoCuda(); }
 absl::Status Event::Synchronize() const { return NoCuda(); }
 
