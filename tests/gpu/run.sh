@@ -6,7 +6,7 @@
 # --ucx: then the programs that need more than kernels, too: two processes on one GPU move blocks through storage/transport
 # (device_reads.cc) over the CUDA-aware UCX of WHEEL, a file of PyPI's libucx-cu13; an engine's pages on the GPU go to
 # real nodes and back (device_pages.cc). They are built where the project's packages are and put into D/bundle with
-# all that they need, 55 MB; elsewhere those that are there are run, so D/bundle can be carried along, without a WHEEL.
+# all that they need, 61 MB; elsewhere those that are there are run, so D/bundle can be carried along, without a WHEEL.
 # Writes D/gpu.json (default D: build/gpu): {"built", "ran", and either "reason" or "tests", "sanitizer", "bench", "device_reads",
 # "device_pages"}.
 # Exit: 0 all ran and is equal, or all was built and --build-only was given; 2 usage; 1 otherwise, also without a GPU.
