@@ -105,7 +105,7 @@ class PageMover {
   const LocalProof proof_;
   std::vector<std::unique_ptr<PageExchange>> exchanges_;  // of each thread, where the pages are on a GPU
 
-  Mutex run_mutex_;  // held by Run while it uses
+  Mutex run_mutex_;  // of Run's callers, of whom one moves at a time where pages are on a GPU
   std::unique_ptr<PageExchange> run_exchange_ ABSL_GUARDED_BY(run_mutex_);
 
   mutable Mutex mutex_;

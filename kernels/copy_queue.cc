@@ -29,32 +29,29 @@ class GpuQueue final : public CopyQueue {
   absl::Status EnterThread() override { return UseDevice(device_); }
 
   absl::Status Gather(const BlockShape& shape, const PagedCache& cache, const BlockDestination& block) override {
-    const OnDevice current(device_);
-    STEM_TRY(current.status());
-    return stem::Gather(shape, cache, {&block, 1}, parts_->stream);
+    return OnIt([&] { return stem::Gather(shape, cache, {&block, 1}, parts_->stream); });
   }
   absl::Status Scatter(const BlockShape& shape, const PagedCache& cache, const BlockSource& block) override {
-    const OnDevice current(device_);
-    STEM_TRY(current.status());
-    return stem::Scatter(shape, cache, {&block, 1}, parts_->stream);
+    return OnIt([&] { return stem::Scatter(shape, cache, {&block, 1}, parts_->stream); });
   }
   absl::Status Copy(std::span<std::byte> dst, std::span<const std::byte> src) override {
-    const OnDevice current(device_);
-    STEM_TRY(current.status());
-    return parts_->stream.Copy(dst, src);
+    return OnIt([&] { return parts_->stream.Copy(dst, src); });
   }
   absl::Status Mark(size_t which) override {
-    const OnDevice current(device_);
-    STEM_TRY(current.status());
-    return parts_->marks.at(which).Record(parts_->stream);
+    return OnIt([&] { return parts_->marks.at(which).Record(parts_->stream); });
   }
   absl::Status Await(size_t which) override {
-    const OnDevice current(device_);
-    STEM_TRY(current.status());
-    return parts_->marks.at(which).Synchronize();
+    return OnIt([&] { return parts_->marks.at(which).Synchronize(); });
   }
 
  private:
+  template <typename Work>
+  absl::Status OnIt(Work work) const {
+    const OnDevice current(device_);
+    STEM_TRY(current.status());
+    return work();
+  }
+
   const int device_;
   std::optional<Parts> parts_;  // until the end of its life
 };

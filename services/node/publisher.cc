@@ -203,9 +203,13 @@ v1::Committed Publisher::Copy(Session& session, const ReservedChain& chain, cons
     const BlockName& name = chain.names[position];
     const uint64_t length = chain.lengths[position];
     const absl::Time slot_until = std::min(deadline, absl::Now() + kSlotWaitMax);
-    // The parent may be on its way still, by the copier or another's hand.
     BlockPin parent;
-    if (chain.parents[position].has_value()) parent = pool.PinWhenFilled({name.space, *chain.parents[position]}, slot_until);
+    if (chain.parents[position].has_value()) {
+      const BlockName wanted{name.space, *chain.parents[position]};
+      const bool ours = std::any_of(pins.rbegin(), pins.rend(), [&](const BlockPin& pin) { return pin.meta().name == wanted; });
+      // It may be on its way still, by the copier or another's hand.
+      if (!ours) parent = pool.PinWhenFilled(wanted, slot_until);
+    }
     absl::StatusOr<Filling> filling = pool.BeginFill(name, chain.parents[position], slot_until);
     absl::Status status = filling.status();
     if (filling.ok()) {

@@ -27,7 +27,7 @@ namespace stem {
 class MessageServer {
  public:
   struct Limits {
-    size_t message_bytes_max = 0;          // payload of one message
+    size_t message_bytes_max = 0;        // payload of one message
     size_t requesters_max = 0;           // more are not accepted
     size_t requests_queued_max = 0;      // per requester; more are dropped
     size_t arrivals_max = 0;             // of all requesters between two calls of Pump; more are dropped

@@ -133,7 +133,8 @@ class FakeEngine:
         unit = math.lcm(*(group.block_tokens for group in self.groups))
         unit_bytes = sum(unit // group.block_tokens * page_bytes for group in self.groups)
         geometry = Geometry(unit * -(-options.min_block_bytes // unit_bytes),
-                            tuple(Group(group.block_tokens, page_bytes, max(0, group.window - 1)) for group in self.groups), 1, max(1, options.head_parts))
+                            tuple(Group(group.block_tokens, page_bytes, max(0, group.window - 1)) for group in self.groups),
+                            ranks=1, head_parts=max(1, options.head_parts))
         fields = {"model": model, "kv_dtype": "opaque", "layout": "fake", "block_tokens": geometry.block_tokens}
         namespace = stemcache.Namespace(parts=[stemcache.Part(**part) for part in geometry.parts()], **fields)
 

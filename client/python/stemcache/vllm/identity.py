@@ -106,7 +106,7 @@ def _kv_dtype(told: str, specs: list[Any]) -> str:
     layers = [layer for spec in specs for layer in getattr(spec, "kv_cache_specs", {0: spec}).values()]
     quantized = {mode.name.lower() for layer in layers if (mode := getattr(layer, "kv_quant_mode", None))}
     if quantized:
-        return _within_32("+".join(sorted(quantized | {each for each in ("e5m2",) if each in told})))
+        return _within_32("+".join(sorted(quantized)) + ("/e5m2" if "e5m2" in told else ""))
     names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     dtypes = {str(getattr(layer, "dtype", told)).removeprefix("torch.") for layer in layers}
     return _within_32("+".join(sorted({names.get(each, each if told == "auto" else told) for each in dtypes})))
